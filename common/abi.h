@@ -1,0 +1,144 @@
+// The session memory: what a preloaded program and boosterd share, word by word.
+//
+// The daemon makes it (a memfd sealed against resizing), one per process; nobody else maps it. Every
+// word has exactly one writer, named below. The daemon believes nothing that a client can write: it
+// copies a request once, checks the copy and uses only the copy. The client believes the daemon,
+// whose socket peer is root.
+//
+// A request travels in a lane. Two sequence words, one per side, say where the lane stands:
+//
+//   client                                   daemon (pump)
+//   ------                                   -------------
+//   fill request, payload
+//   submitted = n        (release)  ----->   load submitted == answered + 1   (acquire)
+//   fence (seq_cst)                          ... work; writes payload and reply ...
+//   pump_asleep?         (relaxed)           completed = n       (release)
+//     -> doorbell packet                     fence (seq_cst)
+//   spin on completed    (acquire)  <-----   client_waits?       (relaxed)
+//   client_waits = 1     (relaxed)             -> FUTEX_WAKE completed
+//   fence (seq_cst)
+//   FUTEX_WAIT completed
+//
+// The two fences make a store/load pair on each side ("either I see that you sleep, or you see my
+// work before you sleep"): the client's fence after `submitted` is the partner of the pump's fence
+// after `pump_asleep = 1`; the pump's fence after `completed` is the partner of the client's fence
+// after `client_waits = 1`.
+//
+// No lock lives here. A client that dies at any instruction leaves words that nobody waits on.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+#include "common/reason.h"
+
+namespace booster::common {
+
+/// Raised with every change of this file or of control.proto that an old peer would misread.
+inline constexpr uint32_t kAbiVersion = 1;
+
+/// "BOOSTER1", to tell a wrong descriptor from a session memory.
+inline constexpr uint64_t kSessionMagic = 0x31524554534f4f42;
+
+inline constexpr uint32_t kLanes = 8;
+/// Payload of one lane in bytes. 1 MiB is one brick-sized request of every volume shape; a larger
+/// call of the program uses several lanes.
+inline constexpr uint32_t kLanePayload = 1U << 20;
+inline constexpr uint32_t kHandleSlots = 4096;
+
+enum class Op : uint32_t {
+  kRead = 1,   // payload <- file
+  kWrite = 2,  // file <- payload; answered when the bricks have it and would keep it if the daemon died
+};
+
+/// Client-written. One outstanding request per lane.
+struct alignas(64) LaneRequest {
+  std::atomic<uint32_t> submitted;     // number of requests put into this lane, wraps
+  std::atomic<uint32_t> client_waits;  // 1: a thread sleeps on LaneReply::completed
+  uint32_t op;                         // Op
+  uint32_t slot;                       // handle slot
+  uint32_t generation;                 // of the handle slot
+  uint32_t length;                     // bytes, 1 .. kLanePayload
+  uint64_t offset;                     // offset + length <= INT64_MAX
+};
+static_assert(sizeof(LaneRequest) == 64 && offsetof(LaneRequest, offset) == 24);
+
+/// Daemon-written.
+struct alignas(64) LaneReply {
+  std::atomic<uint32_t> completed;  // number of the last answered request, follows `submitted`
+  int32_t error;                    // 0, or a positive errno; then `length` means nothing
+  uint32_t length;                  // bytes read or written; less than asked at the end of the file
+  uint32_t reserved;
+};
+static_assert(sizeof(LaneReply) == 64);
+
+/// Daemon-written. The answer to Engage, and what the daemon knows of the file while it is engaged.
+struct alignas(64) HandleSlot {
+  enum State : uint32_t { kEmpty = 0, kReady = 1, kRefused = 2 };
+  /// (generation << 8) | State. Stored last (release); the client's acquire load is the partner.
+  std::atomic<uint64_t> state;
+  std::atomic<uint64_t> file_size;  // as of the last answer of the bricks; only a hint
+  uint32_t reason;                  // Reason, when refused
+  uint32_t flags;                   // HandleFlags
+};
+static_assert(sizeof(HandleSlot) == 64);
+
+enum HandleFlags : uint32_t {
+  kHandleReadable = 1,
+  kHandleWritable = 2,
+};
+
+constexpr uint64_t slot_state(uint32_t generation, HandleSlot::State state) {
+  return (static_cast<uint64_t>(generation) << 8) | static_cast<uint64_t>(state);
+}
+
+/// Client-written. What the client boosted and what it left to the kernel, by Reason (index 0:
+/// boosted). For people only: the daemon shows it and acts on nothing in it.
+struct alignas(64) ClientCounters {
+  std::atomic<uint64_t> calls[64];
+  std::atomic<uint64_t> bytes[64];
+};
+static_assert(kReasonCount <= 64);
+static_assert(sizeof(ClientCounters) == 1024);
+
+/// Daemon-written, before the memory is handed out, except for the atomics.
+struct alignas(64) SessionHeader {
+  uint64_t magic;                     // kSessionMagic
+  uint32_t abi_version;               // kAbiVersion
+  uint32_t lanes;                     // kLanes
+  uint32_t lane_payload;              // kLanePayload
+  uint32_t handle_slots;              // kHandleSlots
+  std::atomic<uint32_t> pump_asleep;  // 1: submitting needs a doorbell
+  /// How long, in ms, writes in flight must wait after the daemon's death before they are done
+  /// again through FUSE (docs/architecture.md): the daemon keeps it at ten times the slowest answer
+  /// seen, and never below its configured minimum.
+  std::atomic<uint32_t> quarantine_ms;
+};
+static_assert(sizeof(SessionHeader) == 64);
+
+struct SessionMemory {
+  SessionHeader header;
+  ClientCounters counters;
+  LaneRequest requests[kLanes];
+  LaneReply replies[kLanes];
+  HandleSlot slots[kHandleSlots];
+  alignas(4096) std::byte payload[kLanes][kLanePayload];
+};
+static_assert(offsetof(SessionMemory, payload) % 4096 == 0);
+static_assert(std::is_standard_layout_v<SessionMemory>);
+static_assert(std::atomic<uint32_t>::is_always_lock_free &&
+              std::atomic<uint64_t>::is_always_lock_free);
+
+inline constexpr size_t kSessionBytes = sizeof(SessionMemory);
+
+/// The packet that wakes a sleeping pump: one zero byte, which is no protobuf message.
+inline constexpr unsigned char kDoorbell = 0;
+/// No control message is longer than this, in bytes.
+inline constexpr size_t kMaxPacket = 512;
+
+inline constexpr const char kControlSocket[] = "/run/booster/control.sock";
+inline constexpr const char kAdminSocket[] = "/run/booster/admin.sock";
+
+}  // namespace booster::common

@@ -1,0 +1,76 @@
+// Why a call was left to the kernel, or a file was not engaged. Every reason has a name that the
+// user sees in `boosterctl stats`; the numbers are part of the ABI (counters in session memory).
+#pragma once
+
+#include <cstdint>
+
+namespace booster::common {
+
+enum class Reason : uint32_t {
+  kNone = 0,          // boosted
+  kPending,           // the handle is being made; the call did not wait for it
+  kTooLittle,         // the descriptor has not moved enough bytes to be worth a handle
+  kAppend,            // O_APPEND: the brick's end of file is the kernel's to find
+  kShared,            // sequential write on a description that another process may hold
+  kTail,              // sequential read near the end of the file
+  kDirect,            // O_DIRECT
+  kSync,              // O_SYNC or O_DSYNC
+  kFsizeLimit,        // a finite RLIMIT_FSIZE
+  kFlags,             // preadv2/pwritev2 with flags that only the kernel knows
+  kOddRange,          // zero length, or an offset near the limit of off_t
+  kMapped,            // the file is, or was, mapped by this process
+  kStream,            // a stdio stream of this process has the file open
+  kReentry,           // called from a signal handler that interrupted the shim
+  kIoError,           // the daemon answered with an error: the kernel tries, and its answer counts
+  kFenceFailed,       // FUSE could not be made to forget: the file is released
+  kNoDaemon,          // no daemon, or it went away
+  kNotGenuine,        // not a root-mounted fuse.glusterfs in the daemon's mount namespace
+  kNotProven,         // descriptor, inode, mount or mode did not agree with the kernel's word
+  kNotRegular,        // not a regular file
+  kUnlinked,          // no name is left: cannot be opened by gfid
+  kSetId,             // writing to a set-user-id file or set-group-id executable
+  kWritebackCache,    // mounted with kernel-writeback-cache
+  kContextFailed,     // no libgfapi context for this mount
+  kOpenFailed,        // the daemon could not open the file by gfid
+  kLimit,             // a limit of the session or of the daemon
+  kCount
+};
+
+inline constexpr uint32_t kReasonCount = static_cast<uint32_t>(Reason::kCount);
+
+/// Name for people and for JSON, in kebab case. Any number is allowed: "unknown" for those that
+/// this version does not know (numbers come out of shared memory). Async-signal-safe.
+constexpr const char* reason_name(Reason reason) {
+  switch (reason) {
+    case Reason::kNone: return "boosted";
+    case Reason::kPending: return "pending";
+    case Reason::kTooLittle: return "too-little";
+    case Reason::kAppend: return "append";
+    case Reason::kShared: return "shared-description";
+    case Reason::kTail: return "tail";
+    case Reason::kDirect: return "o-direct";
+    case Reason::kSync: return "o-sync";
+    case Reason::kFsizeLimit: return "rlimit-fsize";
+    case Reason::kFlags: return "rwf-flags";
+    case Reason::kOddRange: return "odd-range";
+    case Reason::kMapped: return "mmap";
+    case Reason::kStream: return "stream";
+    case Reason::kReentry: return "re-entry";
+    case Reason::kIoError: return "io-error";
+    case Reason::kFenceFailed: return "fence-failed";
+    case Reason::kNoDaemon: return "no-daemon";
+    case Reason::kNotGenuine: return "not-genuine-mount";
+    case Reason::kNotProven: return "not-proven";
+    case Reason::kNotRegular: return "not-regular";
+    case Reason::kUnlinked: return "unlinked";
+    case Reason::kSetId: return "set-id";
+    case Reason::kWritebackCache: return "writeback-cache";
+    case Reason::kContextFailed: return "context-failed";
+    case Reason::kOpenFailed: return "open-failed";
+    case Reason::kLimit: return "limit";
+    case Reason::kCount: break;
+  }
+  return "unknown";
+}
+
+}  // namespace booster::common
