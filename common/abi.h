@@ -1,9 +1,9 @@
 // The session memory: what a preloaded program and boosterd share, word by word.
 //
-// The daemon makes it (a memfd sealed against resizing), one per process; nobody else maps it. Every
-// word has exactly one writer, named below. The daemon believes nothing that a client can write: it
-// copies a request once, checks the copy and uses only the copy. The client believes the daemon,
-// whose socket peer is root.
+// The daemon makes it (a memfd sealed against resizing), one per process; nobody else maps it.
+// Every word has exactly one writer, named below. The daemon believes nothing that a client can
+// write: it copies a request once, checks the copy and uses only the copy. The client believes the
+// daemon, whose socket peer is root.
 //
 // A request travels in a lane. Two sequence words, one per side, say where the lane stands:
 //
@@ -49,8 +49,9 @@ inline constexpr uint32_t kLanePayload = 1U << 20;
 inline constexpr uint32_t kHandleSlots = 4096;
 
 enum class Op : uint32_t {
-  kRead = 1,   // payload <- file
-  kWrite = 2,  // file <- payload; answered when the bricks have it and would keep it if the daemon died
+  kRead = 1,  // payload <- file
+  kWrite =
+      2,  // file <- payload; answered when the bricks have it and would keep it if the daemon died
 };
 
 /// Client-written. One outstanding request per lane.

@@ -42,6 +42,8 @@ inline long raw_syscall(long number, long a = 0, long b = 0, long c = 0, long d 
 #endif
 
 /// The kernel marks errors with the last page of numbers.
-inline bool is_error(long result) { return result < 0 && result >= -4095; }
+inline bool is_error(long result) {
+  return result < 0 && result >= -4095;
+}
 
 }  // namespace booster::common

@@ -7,32 +7,32 @@
 namespace booster::common {
 
 enum class Reason : uint32_t {
-  kNone = 0,          // boosted
-  kPending,           // the handle is being made; the call did not wait for it
-  kTooLittle,         // the descriptor has not moved enough bytes to be worth a handle
-  kAppend,            // O_APPEND: the brick's end of file is the kernel's to find
-  kShared,            // sequential write on a description that another process may hold
-  kTail,              // sequential read near the end of the file
-  kDirect,            // O_DIRECT
-  kSync,              // O_SYNC or O_DSYNC
-  kFsizeLimit,        // a finite RLIMIT_FSIZE
-  kFlags,             // preadv2/pwritev2 with flags that only the kernel knows
-  kOddRange,          // zero length, or an offset near the limit of off_t
-  kMapped,            // the file is, or was, mapped by this process
-  kStream,            // a stdio stream of this process has the file open
-  kReentry,           // called from a signal handler that interrupted the shim
-  kIoError,           // the daemon answered with an error: the kernel tries, and its answer counts
-  kFenceFailed,       // FUSE could not be made to forget: the file is released
-  kNoDaemon,          // no daemon, or it went away
-  kNotGenuine,        // not a root-mounted fuse.glusterfs in the daemon's mount namespace
-  kNotProven,         // descriptor, inode, mount or mode did not agree with the kernel's word
-  kNotRegular,        // not a regular file
-  kUnlinked,          // no name is left: cannot be opened by gfid
-  kSetId,             // writing to a set-user-id file or set-group-id executable
-  kWritebackCache,    // mounted with kernel-writeback-cache
-  kContextFailed,     // no libgfapi context for this mount
-  kOpenFailed,        // the daemon could not open the file by gfid
-  kLimit,             // a limit of the session or of the daemon
+  kNone = 0,        // boosted
+  kPending,         // the handle is being made; the call did not wait for it
+  kTooLittle,       // the descriptor has not moved enough bytes to be worth a handle
+  kAppend,          // O_APPEND: the brick's end of file is the kernel's to find
+  kShared,          // sequential write on a description that another process may hold
+  kTail,            // sequential read near the end of the file
+  kDirect,          // O_DIRECT
+  kSync,            // O_SYNC or O_DSYNC
+  kFsizeLimit,      // a finite RLIMIT_FSIZE
+  kFlags,           // preadv2/pwritev2 with flags that only the kernel knows
+  kOddRange,        // zero length, or an offset near the limit of off_t
+  kMapped,          // the file is, or was, mapped by this process
+  kStream,          // a stdio stream of this process has the file open
+  kReentry,         // called from a signal handler that interrupted the shim
+  kIoError,         // the daemon answered with an error: the kernel tries, and its answer counts
+  kFenceFailed,     // FUSE could not be made to forget: the file is released
+  kNoDaemon,        // no daemon, or it went away
+  kNotGenuine,      // not a root-mounted fuse.glusterfs in the daemon's mount namespace
+  kNotProven,       // descriptor, inode, mount or mode did not agree with the kernel's word
+  kNotRegular,      // not a regular file
+  kUnlinked,        // no name is left: cannot be opened by gfid
+  kSetId,           // writing to a set-user-id file or set-group-id executable
+  kWritebackCache,  // mounted with kernel-writeback-cache
+  kContextFailed,   // no libgfapi context for this mount
+  kOpenFailed,      // the daemon could not open the file by gfid
+  kLimit,           // a limit of the session or of the daemon
   kCount
 };
 

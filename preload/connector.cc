@@ -1,0 +1,367 @@
+#include "preload/connector.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include "control.pb.h"
+#include "pb_decode.h"
+#include "pb_encode.h"
+#include "preload/log.h"
+#include "preload/process.h"
+
+namespace booster::preload {
+
+using common::kHandleSlots;
+using common::Reason;
+using raw::is_error;
+using raw::raw_syscall;
+using raw::word;
+
+constinit Connector g_connector;
+
+namespace {
+
+constexpr uint64_t kRetryMs = 1000;
+constexpr int kEagerWaitMs = 10'000;
+
+/// A number that programs hardly count on: just below the usual limit, or the process's own.
+/// Never far up: the kernel's table grows with the highest number.
+int high_number() {
+  rlimit limit{};
+  if (is_error(raw_syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, word(&limit)))) return 0;
+  const rlim_t bound = limit.rlim_cur < 1024 ? limit.rlim_cur : 1024;
+  return bound > 64 ? static_cast<int>(bound - 24) : 0;
+}
+
+uint64_t inode_of(int fd) {
+  raw::FileId id;
+  return raw::identify(fd, id) && (id.mode & S_IFMT) == S_IFSOCK ? id.inode : 0;
+}
+
+}  // namespace
+
+bool Connector::is_our_socket(int fd) const {
+  return fd >= 0 && socket_inode_ != 0 && inode_of(fd) == socket_inode_;
+}
+
+void Connector::close_socket() {
+  const int fd = socket_.exchange(-1, std::memory_order_relaxed);
+  if (is_our_socket(fd)) raw::close(fd);
+  socket_inode_ = 0;
+  hello_sent_ = false;
+}
+
+bool Connector::open_socket() {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  const char* path = settings().socket_path;
+  if (strlen(path) >= sizeof(address.sun_path)) return false;
+  strcpy(address.sun_path, path);
+
+  const long low =
+      raw_syscall(SYS_socket, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (is_error(low)) return false;
+  long fd = raw_syscall(SYS_fcntl, low, F_DUPFD_CLOEXEC, high_number());
+  raw::close(static_cast<int>(low));
+  if (is_error(fd)) return false;
+
+  ucred peer{};
+  socklen_t length = sizeof(peer);
+  // EAGAIN (a full backlog) is a no like any other: later.
+  if (is_error(raw_syscall(SYS_connect, fd, word(&address), sizeof(address))) ||
+      is_error(
+          raw_syscall(SYS_getsockopt, fd, SOL_SOCKET, SO_PEERCRED, word(&peer), word(&length))) ||
+      peer.uid != 0) {
+    raw::close(static_cast<int>(fd));
+    return false;
+  }
+  socket_inode_ = inode_of(static_cast<int>(fd));
+  socket_.store(static_cast<int>(fd), std::memory_order_relaxed);
+  return true;
+}
+
+bool Connector::send_packet(const void* data, size_t length, int fd) {
+  const int socket = socket_.load(std::memory_order_relaxed);
+  if (!is_our_socket(socket)) return false;
+  iovec part{const_cast<void*>(data), length};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  if (fd >= 0) {
+    message.msg_control = control;
+    message.msg_controllen = sizeof(control);
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(header), &fd, sizeof(int));
+  }
+  return raw_syscall(SYS_sendmsg, socket, word(&message), MSG_NOSIGNAL | MSG_DONTWAIT) ==
+         static_cast<long>(length);
+}
+
+namespace {
+
+/// Encodes into `packet`; 0 when it does not fit (it always does).
+size_t encode(const booster_control_ToDaemon& message, uint8_t (&packet)[common::kMaxPacket]) {
+  pb_ostream_t stream = pb_ostream_from_buffer(packet, sizeof(packet));
+  return pb_encode(&stream, booster_control_ToDaemon_fields, &message) ? stream.bytes_written : 0;
+}
+
+}  // namespace
+
+Connector::Welcome Connector::receive_welcome() {
+  const int socket = socket_.load(std::memory_order_relaxed);
+  if (!is_our_socket(socket)) return Welcome::kFailed;
+  uint8_t packet[common::kMaxPacket];
+  iovec part{packet, sizeof(packet)};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * 4)];
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof(control);
+  const long got =
+      raw_syscall(SYS_recvmsg, socket, word(&message), MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+  if (got == -EAGAIN || got == -EINTR) return Welcome::kNotYet;
+  if (got <= 0) return Welcome::kFailed;
+
+  int memory_fd = -1;
+  for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr;
+       header = CMSG_NXTHDR(&message, header)) {
+    if (header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) {
+      memcpy(&memory_fd, CMSG_DATA(header), sizeof(int));
+    }
+  }
+  booster_control_FromDaemon answer = booster_control_FromDaemon_init_zero;
+  pb_istream_t stream = pb_istream_from_buffer(packet, static_cast<size_t>(got));
+  bool adopted = false;
+  if (pb_decode(&stream, booster_control_FromDaemon_fields, &answer)) {
+    if (answer.which_body == booster_control_FromDaemon_refusal_tag) {
+      if (answer.body.refusal.code == booster_control_Refusal_Code_WRONG_ABI) {
+        hopeless_ = true;
+        log_line(
+            "libbooster.so and boosterd are of different versions: files go through FUSE; "
+            "restart this program after the upgrade, or boosterd");
+      }
+    } else if (answer.which_body == booster_control_FromDaemon_welcome_tag && memory_fd >= 0) {
+      const auto& welcome = answer.body.welcome;
+      adopted = welcome.abi_version == common::kAbiVersion &&
+                adopt(memory_fd, welcome.memory_bytes, welcome.nonce,
+                      {welcome.engage_after_bytes, welcome.engage_at_io_bytes});
+    }
+  }
+  if (memory_fd >= 0) raw::close(memory_fd);
+  return adopted ? Welcome::kDone : Welcome::kFailed;
+}
+
+bool Connector::adopt(int memory_fd, uint64_t bytes, uint64_t nonce, const Policy& policy) {
+  if (bytes != common::kSessionBytes) return false;
+  const long mapped = raw_syscall(SYS_mmap, 0, common::kSessionBytes, PROT_READ | PROT_WRITE,
+                                  MAP_SHARED, memory_fd, 0);
+  if (is_error(mapped)) return false;
+  auto* memory = reinterpret_cast<common::SessionMemory*>(mapped);
+  // Rights do not pass to children: after fork this range does not exist there.
+  raw_syscall(SYS_madvise, mapped, common::kSessionBytes, MADV_DONTFORK);
+  auto* slots =
+      static_cast<uint32_t*>(map_pages(kHandleSlots * sizeof(uint32_t) + kHandleSlots / 8));
+  Session* session = slots == nullptr ? nullptr : sessions_.allocate();
+  if (session == nullptr || memory->header.magic != common::kSessionMagic ||
+      memory->header.abi_version != common::kAbiVersion) {
+    raw_syscall(SYS_munmap, mapped, common::kSessionBytes);
+    return false;
+  }
+  session->memory_ = memory;
+  session->id_ = ++last_id_ == 0 ? ++last_id_ : last_id_;
+  session->nonce_ = nonce;
+  session->policy_ = policy;
+  session->dead_.store(false, std::memory_order_relaxed);
+  session->free_lanes_.store((1U << common::kLanes) - 1, std::memory_order_relaxed);
+  session->spin_us_.store(processors() > 1 ? 16 : 0, std::memory_order_relaxed);
+  memset(session->lane_sequence_, 0, sizeof(session->lane_sequence_));
+  session->generations_ = slots;
+  session->free_slots_ = reinterpret_cast<uint64_t*>(slots + kHandleSlots);
+  memset(session->free_slots_, 0xff, kHandleSlots / 8);
+  // Release: partner of the acquire in current_ref(). One reference is `current_`'s.
+  session->refs.store(1, std::memory_order_release);
+  current_.store(session, std::memory_order_release);
+  return true;
+}
+
+Session* Connector::current_ref() {
+  while (true) {
+    Session* session = current_.load(std::memory_order_acquire);
+    if (session == nullptr) return nullptr;
+    uint32_t refs = session->refs.load(std::memory_order_relaxed);
+    while (refs != 0 &&
+           !session->refs.compare_exchange_weak(refs, refs + 1, std::memory_order_acquire)) {
+    }
+    if (refs == 0) continue;
+    if (current_.load(std::memory_order_acquire) == session) return session;
+    release(session);
+  }
+}
+
+void Connector::release(Session* session) {
+  if (session->refs.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  raw_syscall(SYS_munmap, word(session->memory_), common::kSessionBytes);
+  raw_syscall(SYS_munmap, word(session->generations_),
+              kHandleSlots * sizeof(uint32_t) + kHandleSlots / 8);
+  session->memory_ = nullptr;
+  LockGuard guard(lock_);
+  sessions_.release(session);
+}
+
+void Connector::retire(Session* session) {
+  if (current_.load(std::memory_order_relaxed) != session) return;
+  current_.store(nullptr, std::memory_order_release);
+  session->dead_.store(true, std::memory_order_relaxed);
+  close_socket();
+}
+
+Session* Connector::acquire(bool wait) {
+  if (Session* session = current_ref()) {
+    if (!session->dead_.load(std::memory_order_relaxed)) return session;
+    lock_.lock();
+    const bool was_current = current_.load(std::memory_order_relaxed) == session;
+    retire(session);
+    lock_.unlock();
+    if (was_current) release(session);  // current_'s own reference
+    release(session);
+  }
+  if (hopeless_) return nullptr;
+  const uint64_t now = raw::coarse_now_ms();
+  if (now < next_attempt_ms_.load(std::memory_order_relaxed)) return nullptr;
+  if (!lock_.lock_for(wait ? kEagerWaitMs : 0)) return nullptr;
+  const uint64_t deadline = now + kEagerWaitMs;
+  bool failed = false;
+  while (current_.load(std::memory_order_relaxed) == nullptr && !failed) {
+    if (!hello_sent_) {
+      booster_control_ToDaemon hello = booster_control_ToDaemon_init_zero;
+      hello.which_body = booster_control_ToDaemon_hello_tag;
+      hello.body.hello.abi_version = common::kAbiVersion;
+      uint8_t packet[common::kMaxPacket];
+      const size_t length = encode(hello, packet);
+      failed = !open_socket() || !send_packet(packet, length, -1);
+      hello_sent_ = !failed;
+      if (failed) break;
+    }
+    const Welcome welcome = receive_welcome();
+    failed = welcome == Welcome::kFailed;
+    if (welcome == Welcome::kNotYet) {
+      if (!wait || raw::coarse_now_ms() >= deadline) break;
+      pollfd ready{socket_.load(std::memory_order_relaxed), POLLIN, 0};
+      timespec timeout{0, 100'000'000};
+      raw_syscall(SYS_ppoll, word(&ready), 1, word(&timeout), 0, 0);
+    }
+  }
+  if (failed) {
+    close_socket();
+    next_attempt_ms_.store(raw::coarse_now_ms() + kRetryMs, std::memory_order_relaxed);
+  }
+  lock_.unlock();
+  return current_ref();
+}
+
+bool Connector::engage(Session& session, int fd, HandleRef& handle, Reason& reason) {
+  char path[32] = "/proc/self/fd/";
+  char digits[12];
+  int count = 0;
+  for (int left = fd; left > 0 || count == 0; left /= 10) {
+    digits[count++] = static_cast<char>('0' + left % 10);
+  }
+  for (size_t end = strlen(path); count > 0;) path[end++] = digits[--count];
+
+  LockGuard guard(lock_);
+  reason = Reason::kNoDaemon;
+  if (current_.load(std::memory_order_relaxed) != &session) return false;
+  uint32_t slot = kHandleSlots;
+  for (uint32_t i = 0; i < kHandleSlots / 64; ++i) {
+    if (session.free_slots_[i] != 0) {
+      slot = i * 64 + static_cast<uint32_t>(__builtin_ctzll(session.free_slots_[i]));
+      break;
+    }
+  }
+  reason = Reason::kLimit;
+  if (slot == kHandleSlots) return false;
+  reason = Reason::kNotProven;
+  const long opath = raw_syscall(SYS_openat, AT_FDCWD, word(path), O_PATH | O_CLOEXEC);
+  if (is_error(opath)) return false;
+
+  handle = {session.id_, slot, ++session.generations_[slot]};
+  booster_control_ToDaemon message = booster_control_ToDaemon_init_zero;
+  message.which_body = booster_control_ToDaemon_engage_tag;
+  message.body.engage = {session.nonce_, slot, handle.generation, static_cast<uint32_t>(fd)};
+  uint8_t packet[common::kMaxPacket];
+  const bool sent = send_packet(packet, encode(message, packet), static_cast<int>(opath));
+  raw::close(static_cast<int>(opath));
+  if (!sent) {
+    handle = {};
+    reason = Reason::kNoDaemon;
+    return false;
+  }
+  session.free_slots_[slot / 64] &= ~(1ULL << (slot % 64));
+  return true;
+}
+
+void Connector::give_back(const HandleRef& handle) {
+  if (handle.session == 0 || handle.generation == 0) return;  // no slot was taken
+  LockGuard guard(lock_);
+  Session* session = current_.load(std::memory_order_relaxed);
+  if (session == nullptr || session->id_ != handle.session) return;
+  booster_control_ToDaemon message = booster_control_ToDaemon_init_zero;
+  message.which_body = booster_control_ToDaemon_release_tag;
+  message.body.release = {handle.slot, handle.generation};
+  uint8_t packet[common::kMaxPacket];
+  // A socket that is full keeps the slot: a handle less, until the session ends.
+  if (send_packet(packet, encode(message, packet), -1)) {
+    session->free_slots_[handle.slot / 64] |= 1ULL << (handle.slot % 64);
+  }
+}
+
+bool Connector::send_doorbell() {
+  const int socket = socket_.load(std::memory_order_relaxed);
+  if (!is_our_socket(socket)) return false;
+  const long sent = raw_syscall(SYS_sendto, socket, word(&common::kDoorbell), 1,
+                                MSG_NOSIGNAL | MSG_DONTWAIT, 0, 0);
+  // A full socket holds packets that the daemon has yet to read: it will wake.
+  return sent == 1 || sent == -EAGAIN;
+}
+
+bool Connector::socket_alive(uint32_t id) {
+  LockGuard guard(lock_);
+  Session* session = current_.load(std::memory_order_relaxed);
+  if (session == nullptr || session->id_ != id) return false;
+  const int socket = socket_.load(std::memory_order_relaxed);
+  if (!is_our_socket(socket)) return false;
+  char byte = 0;
+  const long got = raw_syscall(SYS_recvfrom, socket, word(&byte), 1, MSG_PEEK | MSG_DONTWAIT, 0, 0);
+  return got > 0 || got == -EAGAIN || got == -EINTR;
+}
+
+void Connector::move_descriptor() {
+  LockGuard guard(lock_);
+  const int fd = socket_.load(std::memory_order_relaxed);
+  if (!is_our_socket(fd)) return;
+  const long moved = raw_syscall(SYS_fcntl, fd, F_DUPFD_CLOEXEC, fd + 1);
+  const long elsewhere = is_error(moved) ? raw_syscall(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 3) : moved;
+  socket_.store(is_error(elsewhere) ? -1 : static_cast<int>(elsewhere), std::memory_order_relaxed);
+  raw::close(fd);
+}
+
+void Connector::after_fork() {
+  lock_.reset();
+  close_socket();
+  current_.store(nullptr, std::memory_order_relaxed);
+  next_attempt_ms_.store(0, std::memory_order_relaxed);
+  hopeless_ = false;
+  sessions_.reset();
+}
+
+}  // namespace booster::preload

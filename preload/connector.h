@@ -1,0 +1,55 @@
+// Makes, keeps and ends the process's one connection to boosterd, and speaks its control messages.
+//
+// The socket is the only descriptor that the shim keeps. It lives high, is close-on-exec, and is
+// recognised by its inode before every use: a program that closed it behind our back (a raw system
+// call) and got the number for something else must never find our packets there.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "preload/lock.h"
+#include "preload/pool.h"
+#include "preload/session.h"
+
+namespace booster::preload {
+
+class Connector {
+ public:
+  Session* acquire(bool wait);
+  void release(Session* session);
+  void give_back(const HandleRef& handle);
+  bool engage(Session& session, int fd, HandleRef& handle, common::Reason& reason);
+  bool send_doorbell();
+  /// False when the connection of session `id` is gone or is not the current one.
+  bool socket_alive(uint32_t id);
+  int descriptor() const { return socket_.load(std::memory_order_relaxed); }
+  void move_descriptor();
+  void after_fork();
+
+ private:
+  enum class Welcome { kNotYet, kDone, kFailed };
+
+  bool open_socket();
+  void close_socket();
+  bool is_our_socket(int fd) const;
+  Welcome receive_welcome();
+  bool adopt(int memory_fd, uint64_t bytes, uint64_t nonce, const Policy& policy);
+  void retire(Session* session);
+  Session* current_ref();
+  bool send_packet(const void* data, size_t length, int fd);
+
+  Mutex lock_;  // connecting, slots, messages
+  std::atomic<Session*> current_{nullptr};
+  std::atomic<int> socket_{-1};
+  uint64_t socket_inode_ = 0;
+  bool hello_sent_ = false;
+  bool hopeless_ = false;  // refused for good: another version, or not allowed
+  std::atomic<uint64_t> next_attempt_ms_{0};
+  uint32_t last_id_ = 0;
+  Pool<Session> sessions_;
+};
+
+extern Connector g_connector;
+
+}  // namespace booster::preload

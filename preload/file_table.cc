@@ -1,0 +1,334 @@
+#include "preload/file_table.h"
+
+#include <sys/stat.h>
+#include <sys/xattr.h>
+
+namespace booster::preload {
+
+constinit FileTable g_files;
+
+namespace {
+
+constexpr FileTable::Kind kind_of(uint64_t word) {
+  return static_cast<FileTable::Kind>(word & 0xff);
+}
+constexpr uint32_t index_of(uint64_t word) {
+  return static_cast<uint32_t>(word >> 8);
+}
+constexpr uint64_t next_word(uint64_t old, FileTable::Kind kind, uint32_t index) {
+  const uint64_t generation = ((old >> 40) + 1) & 0xffffff;
+  return (generation << 40) | (static_cast<uint64_t>(index) << 8) | kind;
+}
+
+/// Takes a reference unless the object is already on its way to the free list.
+bool try_ref(Description& description) {
+  uint32_t refs = description.refs.load(std::memory_order_relaxed);
+  while (refs != 0) {
+    // Acquire: partner of the release in FileTable::classify that published the fields.
+    if (description.refs.compare_exchange_weak(refs, refs + 1, std::memory_order_acquire,
+                                               std::memory_order_relaxed)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+/// Devices that this process has asked. One word each: (major << 32 | minor) << 2 | answer.
+constexpr int kDeviceSlots = 32;
+constinit std::atomic<uint64_t> g_devices[kDeviceSlots]{};
+constexpr uint64_t kDeviceGluster = 1;
+constexpr uint64_t kDeviceOther = 2;
+
+}  // namespace
+
+const FileTable::Word* FileTable::peek(int fd) const {
+  if (fd < 0 || static_cast<uint64_t>(fd) >= kMaxFd) return nullptr;
+  const Word* page = pages_[static_cast<uint64_t>(fd) / kPerPage].load(std::memory_order_acquire);
+  return page == nullptr ? nullptr : &page[static_cast<uint64_t>(fd) % kPerPage];
+}
+
+FileTable::Word* FileTable::word(int fd, bool create) {
+  if (fd < 0 || static_cast<uint64_t>(fd) >= kMaxFd) return nullptr;
+  auto& entry = pages_[static_cast<uint64_t>(fd) / kPerPage];
+  Word* page = entry.load(std::memory_order_acquire);
+  if (page == nullptr) {
+    if (!create) return nullptr;
+    auto* made = static_cast<Word*>(map_pages(kPerPage * sizeof(Word)));
+    if (made == nullptr) return nullptr;
+    // Release, partner of the acquire loads of pages_. The loser of a race gives its page back.
+    if (entry.compare_exchange_strong(page, made, std::memory_order_acq_rel)) {
+      page = made;
+      const uint64_t used = static_cast<uint64_t>(fd) / kPerPage + 1;
+      uint64_t before = pages_used_.load(std::memory_order_relaxed);
+      while (before < used &&
+             !pages_used_.compare_exchange_weak(before, used, std::memory_order_acq_rel)) {
+      }
+    } else {
+      raw::raw_syscall(SYS_munmap, raw::word(made), kPerPage * sizeof(Word));
+    }
+  }
+  return &page[static_cast<uint64_t>(fd) % kPerPage];
+}
+
+FileTable::Kind FileTable::kind(int fd) const {
+  const Word* word = peek(fd);
+  return word == nullptr ? kUnknown : kind_of(word->load(std::memory_order_acquire));
+}
+
+uint64_t FileTable::replace(Word& word, Kind kind, uint32_t index) {
+  uint64_t old = word.load(std::memory_order_relaxed);
+  while (!word.compare_exchange_weak(old, next_word(old, kind, index), std::memory_order_acq_rel,
+                                     std::memory_order_relaxed)) {
+  }
+  return old;
+}
+
+void FileTable::drop_word(uint64_t old) {
+  if (kind_of(old) == kTracked) release(&descriptions_.at(index_of(old)));
+}
+
+Description* FileTable::acquire_known(int fd) {
+  Word* entry = word(fd, false);
+  if (entry == nullptr) return nullptr;
+  while (true) {
+    const uint64_t seen = entry->load(std::memory_order_acquire);
+    if (kind_of(seen) != kTracked) return nullptr;
+    Description& description = descriptions_.at(index_of(seen));
+    if (!try_ref(description)) continue;  // its number is being changed right now
+    if (entry->load(std::memory_order_acquire) == seen) return &description;
+    release(&description);
+  }
+}
+
+Description* FileTable::acquire(int fd) {
+  Word* entry = word(fd, true);
+  if (entry == nullptr) return nullptr;
+  while (true) {
+    const uint64_t seen = entry->load(std::memory_order_acquire);
+    switch (kind_of(seen)) {
+      case kForeign:
+      case kClosing: return nullptr;
+      case kTracked:
+        if (Description* known = acquire_known(fd)) return known;
+        break;
+      case kUnknown:
+      case kOpened: {
+        Description* made = classify(fd, *entry, seen);
+        if (made != nullptr || entry->load(std::memory_order_acquire) == seen) return made;
+        if (kind(fd) == kForeign) return nullptr;
+        break;
+      }
+    }
+  }
+}
+
+bool FileTable::on_gluster(int fd, const raw::FileId& id) {
+  // Block devices have a major number; FUSE, like every file system without one, has 0.
+  if (id.dev_major != 0) return false;
+  const uint64_t key = static_cast<uint64_t>(id.dev_minor) << 2;
+  for (auto& slot : g_devices) {
+    const uint64_t known = slot.load(std::memory_order_relaxed);
+    if (known == 0) break;
+    if ((known & ~3ULL) == key) return (known & 3) == kDeviceGluster;
+  }
+  // Asked once per device and process. The FUSE client answers it without its bricks; a file system
+  // that has no extended attributes says so without leaving the kernel. It is only a hint: what the
+  // daemon believes is the mount table.
+  char gfid[16];
+  const long result = raw::raw_syscall(SYS_fgetxattr, fd, raw::word("glusterfs.gfid"),
+                                       raw::word(gfid), sizeof(gfid));
+  const bool gluster = result == sizeof(gfid);
+  for (auto& slot : g_devices) {
+    uint64_t empty = 0;
+    if (slot.compare_exchange_strong(empty, key | (gluster ? kDeviceGluster : kDeviceOther),
+                                     std::memory_order_relaxed)) {
+      break;
+    }
+    if ((empty & ~3ULL) == key) break;
+  }
+  return gluster;
+}
+
+Description* FileTable::classify(int fd, Word& word, uint64_t seen) {
+  raw::FileId id;
+  if (!raw::identify(fd, id)) return nullptr;  // not open: stays unknown
+  if ((id.mode & S_IFMT) != S_IFREG || !on_gluster(fd, id)) {
+    word.compare_exchange_strong(seen, next_word(seen, kForeign, 0), std::memory_order_acq_rel);
+    return nullptr;
+  }
+  LockGuard guard(lock_);
+  Description* description = descriptions_.allocate();
+  if (description == nullptr) return nullptr;
+  Inode** bucket = &buckets_[id.inode % kBuckets];
+  Inode* inode = *bucket;
+  while (inode != nullptr && !(inode->id == id)) inode = inode->next;
+  if (inode == nullptr) {
+    inode = inodes_.allocate();
+    if (inode == nullptr) {
+      descriptions_.release(description);
+      return nullptr;
+    }
+    const uint32_t index = inode->index;
+    new (inode) Inode{};
+    inode->index = index;
+    inode->id = id;
+    inode->next = *bucket;
+    *bucket = inode;
+  }
+  inode->refs++;
+
+  // Field by field: `refs` may be touched by a thread that lost a race for an earlier use.
+  description->inode = inode;
+  description->own = kind_of(seen) == kOpened;
+  description->shared.store(false, std::memory_order_relaxed);
+  description->stream.store(false, std::memory_order_relaxed);
+  description->sequential.reset();
+  description->engaging.reset();
+  description->stage.store(Description::kNone, std::memory_order_relaxed);
+  description->handle = {};
+  description->moved.store(0, std::memory_order_relaxed);
+  // Release: partner of the acquire in try_ref(). Two: the number's and the caller's.
+  description->refs.store(2, std::memory_order_release);
+  if (!word.compare_exchange_strong(seen, next_word(seen, kTracked, description->index),
+                                    std::memory_order_acq_rel)) {
+    description->refs.store(0, std::memory_order_relaxed);
+    inode->refs--;  // stays in its bucket; the next release of it cleans up
+    description->inode = nullptr;
+    descriptions_.release(description);
+    return nullptr;
+  }
+  return description;
+}
+
+void FileTable::release(Description* description) {
+  // Release: what this user did is seen by whoever frees it (acquire below).
+  if (description->refs.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  if (description->stage.load(std::memory_order_acquire) != Description::kNone) {
+    give_back(description->handle);
+  }
+  Inode* inode = description->inode;
+  if (description->stream.load(std::memory_order_relaxed)) {
+    inode->streams.fetch_sub(1, std::memory_order_relaxed);
+  }
+  {
+    LockGuard guard(lock_);
+    description->inode = nullptr;
+    descriptions_.release(description);
+  }
+  release_inode(inode);
+}
+
+Inode* FileTable::find_inode(const raw::FileId& id) {
+  LockGuard guard(lock_);
+  for (Inode* inode = buckets_[id.inode % kBuckets]; inode != nullptr; inode = inode->next) {
+    if (inode->id == id) {
+      inode->refs++;
+      return inode;
+    }
+  }
+  return nullptr;
+}
+
+bool FileTable::hold_inode(Inode* inode) {
+  LockGuard guard(lock_);
+  if (inode->refs == 0) return false;
+  inode->refs++;
+  return true;
+}
+
+void FileTable::release_inode(Inode* inode) {
+  LockGuard guard(lock_);
+  if (--inode->refs != 0) return;
+  for (Inode** link = &buckets_[inode->id.inode % kBuckets]; *link != nullptr;
+       link = &(*link)->next) {
+    if (*link == inode) {
+      *link = inode->next;
+      break;
+    }
+  }
+  inode->id = {};
+  inodes_.release(inode);
+}
+
+void FileTable::opened(int fd, bool leak) {
+  Word* entry = word(fd, true);
+  if (entry == nullptr) return;
+  const uint64_t old = replace(*entry, kOpened, 0);
+  if (!leak) drop_word(old);
+}
+
+void FileTable::forget(int fd, bool leak) {
+  Word* entry = word(fd, false);
+  if (entry == nullptr) return;
+  const uint64_t old = replace(*entry, kUnknown, 0);
+  if (!leak) drop_word(old);
+}
+
+void FileTable::duplicated(int from, int to) {
+  if (from == to) return;
+  Word* target = word(to, true);
+  if (target == nullptr) return;
+  // The reference that acquire() took becomes the new number's.
+  if (Description* description = acquire(from)) {
+    drop_word(replace(*target, kTracked, description->index));
+  } else {
+    drop_word(replace(*target, kind(from) == kForeign ? kForeign : kUnknown, 0));
+  }
+}
+
+void FileTable::closing(int fd, bool leak) {
+  Word* entry = word(fd, false);
+  if (entry == nullptr) return;
+  const uint64_t old = replace(*entry, kClosing, 0);
+  if (!leak) drop_word(old);
+}
+
+void FileTable::closed(int fd) {
+  Word* entry = word(fd, false);
+  if (entry == nullptr) return;
+  uint64_t seen = entry->load(std::memory_order_acquire);
+  if (kind_of(seen) == kClosing) {
+    entry->compare_exchange_strong(seen, next_word(seen, kUnknown, 0), std::memory_order_acq_rel);
+  }
+}
+
+void FileTable::share_opened() {
+  const uint64_t used = pages_used_.load(std::memory_order_acquire);
+  for (uint64_t index = 0; index < used; ++index) {
+    Word* page = pages_[index].load(std::memory_order_acquire);
+    if (page == nullptr) continue;
+    for (uint64_t i = 0; i < kPerPage; ++i) {
+      uint64_t seen = page[i].load(std::memory_order_relaxed);
+      if (kind_of(seen) == kOpened) {
+        page[i].compare_exchange_strong(seen, next_word(seen, kUnknown, 0),
+                                        std::memory_order_acq_rel);
+      }
+    }
+  }
+}
+
+void FileTable::forget_range(unsigned first, unsigned last, int keep) {
+  const uint64_t end = pages_used_.load(std::memory_order_acquire) * kPerPage;
+  for (uint64_t fd = first; fd <= last && fd < end; ++fd) {
+    if (pages_[fd / kPerPage].load(std::memory_order_acquire) == nullptr) {
+      fd |= kPerPage - 1;
+    } else if (static_cast<int>(fd) != keep) {
+      forget(static_cast<int>(fd));
+    }
+  }
+}
+
+void FileTable::reset() {
+  lock_.reset();
+  const uint64_t used = pages_used_.load(std::memory_order_relaxed);
+  for (uint64_t index = 0; index < used; ++index) {
+    Word* page = pages_[index].load(std::memory_order_relaxed);
+    if (page == nullptr) continue;
+    for (uint64_t i = 0; i < kPerPage; ++i) page[i].store(0, std::memory_order_relaxed);
+  }
+  for (auto*& bucket : buckets_) bucket = nullptr;
+  descriptions_.reset();
+  inodes_.reset();
+}
+
+}  // namespace booster::preload

@@ -1,0 +1,172 @@
+// Which descriptor numbers of this process are files on GlusterFS: number -> description -> inode.
+//
+// It never does I/O and holds no descriptor. A number's word is cleared by everything that closes
+// the number; what closes a number unseen is caught by whoever boosts, who compares identity with
+// the kernel at every boosted call.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "common/reason.h"
+#include "preload/lock.h"
+#include "preload/pool.h"
+#include "preload/raw.h"
+#include "preload/session.h"
+
+namespace booster::preload {
+
+/// A file of this process, shared by all its descriptions. Epochs count events; two equal epochs of
+/// a pair mean that nothing is left to do.
+struct Inode {
+  uint32_t index = 0;
+  Inode* next = nullptr;  // hash chain or free list, under the table's lock
+  uint32_t refs = 0;      // under the table's lock
+  raw::FileId id;
+
+  /// Boosted writes answered so far, and how many of them FUSE has been made to forget about.
+  std::atomic<uint32_t> boosted{0};
+  std::atomic<uint32_t> fenced{0};
+  /// Writes that went through FUSE, and how many of them are known to be on the bricks. They start
+  /// unequal: what happened before we looked counts as one.
+  std::atomic<uint32_t> kernel_writes{1};
+  std::atomic<uint32_t> drained{0};
+  std::atomic<uint64_t> drained_at_ms{0};
+  /// Where the last boosted write went: descriptor and offset for the fence.
+  std::atomic<int> fence_fd{-1};
+  std::atomic<uint64_t> fence_offset{0};
+
+  /// Not kNone: never boosted again in this process (mapped, fence failed).
+  std::atomic<common::Reason> never{common::Reason::kNone};
+  std::atomic<uint32_t> streams{0};       // stdio streams that have it open
+  std::atomic<bool> posix_locked{false};  // F_SETLK was used: closing any descriptor drops locks
+  Mutex settle_lock;
+
+  bool boost_dirty() const {
+    // Acquire: partner of the release after a boosted write; what it wrote is on the bricks.
+    return boosted.load(std::memory_order_acquire) != fenced.load(std::memory_order_acquire);
+  }
+};
+
+/// A kernel description as far as this process knows it: dup'ed numbers share one.
+struct Description {
+  uint32_t index = 0;
+  Description* next = nullptr;    // free list
+  std::atomic<uint32_t> refs{0};  // numbers that name it plus calls in flight
+  Inode* inode = nullptr;
+
+  /// This process opened it. With `shared` false nobody else can have it: the offset is ours to
+  /// claim for writing.
+  bool own = false;
+  std::atomic<bool> shared{false};
+  std::atomic<bool> stream{false};  // counted in inode->streams
+  /// Orders the sequential calls of this process on the description, as the kernel's own offset
+  /// lock would.
+  Mutex sequential;
+
+  /// The handle that the daemon gave for it. `handle` and `refused` are changed under `engaging`;
+  /// `stage` is stored last (release), and readers that saw kReady may use `handle`.
+  enum Stage : uint32_t { kNone, kPending, kReady, kRefused };
+  Mutex engaging;
+  std::atomic<uint32_t> stage{kNone};
+  HandleRef handle;
+  common::Reason refused = common::Reason::kNone;
+  std::atomic<uint64_t> moved{0};  // bytes, for the policy
+};
+
+class FileTable {
+ public:
+  enum Kind : uint8_t {
+    kUnknown = 0,
+    kOpened = 1,   // opened by this process, not looked at yet
+    kForeign = 2,  // not a regular file on GlusterFS
+    kTracked = 3,
+    kClosing = 4,  // its close is under way: hands off
+  };
+
+  /// What is known without looking. Async-signal-safe, wait-free, never allocates.
+  Kind kind(int fd) const;
+
+  /// The description of `fd`, looked up or made, with a reference for the caller to release(); null
+  /// when the file is not ours to boost. Asks the kernel once per descriptor.
+  Description* acquire(int fd);
+  /// The same, but only when it is already tracked.
+  Description* acquire_known(int fd);
+  void release(Description* description);
+
+  /// `fd` is a new description made by this process. These are called for every file of a program,
+  /// so they are lock-free unless a tracked number is replaced; from a signal handler that
+  /// interrupted the shim (`leak`), the old description is leaked instead of locking for it.
+  void opened(int fd, bool leak = false);
+  /// `to` now names the description of `from`.
+  void duplicated(int from, int to);
+  /// `fd` means nothing any more, or something unknown.
+  void forget(int fd, bool leak = false);
+  /// Marks `fd` so that nobody tracks it while the kernel closes it. closed() ends that, unless the
+  /// number has been opened again in between.
+  void closing(int fd, bool leak = false);
+  void closed(int fd);
+  /// Other processes may now hold what this one has opened: nothing is "opened here" any more.
+  void share_opened();
+  /// Forgets every number in [first, last], but `keep`.
+  void forget_range(unsigned first, unsigned last, int keep);
+
+  /// The inode of that identity, with a reference for release_inode(); null if this process does
+  /// not know it.
+  Inode* find_inode(const raw::FileId& id);
+  void release_inode(Inode* inode);
+  /// One more reference, if the inode is in use at all.
+  bool hold_inode(Inode* inode);
+
+  template <typename Visit>
+  void for_each_inode(Visit visit) {
+    inodes_.for_each(visit);
+  }
+  template <typename Visit>
+  void for_each_description(Visit visit) {
+    descriptions_.for_each(visit);
+  }
+  /// Visits tracked numbers in [first, last] with their description.
+  template <typename Visit>
+  void for_each_tracked(unsigned first, unsigned last, Visit visit) {
+    const uint64_t end = pages_used_.load(std::memory_order_acquire) * kPerPage;
+    for (uint64_t fd = first; fd <= last && fd < end; ++fd) {
+      if (pages_[fd / kPerPage].load(std::memory_order_acquire) == nullptr) {
+        fd |= kPerPage - 1;
+        continue;
+      }
+      if (Description* description = acquire_known(static_cast<int>(fd))) {
+        visit(static_cast<int>(fd), *description);
+        release(description);
+      }
+    }
+  }
+
+  /// In a forked child, with one thread: everything is unknown again, and inherited.
+  void reset();
+
+ private:
+  // word = generation (24 bits) | index (32 bits) | kind (8 bits)
+  using Word = std::atomic<uint64_t>;
+  static constexpr uint64_t kPerPage = 1024;
+  static constexpr uint64_t kMaxFd = 1ULL << 30;  // sysctl fs.nr_open goes up to 2^30
+  static constexpr uint32_t kBuckets = 1024;
+
+  Word* word(int fd, bool create);
+  const Word* peek(int fd) const;
+  uint64_t replace(Word& word, Kind kind, uint32_t index);
+  void drop_word(uint64_t old);
+  Description* classify(int fd, Word& word, uint64_t seen);
+  static bool on_gluster(int fd, const raw::FileId& id);
+
+  Mutex lock_;
+  std::atomic<Word*> pages_[kMaxFd / kPerPage]{};
+  std::atomic<uint64_t> pages_used_{0};  // no page at or above this index
+  Pool<Description> descriptions_;
+  Pool<Inode> inodes_;
+  Inode* buckets_[kBuckets]{};
+};
+
+extern FileTable g_files;
+
+}  // namespace booster::preload

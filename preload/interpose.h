@@ -1,0 +1,65 @@
+// What the interposer files share: small steps around a kernel call. Only files named interpose*
+// know libc's symbol names.
+#pragma once
+
+#include "preload/file_table.h"
+#include "preload/next.h"
+#include "preload/policy.h"
+#include "preload/process.h"
+#include "preload/settle.h"
+
+namespace booster::preload {
+
+/// Settles everything that this process has boosted; one load when there is nothing.
+inline void settle_process() {
+  if (!g_maybe_dirty.load(std::memory_order_acquire)) [[likely]]
+    return;
+  Entry entry;
+  if (entry) settle_all();
+}
+
+/// Before descriptors reach another process.
+inline void share_process() {
+  Entry entry;
+  if (entry) prepare_to_share();
+}
+
+/// The kernel has just made `fd` for this process, as a description of its own.
+inline void note_opened(int fd) {
+  if (t_thread.vfork_child) return;
+  g_files.opened(fd, t_thread.depth != 0);
+  if (g_maybe_dirty.load(std::memory_order_acquire)) [[unlikely]] {
+    // FUSE may just have cached what it believes of a file that we have changed behind it.
+    Entry entry;
+    raw::FileId id;
+    if (entry && raw::identify(fd, id)) settle_identity(id);
+  }
+}
+
+/// The shim's own socket is not the program's to close.
+inline bool is_own(int fd) {
+  return fd >= 0 && fd == own_descriptor() && !t_thread.vfork_child;
+}
+
+/// Before the kernel closes `fd`, and after it.
+inline void before_close(int fd) {
+  if (t_thread.vfork_child) return;
+  before_kernel_change(fd);
+  g_files.closing(fd, t_thread.depth != 0);
+}
+inline void after_close(int fd) {
+  if (!t_thread.vfork_child) g_files.closed(fd);
+}
+
+/// `to` has become another number for the description of `from`.
+inline void note_duplicated(int from, int to) {
+  if (t_thread.vfork_child) return;
+  Entry entry;
+  if (entry) {
+    g_files.duplicated(from, to);
+  } else {
+    g_files.forget(to, true);
+  }
+}
+
+}  // namespace booster::preload

@@ -1,0 +1,282 @@
+// Interposers of what makes, copies and ends descriptors: the kernel does it, the table follows.
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "preload/interpose.h"
+
+using namespace booster::preload;
+
+namespace {
+
+int opened(int fd) {
+  if (fd >= 0) note_opened(fd);
+  return fd;
+}
+
+/// open's third argument, which is there only when a file may be made.
+mode_t mode_argument(int flags, va_list arguments) {
+  const bool has_mode = (flags & O_CREAT) != 0 || (flags & O_TMPFILE) == O_TMPFILE;
+  return has_mode ? va_arg(arguments, mode_t) : 0;
+}
+
+/// Ends numbers one by one around the shim's socket, which is somewhere in the range.
+template <typename CloseRange>
+int close_around_own(unsigned first, unsigned last, CloseRange close_range) {
+  const int own = own_descriptor();
+  const auto held = static_cast<unsigned>(own);
+  if (own < 0 || held < first || held > last) return close_range(first, last);
+  if (held > first && close_range(first, held - 1) != 0) return -1;
+  return held < last ? close_range(held + 1, last) : 0;
+}
+
+bool carries_descriptors(const msghdr* message) {
+  if (message == nullptr || message->msg_control == nullptr) return false;
+  for (cmsghdr* header = CMSG_FIRSTHDR(message); header != nullptr;
+       header = CMSG_NXTHDR(const_cast<msghdr*>(message), header)) {
+    if (header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+BOOSTER_NEXT(int, open, (const char*, int, ...))
+BOOSTER_NEXT(int, open64, (const char*, int, ...))
+BOOSTER_NEXT(int, openat, (int, const char*, int, ...))
+BOOSTER_NEXT(int, openat64, (int, const char*, int, ...))
+BOOSTER_NEXT(int, creat, (const char*, mode_t))
+BOOSTER_NEXT(int, creat64, (const char*, mode_t))
+BOOSTER_NEXT(int, __open_2, (const char*, int))
+BOOSTER_NEXT(int, __open64_2, (const char*, int))
+BOOSTER_NEXT(int, __openat_2, (int, const char*, int))
+BOOSTER_NEXT(int, __openat64_2, (int, const char*, int))
+BOOSTER_NEXT(int, close, (int))
+BOOSTER_NEXT(int, close_range, (unsigned, unsigned, int))
+BOOSTER_NEXT(void, closefrom, (int))
+BOOSTER_NEXT(int, dup, (int))
+BOOSTER_NEXT(int, dup2, (int, int))
+BOOSTER_NEXT(int, dup3, (int, int, int))
+BOOSTER_NEXT(int, fcntl, (int, int, ...))
+BOOSTER_NEXT(int, fcntl64, (int, int, ...))
+BOOSTER_NEXT(int, flock, (int, int))
+BOOSTER_NEXT(int, lockf, (int, int, off_t))
+BOOSTER_NEXT(ssize_t, sendmsg, (int, const msghdr*, int))
+BOOSTER_NEXT(int, sendmmsg, (int, mmsghdr*, unsigned, int))
+
+#define BOOSTER_OPEN(name)                                    \
+  BOOSTER_EXPORT int name(const char* path, int flags, ...) { \
+    va_list arguments;                                        \
+    va_start(arguments, flags);                               \
+    const mode_t mode = mode_argument(flags, arguments);      \
+    va_end(arguments);                                        \
+    return opened(next_##name()(path, flags, mode));          \
+  }
+#define BOOSTER_OPENAT(name)                                                 \
+  BOOSTER_EXPORT int name(int directory, const char* path, int flags, ...) { \
+    va_list arguments;                                                       \
+    va_start(arguments, flags);                                              \
+    const mode_t mode = mode_argument(flags, arguments);                     \
+    va_end(arguments);                                                       \
+    return opened(next_##name()(directory, path, flags, mode));              \
+  }
+BOOSTER_OPEN(open)
+BOOSTER_OPEN(open64)
+BOOSTER_OPENAT(openat)
+BOOSTER_OPENAT(openat64)
+BOOSTER_EXPORT int __open(const char* path, int flags, ...) {
+  va_list arguments;
+  va_start(arguments, flags);
+  const mode_t mode = mode_argument(flags, arguments);
+  va_end(arguments);
+  return open(path, flags, mode);
+}
+BOOSTER_EXPORT int __open64(const char* path, int flags, ...) {
+  va_list arguments;
+  va_start(arguments, flags);
+  const mode_t mode = mode_argument(flags, arguments);
+  va_end(arguments);
+  return open64(path, flags, mode);
+}
+BOOSTER_EXPORT int __open_2(const char* path, int flags) {
+  return opened(next___open_2()(path, flags));
+}
+BOOSTER_EXPORT int __open64_2(const char* path, int flags) {
+  return opened(next___open64_2()(path, flags));
+}
+BOOSTER_EXPORT int __openat_2(int directory, const char* path, int flags) {
+  return opened(next___openat_2()(directory, path, flags));
+}
+BOOSTER_EXPORT int __openat64_2(int directory, const char* path, int flags) {
+  return opened(next___openat64_2()(directory, path, flags));
+}
+BOOSTER_EXPORT int creat(const char* path, mode_t mode) {
+  return opened(next_creat()(path, mode));
+}
+BOOSTER_EXPORT int creat64(const char* path, mode_t mode) {
+  return opened(next_creat64()(path, mode));
+}
+
+BOOSTER_EXPORT int close(int fd) {
+  if (is_own(fd)) {
+    errno = EBADF;  // what a program that closes every number expects of one that it never opened
+    return -1;
+  }
+  before_close(fd);
+  const int result = next_close()(fd);
+  after_close(fd);
+  return result;
+}
+BOOSTER_EXPORT int __close(int fd) {
+  return close(fd);
+}
+
+BOOSTER_EXPORT int close_range(unsigned first, unsigned last, int flags) {
+  const bool closes = (flags & ~static_cast<int>(CLOSE_RANGE_UNSHARE)) == 0 && first <= last;
+  if (t_thread.vfork_child || !closes) return next_close_range()(first, last, flags);
+  settle_process();
+  {
+    Entry entry;
+    if (entry) g_files.forget_range(first, last, own_descriptor());
+  }
+  return close_around_own(first, last, [flags](unsigned from, unsigned to) {
+    return next_close_range()(from, to, flags);
+  });
+}
+
+BOOSTER_EXPORT void closefrom(int low) {
+  if (t_thread.vfork_child) return next_closefrom()(low);
+  const unsigned first = low < 0 ? 0 : static_cast<unsigned>(low);
+  settle_process();
+  {
+    Entry entry;
+    if (entry) g_files.forget_range(first, ~0U, own_descriptor());
+  }
+  close_around_own(first, ~0U, [](unsigned from, unsigned to) {
+    if (to == ~0U) {
+      next_closefrom()(static_cast<int>(from));
+      return 0;
+    }
+    return next_close_range()(from, to, 0);
+  });
+}
+
+BOOSTER_EXPORT int dup(int from) {
+  const int to = next_dup()(from);
+  if (to >= 0) note_duplicated(from, to);
+  return to;
+}
+
+namespace {
+
+template <typename Dup>
+int dup_onto(int from, int to, Dup dup) {
+  if (from != to) {
+    if (is_own(to)) move_own_descriptor();
+    before_close(to);
+  }
+  const int result = dup();
+  if (from == to) return result;
+  if (result >= 0) {
+    note_duplicated(from, to);
+  } else {
+    after_close(to);
+  }
+  return result;
+}
+
+}  // namespace
+
+BOOSTER_EXPORT int dup2(int from, int to) {
+  return dup_onto(from, to, [=] { return next_dup2()(from, to); });
+}
+BOOSTER_EXPORT int __dup2(int from, int to) {
+  return dup2(from, to);
+}
+BOOSTER_EXPORT int dup3(int from, int to, int flags) {
+  return dup_onto(from, to, [=] { return next_dup3()(from, to, flags); });
+}
+
+namespace {
+
+template <typename Fcntl>
+int follow_fcntl(int fd, int command, void* argument, Fcntl next) {
+  switch (command) {
+    case F_DUPFD:
+    case F_DUPFD_CLOEXEC: {
+      const int to = next(fd, command, argument);
+      if (to >= 0) note_duplicated(fd, to);
+      return to;
+    }
+    case F_SETLK:
+    case F_SETLKW:
+    case F_OFD_SETLK:
+    case F_OFD_SETLKW: {
+      before_lock(fd, command == F_SETLK || command == F_SETLKW);
+      const int result = next(fd, command, argument);
+      after_lock(fd);
+      return result;
+    }
+    case F_SETLEASE: before_kernel_change(fd); break;
+    default: break;
+  }
+  return next(fd, command, argument);
+}
+
+}  // namespace
+
+// The argument is an int or a pointer; both arrive in one register, as libc itself assumes.
+BOOSTER_EXPORT int fcntl(int fd, int command, ...) {
+  va_list arguments;
+  va_start(arguments, command);
+  void* argument = va_arg(arguments, void*);
+  va_end(arguments);
+  return follow_fcntl(fd, command, argument, next_fcntl());
+}
+BOOSTER_EXPORT int __fcntl(int fd, int command, ...) {
+  va_list arguments;
+  va_start(arguments, command);
+  void* argument = va_arg(arguments, void*);
+  va_end(arguments);
+  return follow_fcntl(fd, command, argument, next_fcntl());
+}
+BOOSTER_EXPORT int fcntl64(int fd, int command, ...) {
+  va_list arguments;
+  va_start(arguments, command);
+  void* argument = va_arg(arguments, void*);
+  va_end(arguments);
+  return follow_fcntl(fd, command, argument, next_fcntl64());
+}
+
+BOOSTER_EXPORT int flock(int fd, int operation) {
+  before_lock(fd, false);
+  const int result = next_flock()(fd, operation);
+  after_lock(fd);
+  return result;
+}
+BOOSTER_EXPORT int lockf(int fd, int command, off_t length) {
+  before_lock(fd, true);
+  const int result = next_lockf()(fd, command, length);
+  after_lock(fd);
+  return result;
+}
+BOOSTER_EXPORT int lockf64(int fd, int command, off_t length) {
+  return lockf(fd, command, length);
+}
+
+BOOSTER_EXPORT ssize_t sendmsg(int socket, const msghdr* message, int flags) {
+  if (carries_descriptors(message)) share_process();
+  return next_sendmsg()(socket, message, flags);
+}
+BOOSTER_EXPORT int sendmmsg(int socket, mmsghdr* messages, unsigned count, int flags) {
+  for (unsigned i = 0; messages != nullptr && i < count; ++i) {
+    if (carries_descriptors(&messages[i].msg_hdr)) {
+      share_process();
+      break;
+    }
+  }
+  return next_sendmmsg()(socket, messages, count, flags);
+}

@@ -1,0 +1,245 @@
+// Interposers of what multiplies, replaces or ends the process. Boosted writes are settled before,
+// since afterwards others look at the files, and descriptions that others will hold are marked, so
+// that no offset is claimed any more by a process that may be killed.
+#include <errno.h>
+#include <pty.h>
+#include <sched.h>
+#include <spawn.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "preload/interpose.h"
+
+using namespace booster::preload;
+
+BOOSTER_NEXT(pid_t, fork, (void))
+BOOSTER_NEXT(int, daemon, (int, int))
+BOOSTER_NEXT(pid_t, forkpty, (int*, char*, const termios*, const winsize*))
+BOOSTER_NEXT(int, clone, (int (*)(void*), void*, int, void*, ...))
+BOOSTER_NEXT(int, system, (const char*))
+BOOSTER_NEXT(FILE*, popen, (const char*, const char*))
+BOOSTER_NEXT(int, posix_spawn,
+             (pid_t*, const char*, const posix_spawn_file_actions_t*, const posix_spawnattr_t*,
+              char* const*, char* const*))
+BOOSTER_NEXT(int, posix_spawnp,
+             (pid_t*, const char*, const posix_spawn_file_actions_t*, const posix_spawnattr_t*,
+              char* const*, char* const*))
+BOOSTER_NEXT(int, execve, (const char*, char* const*, char* const*))
+BOOSTER_NEXT(int, execv, (const char*, char* const*))
+BOOSTER_NEXT(int, execvp, (const char*, char* const*))
+BOOSTER_NEXT(int, execvpe, (const char*, char* const*, char* const*))
+BOOSTER_NEXT(int, fexecve, (int, char* const*, char* const*))
+BOOSTER_NEXT(int, execveat, (int, const char*, char* const*, char* const*, int))
+BOOSTER_NEXT(void, _exit, (int))
+BOOSTER_NEXT(void, _Exit, (int))
+BOOSTER_NEXT(void, quick_exit, (int))
+
+namespace {
+
+pid_t in_child(pid_t pid) {
+  // The first entry finds the marker wiped and forgets the parent's state, socket included.
+  if (pid == 0) Entry entry;
+  return pid;
+}
+
+}  // namespace
+
+BOOSTER_EXPORT pid_t fork(void) {
+  share_process();
+  return in_child(next_fork()());
+}
+BOOSTER_EXPORT pid_t __fork(void) {
+  return fork();
+}
+
+BOOSTER_EXPORT int daemon(int no_chdir, int no_close) {
+  share_process();
+  const int result = next_daemon()(no_chdir, no_close);
+  if (result == 0) Entry entry;
+  return result;
+}
+BOOSTER_EXPORT pid_t forkpty(int* controller, char* name, const termios* modes,
+                             const winsize* size) {
+  share_process();
+  return in_child(next_forkpty()(controller, name, modes, size));
+}
+
+BOOSTER_EXPORT int clone(int (*run)(void*), void* stack, int flags, void* argument, ...) {
+  va_list arguments;
+  va_start(arguments, argument);
+  auto* parent_tid = va_arg(arguments, void*);
+  auto* tls = va_arg(arguments, void*);
+  auto* child_tid = va_arg(arguments, void*);
+  va_end(arguments);
+  if ((flags & CLONE_THREAD) == 0) share_process();
+  return next_clone()(run, stack, flags, argument, parent_tid, tls, child_tid);
+}
+
+BOOSTER_EXPORT int system(const char* command) {
+  share_process();
+  return next_system()(command);
+}
+BOOSTER_EXPORT FILE* popen(const char* command, const char* type) {
+  share_process();
+  return next_popen()(command, type);
+}
+BOOSTER_EXPORT int posix_spawn(pid_t* pid, const char* path,
+                               const posix_spawn_file_actions_t* actions,
+                               const posix_spawnattr_t* attributes, char* const* argv,
+                               char* const* envp) {
+  share_process();
+  return next_posix_spawn()(pid, path, actions, attributes, argv, envp);
+}
+BOOSTER_EXPORT int posix_spawnp(pid_t* pid, const char* file,
+                                const posix_spawn_file_actions_t* actions,
+                                const posix_spawnattr_t* attributes, char* const* argv,
+                                char* const* envp) {
+  share_process();
+  return next_posix_spawnp()(pid, file, actions, attributes, argv, envp);
+}
+
+BOOSTER_EXPORT int execve(const char* path, char* const* argv, char* const* envp) {
+  settle_process();
+  return next_execve()(path, argv, envp);
+}
+BOOSTER_EXPORT int execv(const char* path, char* const* argv) {
+  settle_process();
+  return next_execv()(path, argv);
+}
+BOOSTER_EXPORT int execvp(const char* file, char* const* argv) {
+  settle_process();
+  return next_execvp()(file, argv);
+}
+BOOSTER_EXPORT int execvpe(const char* file, char* const* argv, char* const* envp) {
+  settle_process();
+  return next_execvpe()(file, argv, envp);
+}
+BOOSTER_EXPORT int fexecve(int fd, char* const* argv, char* const* envp) {
+  settle_process();
+  return next_fexecve()(fd, argv, envp);
+}
+BOOSTER_EXPORT int execveat(int directory, const char* path, char* const* argv, char* const* envp,
+                            int flags) {
+  settle_process();
+  return next_execveat()(directory, path, argv, envp, flags);
+}
+
+namespace {
+
+/// The arguments of execl and its kind as a vector on the caller's stack.
+size_t count_arguments(const char* first, va_list arguments) {
+  size_t count = 0;
+  for (const char* argument = first; argument != nullptr; argument = va_arg(arguments, char*)) {
+    ++count;
+  }
+  return count;
+}
+
+#define BOOSTER_COLLECT(first)                                                      \
+  va_list arguments;                                                                \
+  va_start(arguments, first);                                                       \
+  const size_t count = count_arguments(first, arguments);                           \
+  va_end(arguments);                                                                \
+  auto** argv = static_cast<char**>(__builtin_alloca((count + 1) * sizeof(char*))); \
+  va_start(arguments, first);                                                       \
+  argv[0] = const_cast<char*>(first);                                               \
+  for (size_t i = 1; i <= count; ++i) argv[i] = va_arg(arguments, char*)
+
+}  // namespace
+
+BOOSTER_EXPORT int execl(const char* path, const char* first, ...) {
+  BOOSTER_COLLECT(first);
+  va_end(arguments);
+  return execv(path, argv);
+}
+BOOSTER_EXPORT int execlp(const char* file, const char* first, ...) {
+  BOOSTER_COLLECT(first);
+  va_end(arguments);
+  return execvp(file, argv);
+}
+BOOSTER_EXPORT int execle(const char* path, const char* first, ...) {
+  BOOSTER_COLLECT(first);
+  char** envp = va_arg(arguments, char**);
+  va_end(arguments);
+  return execve(path, argv, envp);
+}
+
+BOOSTER_EXPORT void _exit(int status) {
+  settle_process();
+  next__exit()(status);
+  __builtin_unreachable();
+}
+BOOSTER_EXPORT void _Exit(int status) {
+  settle_process();
+  next__Exit()(status);
+  __builtin_unreachable();
+}
+BOOSTER_EXPORT void quick_exit(int status) {
+  settle_process();
+  next_quick_exit()(status);
+  __builtin_unreachable();
+}
+
+namespace {
+
+/// exit() runs this after the program's own handlers, most of the time; what still writes after it
+/// does so through FUSE.
+__attribute__((destructor)) void at_exit() {
+  settle_process();
+  stop_boosting();
+}
+
+}  // namespace
+
+// vfork returns twice on one stack, so it cannot be a C++ function: the child would destroy the
+// frame that the parent returns into. The child borrows this thread's memory until it execs; the
+// flag keeps it out of the shim's state, and the parent clears the flag when it runs again.
+extern "C" __attribute__((visibility("hidden"), used)) void booster_before_vfork() {
+  share_process();
+  t_thread.vfork_child = true;
+}
+extern "C" __attribute__((visibility("hidden"), used)) pid_t booster_after_vfork(long result) {
+  t_thread.vfork_child = false;
+  if (!raw::is_error(result)) return static_cast<pid_t>(result);
+  errno = static_cast<int>(-result);
+  return -1;
+}
+
+#if defined(__x86_64__)
+asm(R"(
+    .text
+    .globl vfork
+    .type vfork, @function
+    .globl __vfork
+    .type __vfork, @function
+vfork:
+__vfork:
+    endbr64
+    sub $8, %rsp
+    call booster_before_vfork
+    add $8, %rsp
+    pop %rdi                    # our return address: the child overwrites the stack above
+    mov $58, %eax               # SYS_vfork
+    syscall
+    push %rdi
+    test %eax, %eax
+    jz 1f
+    mov %rax, %rdi
+    sub $8, %rsp
+    call booster_after_vfork
+    add $8, %rsp
+1:  ret
+    .size vfork, .-vfork
+    .size __vfork, .-__vfork
+)");
+#else
+// POSIX allows vfork to be fork; only programs that rely on the shared memory would notice.
+BOOSTER_EXPORT pid_t vfork(void) {
+  return fork();
+}
+BOOSTER_EXPORT pid_t __vfork(void) {
+  return fork();
+}
+#endif

@@ -1,0 +1,375 @@
+#include "preload/policy.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+
+#include "preload/file_table.h"
+#include "preload/process.h"
+#include "preload/session.h"
+#include "preload/settle.h"
+
+namespace booster::preload {
+
+using common::Op;
+using common::Reason;
+
+namespace {
+
+/// The kernel moves no more than this in one call (MAX_RW_COUNT).
+constexpr size_t kMaxCall = 0x7ffff000;
+constexpr uint64_t kEagerWaitUs = 10'000'000;
+
+struct Call {
+  Op op;
+  int fd;
+  const iovec* vectors;
+  int count;
+  int64_t offset;  // kSequential, or >= 0
+  int rwf_flags;
+  size_t length;  // of all vectors, at most kMaxCall
+};
+
+/// Sums the vectors; false for what the kernel would refuse.
+bool measure(Call& call) {
+  if (call.count < 0 || call.count > IOV_MAX) return false;
+  uint64_t total = 0;
+  for (int i = 0; i < call.count; ++i) {
+    total += call.vectors[i].iov_len;
+    if (total > SSIZE_MAX) return false;
+  }
+  call.length = total < kMaxCall ? static_cast<size_t>(total) : kMaxCall;
+  return true;
+}
+
+ssize_t with_errno(long result) {
+  if (!raw::is_error(result)) return result;
+  errno = static_cast<int>(-result);
+  return -1;
+}
+
+/// The call as the program made it, by the kernel.
+long kernel_call(const Call& call) {
+  const bool reads = call.op == Op::kRead;
+  if (call.rwf_flags != 0) {
+    // The kernel takes the offset in two words and splits nothing on 64-bit machines.
+    return raw::raw_syscall(reads ? SYS_preadv2 : SYS_pwritev2, call.fd, raw::word(call.vectors),
+                            call.count, call.offset, 0, call.rwf_flags);
+  }
+  if (call.offset == kSequential) {
+    return raw::raw_syscall(reads ? SYS_readv : SYS_writev, call.fd, raw::word(call.vectors),
+                            call.count);
+  }
+  return raw::raw_syscall(reads ? SYS_preadv : SYS_pwritev, call.fd, raw::word(call.vectors),
+                          call.count, call.offset);
+}
+
+/// What is left of a boosted call, by the kernel, at `offset`. Returns bytes done or -errno.
+long kernel_rest(const Call& call, IoCursor cursor, size_t length, uint64_t offset) {
+  long total = 0;
+  while (length > 0 && cursor.count > 0) {
+    auto* base = static_cast<char*>(cursor.vectors->iov_base) + cursor.skip;
+    size_t part = cursor.vectors->iov_len - cursor.skip;
+    if (part > length) part = length;
+    const auto at = static_cast<int64_t>(offset);
+    const long got = call.op == Op::kRead ? raw::pread(call.fd, base, part, at)
+                                          : raw::pwrite(call.fd, base, part, at);
+    if (raw::is_error(got)) return total > 0 ? total : got;
+    total += got;
+    offset += static_cast<uint64_t>(got);
+    length -= static_cast<size_t>(got);
+    cursor.advance(static_cast<size_t>(got));
+    if (static_cast<size_t>(got) < part) break;
+  }
+  return total;
+}
+
+/// Two descriptions of one file, of which one is stdin, stdout or stderr: stdio may use that one
+/// inside libc, where nobody sees it.
+bool aliased_by_stdio(const Description& description, int fd, long flags) {
+  for (int std_fd = 0; std_fd <= 2; ++std_fd) {
+    raw::FileId id;
+    if (std_fd == fd || !raw::identify(std_fd, id) || !(id == description.inode->id)) continue;
+    if (Description* other = g_files.acquire_known(std_fd)) {
+      g_files.release(other);
+      if (other == &description) continue;
+    }
+    const long other_flags = raw::status_flags(std_fd);
+    if ((flags & O_ACCMODE) != O_RDONLY || (other_flags & O_ACCMODE) != O_RDONLY) return true;
+  }
+  return false;
+}
+
+/// Moves the handle of `description` on by what is known now.
+Reason advance_handle(Session& session, Description& description, const Call& call, long flags) {
+  if (description.stage.load(std::memory_order_relaxed) != Description::kNone &&
+      description.handle.session != session.id()) {
+    description.stage.store(Description::kNone, std::memory_order_relaxed);
+  }
+  Reason reason = Reason::kPending;
+  const uint64_t deadline = settings().eager ? raw::now_us() + kEagerWaitUs : 0;
+  while (true) {
+    switch (description.stage.load(std::memory_order_relaxed)) {
+      case Description::kReady: return Reason::kNone;
+      case Description::kRefused: return description.refused;
+      case Description::kNone: {
+        const uint64_t moved = description.moved.load(std::memory_order_relaxed);
+        const Policy& policy = session.policy();
+        if (!settings().eager && moved + call.length < policy.engage_after_bytes &&
+            call.length < policy.engage_at_io_bytes) {
+          return Reason::kTooLittle;
+        }
+        const bool aliased = aliased_by_stdio(description, call.fd, flags);
+        if (aliased || !session.engage(call.fd, description.handle, reason)) {
+          if (aliased) reason = Reason::kStream;
+          if (reason == Reason::kNoDaemon) return reason;
+          description.handle = {session.id(), 0, 0};
+          description.refused = reason;
+          description.stage.store(Description::kRefused, std::memory_order_release);
+          return reason;
+        }
+        description.stage.store(Description::kPending, std::memory_order_release);
+        break;
+      }
+      case Description::kPending:
+        switch (session.answer(description.handle, reason)) {
+          case Session::Answer::kReady:
+            // Release: partner of the acquire in handle_for().
+            description.stage.store(Description::kReady, std::memory_order_release);
+            break;
+          case Session::Answer::kRefused:
+            description.refused = reason;
+            description.stage.store(Description::kRefused, std::memory_order_release);
+            break;
+          case Session::Answer::kLost:
+            description.stage.store(Description::kNone, std::memory_order_release);
+            return Reason::kNoDaemon;
+          case Session::Answer::kPending:
+            if (deadline == 0 || raw::now_us() > deadline || !session.alive()) {
+              return Reason::kPending;
+            }
+            timespec pause{0, 50'000};
+            raw::raw_syscall(SYS_nanosleep, raw::word(&pause), 0);
+            break;
+        }
+        break;
+    }
+  }
+}
+
+/// kNone: `session` has a ready handle of `description` for this call.
+Reason handle_for(Session& session, Description& description, const Call& call, long flags) {
+  if (description.stage.load(std::memory_order_acquire) != Description::kReady ||
+      description.handle.session != session.id()) {
+    if (!description.engaging.lock_for(settings().eager ? 20'000 : 0)) return Reason::kPending;
+    const Reason reason = advance_handle(session, description, call, flags);
+    description.engaging.unlock();
+    if (reason != Reason::kNone) return reason;
+  }
+  return session.allows(description.handle, call.op) ? Reason::kNone : Reason::kNotProven;
+}
+
+/// Whether this very call may be boosted, as far as the process itself can tell. The kernel is
+/// asked each time: flags can be changed by any holder of the description, and a number that was
+/// closed behind our back is found out here.
+Reason admit(Description& description, const Call& call, long& flags) {
+  const Inode& inode = *description.inode;
+  const Reason never = inode.never.load(std::memory_order_relaxed);
+  if (never != Reason::kNone) return never;
+  if (inode.streams.load(std::memory_order_relaxed) != 0) return Reason::kStream;
+  if (call.rwf_flags != 0) return Reason::kFlags;
+  if (call.length == 0) return Reason::kOddRange;
+  if (call.offset != kSequential &&
+      (call.offset < 0 ||
+       static_cast<uint64_t>(call.offset) + call.length > static_cast<uint64_t>(INT64_MAX))) {
+    return Reason::kOddRange;
+  }
+  flags = raw::status_flags(call.fd);
+  if (raw::is_error(flags)) return Reason::kNotProven;
+  if ((flags & O_DIRECT) != 0) return Reason::kDirect;
+  const long forbidden = call.op == Op::kRead ? O_WRONLY : O_RDONLY;
+  if ((flags & O_PATH) != 0 || (flags & O_ACCMODE) == forbidden) return Reason::kNotProven;
+  if (call.op == Op::kWrite) {
+    if ((flags & O_APPEND) != 0) return Reason::kAppend;
+    if ((flags & (O_SYNC | O_DSYNC)) != 0) return Reason::kSync;
+    if (call.offset == kSequential &&
+        (!description.own || description.shared.load(std::memory_order_acquire))) {
+      return Reason::kShared;
+    }
+    if (raw::has_file_size_limit()) return Reason::kFsizeLimit;
+  }
+  raw::FileId id;
+  if (!raw::identify(call.fd, id) || !(id == inode.id)) {
+    g_files.forget(call.fd);
+    return Reason::kNotProven;
+  }
+  return Reason::kNone;
+}
+
+/// The boosted call at a fixed offset, completed by the kernel where booster comes up short.
+/// Returns bytes or -errno.
+long positional(Session& session, Description& description, const Call& call, uint64_t offset) {
+  Inode& inode = *description.inode;
+  IoCursor cursor{call.vectors, call.count};
+  cursor.advance(0);
+  const TransferResult moved =
+      session.transfer(call.op, description.handle, cursor, offset, call.length);
+  // A finished transfer leaves the cursor behind the bytes that were submitted, not behind those
+  // that count; the rest starts from the beginning again.
+  IoCursor rest{call.vectors, call.count};
+  rest.advance(moved.done);
+  session.count(Reason::kNone, moved.done);
+  if (call.op == Op::kWrite && (moved.done > 0 || moved.daemon_lost)) {
+    note_boosted_write(inode, call.fd, offset);
+    if (inode.never.load(std::memory_order_relaxed) != Reason::kNone) settle(inode);
+  }
+  if (moved.done == call.length) return static_cast<long>(moved.done);
+
+  if (moved.error != 0) session.count(Reason::kIoError, call.length - moved.done);
+  if (moved.daemon_lost && call.op == Op::kWrite) {
+    // The lost request may still be queued at a brick and land after whatever is written next.
+    raw::sleep_ms(session.quarantine_ms());
+  }
+  // At the end of the file, after an error, without a daemon: the kernel's answer counts.
+  settle(inode);
+  const long more = kernel_rest(call, rest, call.length - moved.done, offset + moved.done);
+  if (call.op == Op::kWrite) note_kernel_write(inode);
+  if (raw::is_error(more)) return moved.done > 0 ? static_cast<long>(moved.done) : more;
+  return static_cast<long>(moved.done) + more;
+}
+
+/// Claims the bytes at the description's offset and moves them. The claim is one lseek, atomic
+/// against every other user of the description. kNone with `result`, or the reason why the kernel
+/// must do the call.
+Reason sequential(Session& session, Description& description, const Call& call, long& result) {
+  const auto length = static_cast<int64_t>(call.length);
+  if (call.op == Op::kRead) {
+    // Only what cannot come up short is claimed.
+    const long at = raw::seek(call.fd, 0, SEEK_CUR);
+    if (raw::is_error(at)) return Reason::kOddRange;
+    const uint64_t size = session.file_size(description.handle);
+    if (static_cast<uint64_t>(at) + call.length > size) return Reason::kTail;
+  }
+  const long after = raw::seek(call.fd, length, SEEK_CUR);
+  if (raw::is_error(after)) return Reason::kOddRange;
+  const long start = after - length;
+  result = positional(session, description, call, static_cast<uint64_t>(start));
+  const long used = raw::is_error(result) ? 0 : result;
+  // Short after all: the file was cut, or the kernel's write failed. Relative, so that it is right
+  // whoever else has claimed meanwhile.
+  if (used < length) raw::seek(call.fd, used - length, SEEK_CUR);
+  return Reason::kNone;
+}
+
+/// The whole decision; false in `done` sends the call to the kernel.
+Reason try_boost(Description& description, const Call& call, long& result) {
+  long flags = 0;
+  Reason reason = admit(description, call, flags);
+  if (reason == Reason::kNotProven) return reason;
+  SessionRef live = session(settings().eager);
+  if (!live) return Reason::kNoDaemon;
+  if (reason == Reason::kNone) reason = handle_for(*live.operator->(), description, call, flags);
+  if (reason == Reason::kNone && !drain(*description.inode, call.fd, call.op == Op::kWrite)) {
+    reason = Reason::kIoError;
+  }
+  if (reason == Reason::kNone) {
+    if (call.offset == kSequential) {
+      reason = sequential(*live.operator->(), description, call, result);
+    } else {
+      result =
+          positional(*live.operator->(), description, call, static_cast<uint64_t>(call.offset));
+    }
+  }
+  if (reason != Reason::kNone) live->count(reason, call.length);
+  description.moved.fetch_add(call.length, std::memory_order_relaxed);
+  return reason;
+}
+
+}  // namespace
+
+bool transfer(Op op, int fd, const iovec* vectors, int count, int64_t offset, int rwf_flags,
+              ssize_t& result) {
+  if (g_files.kind(fd) == FileTable::kForeign) return false;
+  Entry entry;
+  if (!entry) return false;
+  Call call{op, fd, vectors, count, offset, rwf_flags, 0};
+  Description* description = g_files.acquire(fd);
+  if (description == nullptr) return false;
+  bool done = false;
+  if (measure(call)) {
+    // The kernel's offset lock keeps two threads of a description apart; so does this one, also
+    // while the kernel does the call: near the end of a file both ways are used in turn.
+    const bool ordered = offset == kSequential;
+    if (ordered) description->sequential.lock();
+    long moved = 0;
+    if (try_boost(*description, call, moved) != Reason::kNone) {
+      settle(*description->inode);
+      moved = kernel_call(call);
+      if (op == Op::kWrite) note_kernel_write(*description->inode);
+    }
+    if (ordered) description->sequential.unlock();
+    result = with_errno(moved);
+    done = true;
+  }
+  g_files.release(description);
+  return done;
+}
+
+namespace {
+
+/// Runs `act` with the description of `fd`, if it is on GlusterFS and the shim may be entered.
+template <typename Act>
+void with_description(int fd, bool look, Act act) {
+  const FileTable::Kind kind = g_files.kind(fd);
+  if (kind == FileTable::kForeign || (!look && kind != FileTable::kTracked)) return;
+  Entry entry;
+  if (!entry) return;
+  Description* description = look ? g_files.acquire(fd) : g_files.acquire_known(fd);
+  if (description == nullptr) return;
+  act(*description);
+  g_files.release(description);
+}
+
+}  // namespace
+
+void note_mapping(int fd) {
+  with_description(fd, true, [](Description& description) {
+    Inode& inode = *description.inode;
+    // The mapping outlives the descriptor, and so must the knowledge of it: never released.
+    if (inode.never.exchange(Reason::kMapped, std::memory_order_acq_rel) == Reason::kNone) {
+      g_files.hold_inode(&inode);
+    }
+    settle(inode);
+  });
+}
+
+void note_stream(int fd) {
+  with_description(fd, true, [](Description& description) {
+    if (!description.stream.exchange(true, std::memory_order_relaxed)) {
+      description.inode->streams.fetch_add(1, std::memory_order_acq_rel);
+    }
+    settle(*description.inode);
+  });
+}
+
+void before_lock(int fd, bool posix) {
+  with_description(fd, posix, [posix](Description& description) {
+    if (posix) description.inode->posix_locked.store(true, std::memory_order_relaxed);
+    settle(*description.inode);
+  });
+}
+
+void after_lock(int fd) {
+  after_kernel_change(fd);
+}
+
+void before_kernel_change(int fd) {
+  with_description(fd, false, [](Description& description) { settle(*description.inode); });
+}
+
+void after_kernel_change(int fd) {
+  with_description(fd, false,
+                   [](Description& description) { note_kernel_write(*description.inode); });
+}
+
+}  // namespace booster::preload

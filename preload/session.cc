@@ -1,0 +1,275 @@
+#include "preload/session.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "common/futex.h"
+#include "preload/connector.h"
+
+namespace booster::preload {
+
+using common::kHandleSlots;
+using common::kLanePayload;
+using common::kLanes;
+using common::LaneReply;
+using common::LaneRequest;
+using common::Op;
+using common::Reason;
+
+namespace {
+
+/// How many lanes one call may use at once: enough to keep the bricks busy while bytes are copied,
+/// and leaves lanes to other threads.
+constexpr int kWindow = 4;
+/// A sleeping client looks at its socket this often: a dead daemon wakes nobody.
+constexpr uint32_t kLookMs = 100;
+/// Bounds of the adaptive spin before a futex sleep. The round trip of a sleep is 20 to 50 us.
+constexpr uint32_t kMaxSpinUs = 60;
+
+}  // namespace
+
+void IoCursor::advance(size_t length) {
+  skip += length;
+  while (count > 0 && skip >= vectors->iov_len) {
+    skip -= vectors->iov_len;
+    ++vectors;
+    --count;
+  }
+}
+
+void IoCursor::copy_out(const std::byte* memory, size_t length) {
+  while (length > 0) {
+    const size_t left = vectors->iov_len - skip;
+    const size_t part = left < length ? left : length;
+    memcpy(static_cast<std::byte*>(vectors->iov_base) + skip, memory, part);
+    memory += part;
+    length -= part;
+    advance(part);
+  }
+}
+
+void IoCursor::copy_in(std::byte* memory, size_t length) {
+  while (length > 0) {
+    const size_t left = vectors->iov_len - skip;
+    const size_t part = left < length ? left : length;
+    memcpy(memory, static_cast<const std::byte*>(vectors->iov_base) + skip, part);
+    memory += part;
+    length -= part;
+    advance(part);
+  }
+}
+
+int Session::acquire_lane(bool wait) {
+  while (true) {
+    uint32_t free = free_lanes_.load(std::memory_order_relaxed);
+    while (free != 0) {
+      const int lane = __builtin_ctz(free);
+      // Acquire: partner of the release in release_lane(); lane_sequence_ is ours now.
+      if (free_lanes_.compare_exchange_weak(free, free & ~(1U << lane), std::memory_order_acquire,
+                                            std::memory_order_relaxed)) {
+        return lane;
+      }
+    }
+    if (!wait || dead_.load(std::memory_order_relaxed)) return -1;
+    common::futex_wait(free_lanes_, 0, 10);
+  }
+}
+
+void Session::release_lane(int lane) {
+  if (free_lanes_.fetch_or(1U << lane, std::memory_order_release) == 0) {
+    common::futex_wake_all(free_lanes_);
+  }
+}
+
+void Session::submit(int lane, Op op, const HandleRef& handle, uint64_t offset, uint32_t length) {
+  LaneRequest& request = memory_->requests[lane];
+  request.op = static_cast<uint32_t>(op);
+  request.slot = handle.slot;
+  request.generation = handle.generation;
+  request.length = length;
+  request.offset = offset;
+  const uint32_t number = ++lane_sequence_[lane];
+  // Release: partner of the pump's acquire load of `submitted`.
+  request.submitted.store(number, std::memory_order_release);
+}
+
+void Session::ring_if_asleep() {
+  // Partner: the pump's fence between `pump_asleep = 1` and its last look at the lanes.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  if (memory_->header.pump_asleep.load(std::memory_order_relaxed) == 0) return;
+  if (!g_connector.send_doorbell()) dead_.store(true, std::memory_order_relaxed);
+}
+
+bool Session::await(int lane) {
+  LaneReply& reply = memory_->replies[lane];
+  LaneRequest& request = memory_->requests[lane];
+  const uint32_t number = lane_sequence_[lane];
+  // Acquire: partner of the pump's release store; the reply and the payload are there.
+  auto answered = [&] { return reply.completed.load(std::memory_order_acquire) == number; };
+
+  const uint32_t spin = spin_us_.load(std::memory_order_relaxed);
+  if (spin > 0) {
+    const uint64_t until = raw::now_us() + spin;
+    do {
+      for (int i = 0; i < 8; ++i) {
+        if (answered()) {
+          if (spin < kMaxSpinUs) spin_us_.store(spin + 4, std::memory_order_relaxed);
+          return true;
+        }
+        common::cpu_relax();
+      }
+    } while (raw::now_us() < until);
+    spin_us_.store(spin / 2, std::memory_order_relaxed);
+  } else if (answered()) {
+    return true;
+  } else if ((number & 15) == 0) {
+    spin_us_.store(8, std::memory_order_relaxed);  // try again now and then
+  }
+
+  bool got = false;
+  while (true) {
+    request.client_waits.store(1, std::memory_order_relaxed);
+    // Partner: the pump's fence between its store of `completed` and its look at `client_waits`.
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    const uint32_t seen = reply.completed.load(std::memory_order_acquire);
+    if (seen == number) {
+      got = true;
+      break;
+    }
+    const uint64_t before = raw::coarse_now_ms();
+    common::futex_wait(reply.completed, seen, kLookMs);
+    if (answered()) {
+      got = true;
+      break;
+    }
+    if (raw::coarse_now_ms() - before >= kLookMs / 2 && !alive()) {
+      got = answered();  // it may have answered just before it died
+      break;
+    }
+    if (dead_.load(std::memory_order_relaxed)) {
+      got = answered();
+      break;
+    }
+  }
+  request.client_waits.store(0, std::memory_order_relaxed);
+  return got;
+}
+
+bool Session::alive() {
+  if (dead_.load(std::memory_order_relaxed)) return false;
+  if (!g_connector.socket_alive(id_)) dead_.store(true, std::memory_order_relaxed);
+  return !dead_.load(std::memory_order_relaxed);
+}
+
+TransferResult Session::transfer(Op op, const HandleRef& handle, IoCursor& cursor, uint64_t offset,
+                                 size_t length) {
+  struct Piece {
+    int lane;
+    uint32_t length;
+  };
+  Piece window[kWindow];
+  int first = 0;
+  int in_flight = 0;
+  size_t submitted = 0;
+  TransferResult result;
+  bool stop = false;  // an answer came up short: what follows it does not count
+
+  while (true) {
+    bool any = false;
+    while (!stop && submitted < length && in_flight < kWindow) {
+      const int lane = acquire_lane(in_flight == 0);
+      if (lane < 0) break;
+      const size_t left = length - submitted;
+      const auto part = static_cast<uint32_t>(left < kLanePayload ? left : kLanePayload);
+      if (op == Op::kWrite) cursor.copy_in(memory_->payload[lane], part);
+      submit(lane, op, handle, offset + submitted, part);
+      window[(first + in_flight++) % kWindow] = {lane, part};
+      submitted += part;
+      any = true;
+    }
+    if (any) ring_if_asleep();
+    if (in_flight == 0) {
+      result.daemon_lost = !stop && result.done < length;  // no lane: the session died
+      return result;
+    }
+    const Piece piece = window[first];
+    first = (first + 1) % kWindow;
+    --in_flight;
+    if (!await(piece.lane)) {
+      // The lanes in flight are lost with the session.
+      result.daemon_lost = true;
+      return result;
+    }
+    const LaneReply& reply = memory_->replies[piece.lane];
+    const int error = reply.error;
+    const uint32_t moved = reply.length < piece.length ? reply.length : piece.length;
+    if (!stop) {
+      if (error != 0) {
+        result.error = error;
+        stop = true;
+      } else {
+        if (op == Op::kRead) cursor.copy_out(memory_->payload[piece.lane], moved);
+        result.done += moved;
+        stop = moved < piece.length;
+      }
+    }
+    release_lane(piece.lane);
+    if (stop && in_flight == 0) return result;
+    if (result.done == length) return result;
+  }
+}
+
+bool Session::engage(int fd, HandleRef& handle, Reason& reason) {
+  return g_connector.engage(*this, fd, handle, reason);
+}
+
+Session::Answer Session::answer(const HandleRef& handle, Reason& reason) const {
+  const common::HandleSlot& slot = memory_->slots[handle.slot];
+  // Acquire: partner of the daemon's release; reason and flags are there.
+  const uint64_t state = slot.state.load(std::memory_order_acquire);
+  if (state == common::slot_state(handle.generation, common::HandleSlot::kReady)) {
+    return Answer::kReady;
+  }
+  if (state == common::slot_state(handle.generation, common::HandleSlot::kRefused)) {
+    reason = static_cast<Reason>(slot.reason);
+    return Answer::kRefused;
+  }
+  return dead_.load(std::memory_order_relaxed) ? Answer::kLost : Answer::kPending;
+}
+
+uint64_t Session::file_size(const HandleRef& handle) const {
+  return memory_->slots[handle.slot].file_size.load(std::memory_order_relaxed);
+}
+
+bool Session::allows(const HandleRef& handle, Op op) const {
+  const uint32_t need = op == Op::kRead ? common::kHandleReadable : common::kHandleWritable;
+  return (memory_->slots[handle.slot].flags & need) != 0;
+}
+
+void Session::count(Reason reason, uint64_t bytes) {
+  const auto index = static_cast<uint32_t>(reason);
+  memory_->counters.calls[index].fetch_add(1, std::memory_order_relaxed);
+  memory_->counters.bytes[index].fetch_add(bytes, std::memory_order_relaxed);
+}
+
+SessionRef::~SessionRef() {
+  if (session_ != nullptr) g_connector.release(session_);
+}
+
+SessionRef session(bool wait) {
+  return SessionRef(g_connector.acquire(wait));
+}
+void give_back(const HandleRef& handle) {
+  g_connector.give_back(handle);
+}
+void session_after_fork() {
+  g_connector.after_fork();
+}
+int own_descriptor() {
+  return g_connector.descriptor();
+}
+void move_own_descriptor() {
+  g_connector.move_descriptor();
+}
+
+}  // namespace booster::preload

@@ -1,0 +1,141 @@
+// The process's connection to boosterd: one socket, one session memory, lanes to move bytes and
+// slots to hold handles.
+//
+// It knows nothing of files beyond the descriptor number that it is asked to engage. Nothing here
+// waits for a daemon that does not answer, except a call whose bytes are already under way. No
+// thread is made; whoever calls does the work.
+#pragma once
+
+#include <sys/uio.h>
+
+#include <atomic>
+#include <cstdint>
+
+#include "common/abi.h"
+#include "common/reason.h"
+
+namespace booster::preload {
+
+/// A handle slot of one session of this process. `session` 0 is none.
+struct HandleRef {
+  uint32_t session = 0;
+  uint32_t slot = 0;
+  uint32_t generation = 0;
+};
+
+/// A position in the caller's buffers.
+struct IoCursor {
+  const iovec* vectors;
+  int count;
+  size_t skip = 0;  // bytes of vectors[0] already done
+
+  /// Moves `length` bytes between `memory` and the buffers and advances; the buffers hold enough.
+  void copy_out(const std::byte* memory, size_t length);
+  void copy_in(std::byte* memory, size_t length);
+  void advance(size_t length);
+};
+
+struct TransferResult {
+  size_t done = 0;  // bytes from the start without a gap
+  int error = 0;    // errno of the daemon's answer for the byte after them; 0: end of file, or all
+  bool daemon_lost = false;  // the answer never came: the bytes after `done` may or may not be done
+};
+
+struct Policy {
+  uint64_t engage_after_bytes = 0;
+  uint64_t engage_at_io_bytes = 0;
+};
+
+class Session;
+
+/// A reference to the live session, if there is one; the memory stays mapped while it is held.
+class SessionRef {
+ public:
+  explicit SessionRef(Session* session) : session_(session) {}
+  SessionRef(SessionRef&& other) noexcept : session_(other.session_) { other.session_ = nullptr; }
+  SessionRef(const SessionRef&) = delete;
+  SessionRef& operator=(const SessionRef&) = delete;
+  SessionRef& operator=(SessionRef&&) = delete;
+  ~SessionRef();
+  explicit operator bool() const { return session_ != nullptr; }
+  Session* operator->() const { return session_; }
+
+ private:
+  Session* session_;
+};
+
+/// The session, connected if that is possible without waiting. `wait`: waits up to 10 s for a
+/// daemon that has accepted the connection. Empty when there is none now; a new attempt is made at
+/// most once a second.
+SessionRef session(bool wait);
+
+/// Gives a handle back, whatever became of it. Never waits.
+void give_back(const HandleRef& handle);
+
+/// In a forked child: forgets the parent's session without a word to the daemon.
+void session_after_fork();
+
+/// The shim's own socket, or -1. The program must not close it by accident.
+int own_descriptor();
+/// Moves the shim's socket away because the program wants its number.
+void move_own_descriptor();
+
+class Session {
+ public:
+  enum class Answer { kPending, kReady, kRefused, kLost };
+
+  uint32_t id() const { return id_; }
+  const Policy& policy() const { return policy_; }
+
+  /// Asks for a handle to the file behind `fd`. False, with the reason, when it cannot be asked
+  /// now.
+  bool engage(int fd, HandleRef& handle, common::Reason& reason);
+  /// What became of it. `reason` is set when refused.
+  Answer answer(const HandleRef& handle, common::Reason& reason) const;
+  uint64_t file_size(const HandleRef& handle) const;
+  bool allows(const HandleRef& handle, common::Op op) const;
+
+  /// Moves `length` bytes at `offset`. Waits for the answer; comes back without one only when the
+  /// daemon is gone.
+  TransferResult transfer(common::Op op, const HandleRef& handle, IoCursor& cursor, uint64_t offset,
+                          size_t length);
+
+  /// For people (boosterctl stats).
+  void count(common::Reason reason, uint64_t bytes);
+
+  /// How long an unanswered write must wait before it is done again.
+  uint32_t quarantine_ms() const {
+    return memory_->header.quarantine_ms.load(std::memory_order_relaxed);
+  }
+  /// Looks at the socket.
+  bool alive();
+
+  // Used by the functions above and by Pool.
+  uint32_t index = 0;
+  Session* next = nullptr;
+  std::atomic<uint32_t> refs{0};
+
+ private:
+  friend SessionRef session(bool wait);
+  friend void give_back(const HandleRef& handle);
+  friend class Connector;
+
+  int acquire_lane(bool wait);
+  void release_lane(int lane);
+  void submit(int lane, common::Op op, const HandleRef& handle, uint64_t offset, uint32_t length);
+  void ring_if_asleep();
+  bool await(int lane);
+
+  uint32_t id_ = 0;
+  common::SessionMemory* memory_ = nullptr;
+  uint64_t nonce_ = 0;
+  Policy policy_;
+  std::atomic<bool> dead_{false};
+  std::atomic<uint32_t> free_lanes_{0};
+  std::atomic<uint32_t> spin_us_{0};
+  uint32_t lane_sequence_[common::kLanes] = {};  // owned by whoever holds the lane
+  uint32_t* generations_ = nullptr;              // per slot, under the connector's lock
+  uint64_t* free_slots_ = nullptr;               // bitmap, under the connector's lock
+};
+
+}  // namespace booster::preload

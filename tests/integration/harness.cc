@@ -1,0 +1,373 @@
+#include "tests/integration/harness.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <thread>
+
+#include "common/abi.h"
+
+extern char** environ;
+
+namespace booster::test {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+[[noreturn]] void die(const std::string& why) {
+  std::fprintf(stderr, "harness: %s\n", why.c_str());
+  std::_Exit(3);
+}
+
+std::string env_or_die(const char* name) {
+  const char* value = std::getenv(name);
+  if (value == nullptr || *value == '\0') {
+    die(std::string(name) + " is not set: run this through tests/lab/lab run -- …");
+  }
+  return value;
+}
+
+std::string drain_fd(int fd) {
+  std::string all;
+  char buffer[65536];
+  ssize_t got;
+  while ((got = ::read(fd, buffer, sizeof(buffer))) > 0) all.append(buffer, static_cast<size_t>(got));
+  return all;
+}
+
+int exit_status(int status) {
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+struct Pipe {
+  int read = -1;
+  int write = -1;
+  Pipe() {
+    int fds[2];
+    if (::pipe2(fds, O_CLOEXEC) != 0) die("pipe2 failed");
+    read = fds[0];
+    write = fds[1];
+  }
+};
+
+/// In the child, between fork and exec.
+[[noreturn]] void become(const std::vector<std::string>& argv, const RunOptions& options, int in,
+                         int out, int err) {
+  ::dup2(in, 0);
+  ::dup2(out, 1);
+  ::dup2(err, 2);
+  if (!options.cwd.empty() && ::chdir(options.cwd.c_str()) != 0) std::_Exit(126);
+  if (options.uid) {
+    if (::setgroups(0, nullptr) != 0 || ::setgid(*options.uid) != 0 ||
+        ::setuid(*options.uid) != 0) {
+      std::_Exit(126);
+    }
+  }
+  if (options.preload) {
+    ::setenv("LD_PRELOAD", shim_path().c_str(), 1);
+    if (options.eager) ::setenv("GLFS_BOOSTER_ENGAGE", "eager", 1);
+  }
+  for (const auto& [name, value] : options.env) ::setenv(name.c_str(), value.c_str(), 1);
+  std::vector<char*> words;
+  for (const auto& word : argv) words.push_back(const_cast<char*>(word.c_str()));
+  words.push_back(nullptr);
+  ::execvp(words[0], words.data());
+  std::_Exit(127);
+}
+
+}  // namespace
+
+const Lab& Lab::get() {
+  static const Lab lab = [] {
+    Lab made;
+    made.mount = env_or_die("BOOSTER_LAB_MOUNT");
+    made.dir = env_or_die("BOOSTER_LAB_DIR");
+    made.shape = env_or_die("BOOSTER_LAB_SHAPE");
+    std::stringstream mounts(env_or_die("BOOSTER_LAB_MOUNTS"));
+    for (std::string part; std::getline(mounts, part, ':');) made.mounts.push_back(part);
+    made.hosts = std::atoi(env_or_die("BOOSTER_LAB_HOSTS").c_str());
+    return made;
+  }();
+  return lab;
+}
+
+std::string boosterd_path() { return BOOSTER_TEST_BOOSTERD; }
+std::string boosterctl_path() { return BOOSTER_TEST_BOOSTERCTL; }
+std::string shim_path() { return BOOSTER_TEST_SHIM; }
+std::string probe_path() { return BOOSTER_TEST_PROBE; }
+
+ScratchDir::ScratchDir(const std::string& on) {
+  path_ = on + "/test.XXXXXX";
+  if (::mkdtemp(path_.data()) == nullptr) die("mkdtemp on " + on + ": " + std::strerror(errno));
+  ::chmod(path_.c_str(), 0777);
+}
+
+ScratchDir::~ScratchDir() {
+  std::error_code ignored;
+  std::filesystem::remove_all(path_, ignored);
+}
+
+Child::Child(const std::vector<std::string>& argv, const RunOptions& options)
+    : timeout_(options.timeout) {
+  Pipe out;
+  Pipe err;
+  int in = -1;
+  Pipe stdin_pipe;
+  if (!options.stdin_path.empty()) {
+    in = ::open(options.stdin_path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (in < 0) die("cannot open " + options.stdin_path);
+  }
+  int to = out.write;
+  if (!options.stdout_path.empty()) {
+    to = ::open(options.stdout_path.c_str(),
+                O_WRONLY | O_CREAT | O_CLOEXEC | (options.stdout_append ? O_APPEND : O_TRUNC), 0644);
+    if (to < 0) die("cannot open " + options.stdout_path);
+  }
+  pid_ = ::fork();
+  if (pid_ == 0) become(argv, options, in >= 0 ? in : stdin_pipe.read, to, err.write);
+  if (pid_ < 0) die("fork failed");
+  if (in >= 0) ::close(in);
+  if (to != out.write) ::close(to);
+  ::close(stdin_pipe.read);
+  ::close(out.write);
+  ::close(err.write);
+  in_ = stdin_pipe.write;
+  out_ = out.read;
+  err_ = err.read;
+}
+
+Child::~Child() {
+  if (pid_ > 0) {
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+  }
+  for (int fd : {in_, out_, err_}) {
+    if (fd >= 0) ::close(fd);
+  }
+}
+
+void Child::signal(int number) const { ::kill(pid_, number); }
+
+void Child::write_line(const std::string& line) {
+  const std::string text = line + "\n";
+  if (::write(in_, text.data(), text.size()) != static_cast<ssize_t>(text.size())) {
+    die("the child does not read its standard input");
+  }
+}
+
+std::string Child::read_line() {
+  while (true) {
+    const size_t end = buffered_.find('\n');
+    if (end != std::string::npos) {
+      std::string line = buffered_.substr(0, end);
+      buffered_.erase(0, end + 1);
+      return line;
+    }
+    char buffer[4096];
+    const ssize_t got = ::read(out_, buffer, sizeof(buffer));
+    if (got <= 0) return "";
+    buffered_.append(buffer, static_cast<size_t>(got));
+  }
+}
+
+RunResult Child::wait() {
+  if (in_ >= 0) ::close(in_);
+  in_ = -1;
+  RunResult result;
+  result.out = buffered_;
+  std::thread errors([&] { result.err = drain_fd(err_); });
+  const auto deadline = Clock::now() + timeout_;
+  bool late = false;
+  std::thread output([&] { result.out += drain_fd(out_); });
+  int status = 0;
+  while (::waitpid(pid_, &status, WNOHANG) == 0) {
+    if (!late && Clock::now() > deadline) {
+      late = true;
+      ::kill(pid_, SIGKILL);
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  pid_ = -1;
+  output.join();
+  errors.join();
+  result.status = late ? -1 : exit_status(status);
+  return result;
+}
+
+RunResult run(const std::vector<std::string>& argv, const RunOptions& options) {
+  Child child(argv, options);
+  if (!options.stdin_data.empty()) child.write_line(options.stdin_data);
+  return child.wait();
+}
+
+RunResult shell(const std::string& script, const RunOptions& options) {
+  return run({"bash", "-c", script}, options);
+}
+
+Daemon::Daemon(const std::string& config) {
+  static int count = 0;
+  const std::string base = Lab::get().dir + "/boosterd-" + std::to_string(::getpid()) + "-" +
+                           std::to_string(++count);
+  config_path_ = base + ".toml";
+  log_path_ = base + ".log";
+  write_file(config_path_, config);
+  start();
+}
+
+void Daemon::start() {
+  if (pid_ > 0) die("boosterd is already started");
+  pid_ = ::fork();
+  if (pid_ < 0) die("fork failed");
+  if (pid_ == 0) {
+    const int log = ::open(log_path_.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0644);
+    ::dup2(log, 1);
+    ::dup2(log, 2);
+    const std::string path = boosterd_path();
+    ::execl(path.c_str(), path.c_str(), "--config", config_path_.c_str(),
+            static_cast<char*>(nullptr));
+    std::_Exit(127);
+  }
+  const auto deadline = Clock::now() + std::chrono::seconds(30);
+  while (true) {
+    const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    std::strcpy(address.sun_path, booster::common::kAdminSocket);
+    const bool up =
+        ::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0;
+    ::close(fd);
+    if (up) return;
+    int status = 0;
+    if (::waitpid(pid_, &status, WNOHANG) == pid_) {
+      die("boosterd ended at its start: " + read_file(log_path_));
+    }
+    if (Clock::now() > deadline) die("boosterd does not listen: " + read_file(log_path_));
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+}
+
+bool Daemon::running() const { return pid_ > 0 && ::kill(pid_, 0) == 0; }
+
+void Daemon::signal(int number) const {
+  if (pid_ > 0) ::kill(pid_, number);
+}
+
+void Daemon::kill(int signal) {
+  if (pid_ <= 0) return;
+  ::kill(pid_, signal);
+  const auto deadline = Clock::now() + std::chrono::seconds(20);
+  while (::waitpid(pid_, nullptr, WNOHANG) == 0) {
+    if (Clock::now() > deadline) {
+      ::kill(pid_, SIGKILL);
+      ::waitpid(pid_, nullptr, 0);
+      pid_ = -1;
+      die("boosterd did not end within 20 s of signal " + std::to_string(signal));
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  pid_ = -1;
+}
+
+Daemon::~Daemon() {
+  if (pid_ > 0) ::kill(pid_, SIGCONT);
+  kill(SIGTERM);
+  if (std::getenv("BOOSTER_TEST_SHOW_LOG") != nullptr) {
+    std::fprintf(stderr, "%s", read_file(log_path_).c_str());
+  }
+}
+
+booster::admin::Stats Daemon::stats() const {
+  const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::strcpy(address.sun_path, booster::common::kAdminSocket);
+  booster::admin::Request request;
+  request.mutable_stats();
+  const std::string body = request.SerializeAsString();
+  const uint32_t length = htonl(static_cast<uint32_t>(body.size()));
+  std::string packet(reinterpret_cast<const char*>(&length), sizeof(length));
+  packet += body;
+  booster::admin::Response response;
+  if (::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0 ||
+      ::send(fd, packet.data(), packet.size(), MSG_NOSIGNAL) !=
+          static_cast<ssize_t>(packet.size())) {
+    die("the admin socket does not answer");
+  }
+  uint32_t answer_length = 0;
+  if (::recv(fd, &answer_length, sizeof(answer_length), MSG_WAITALL) != sizeof(answer_length)) {
+    die("no answer on the admin socket");
+  }
+  std::string answer(ntohl(answer_length), '\0');
+  if (::recv(fd, answer.data(), answer.size(), MSG_WAITALL) !=
+          static_cast<ssize_t>(answer.size()) ||
+      !response.ParseFromString(answer) || !response.error().empty()) {
+    die("bad answer on the admin socket: " + response.error());
+  }
+  ::close(fd);
+  return response.stats();
+}
+
+uint64_t Daemon::boosted_read_bytes() const { return stats().totals().read_bytes(); }
+uint64_t Daemon::boosted_write_bytes() const { return stats().totals().write_bytes(); }
+
+std::string read_file(const std::string& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return "";
+  std::string all = drain_fd(fd);
+  ::close(fd);
+  return all;
+}
+
+void write_file(const std::string& path, const std::string& bytes) {
+  const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (fd < 0) die("cannot write " + path + ": " + std::strerror(errno));
+  size_t done = 0;
+  while (done < bytes.size()) {
+    const ssize_t wrote = ::write(fd, bytes.data() + done, bytes.size() - done);
+    if (wrote <= 0) die("cannot write " + path + ": " + std::strerror(errno));
+    done += static_cast<size_t>(wrote);
+  }
+  if (::close(fd) != 0) die("cannot close " + path + ": " + std::strerror(errno));
+}
+
+std::string pattern(size_t size, uint64_t seed) {
+  std::string bytes(size, '\0');
+  uint64_t state = seed * 0x9e3779b97f4a7c15ULL + 1;
+  for (size_t i = 0; i < size; ++i) {
+    if (i % 8 == 0) {
+      state ^= state << 13;
+      state ^= state >> 7;
+      state ^= state << 17;
+    }
+    bytes[i] = static_cast<char>(state >> (8 * (i % 8)));
+  }
+  return bytes;
+}
+
+uint64_t file_size(const std::string& path) {
+  struct stat st {};
+  return ::stat(path.c_str(), &st) == 0 ? static_cast<uint64_t>(st.st_size) : 0;
+}
+
+int rounds(int short_run, int full) {
+  const char* value = std::getenv("BOOSTER_TEST_FULL");
+  return value != nullptr && std::strcmp(value, "1") == 0 ? full : short_run;
+}
+
+}  // namespace booster::test

@@ -1,0 +1,136 @@
+// What integration tests share: the lab they run in, boosterd as they want it, programs without and
+// with the shim, and the daemon's own count of what was boosted.
+//
+// Tests run inside `tests/lab/lab run`, as root, on a real volume. A test that expects boosting
+// asks the daemon, not the shim.
+#pragma once
+
+#include <sys/types.h>
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "proto/admin.pb.h"
+
+namespace booster::test {
+
+/// The lab, as its environment describes it. Ends the test program when there is none.
+struct Lab {
+  std::string mount;                 // FUSE mount of the first volume
+  std::vector<std::string> mounts;   // of all volumes
+  std::string dir;                   // scratch space outside the mount
+  std::string shape;
+  int hosts = 1;
+  static const Lab& get();
+};
+
+/// Where the build put things.
+std::string boosterd_path();
+std::string boosterctl_path();
+std::string shim_path();
+std::string probe_path();  // tests/programs/probe.cc
+
+/// A fresh, empty directory on the mount, removed at the end.
+class ScratchDir {
+ public:
+  explicit ScratchDir(const std::string& on = Lab::get().mount);
+  ~ScratchDir();
+  ScratchDir(const ScratchDir&) = delete;
+  ScratchDir& operator=(const ScratchDir&) = delete;
+  const std::string& path() const { return path_; }
+  std::string file(const std::string& name) const { return path_ + "/" + name; }
+
+ private:
+  std::string path_;
+};
+
+struct RunOptions {
+  bool preload = true;
+  bool eager = true;  // GLFS_BOOSTER_ENGAGE=eager
+  std::map<std::string, std::string> env;
+  std::string stdin_path;   // "" is /dev/null
+  std::string stdin_data;   // used when not empty
+  std::string stdout_path;  // "" captures
+  bool stdout_append = false;
+  std::string cwd;
+  std::optional<uid_t> uid;
+  std::chrono::seconds timeout{120};
+};
+
+struct RunResult {
+  int status = -1;  // exit status, or 128 + signal; -1 when it had to be killed
+  std::string out;
+  std::string err;
+};
+
+/// Runs a program to its end. Kills it at the timeout (and only it).
+RunResult run(const std::vector<std::string>& argv, const RunOptions& options = {});
+/// The same through `bash -c`.
+RunResult shell(const std::string& script, const RunOptions& options = {});
+
+/// A program in the background.
+class Child {
+ public:
+  Child(const std::vector<std::string>& argv, const RunOptions& options = {});
+  ~Child();  // SIGKILL if it still runs
+  Child(const Child&) = delete;
+  Child& operator=(const Child&) = delete;
+  pid_t pid() const { return pid_; }
+  void signal(int number) const;
+  /// Waits for its end.
+  RunResult wait();
+  /// Reads one line of its standard output; "" at the end.
+  std::string read_line();
+  /// Writes to its standard input (a pipe, when stdin_path and stdin_data are empty).
+  void write_line(const std::string& line);
+
+ private:
+  pid_t pid_ = -1;
+  int in_ = -1;
+  int out_ = -1;
+  int err_ = -1;
+  std::chrono::seconds timeout_;
+  std::string buffered_;
+};
+
+/// boosterd, started on the default sockets of this lab host.
+class Daemon {
+ public:
+  /// `config` is TOML that is added to the defaults; starts it and waits until it listens.
+  explicit Daemon(const std::string& config = "");
+  ~Daemon();  // SIGTERM, then SIGKILL
+  Daemon(const Daemon&) = delete;
+  Daemon& operator=(const Daemon&) = delete;
+
+  void start();
+  /// Sends the signal and waits until the process is gone.
+  void kill(int signal = 9);
+  void signal(int number) const;
+  bool running() const;
+  pid_t pid() const { return pid_; }
+  const std::string& log_path() const { return log_path_; }
+
+  booster::admin::Stats stats() const;
+  uint64_t boosted_read_bytes() const;
+  uint64_t boosted_write_bytes() const;
+
+ private:
+  pid_t pid_ = -1;
+  std::string config_path_;
+  std::string log_path_;
+};
+
+std::string read_file(const std::string& path);
+void write_file(const std::string& path, const std::string& bytes);
+/// `size` bytes that differ at every offset and by `seed`.
+std::string pattern(size_t size, uint64_t seed = 1);
+uint64_t file_size(const std::string& path);
+
+/// Repetitions: `full` under `scripts/test --full` (BOOSTER_TEST_FULL=1), else `short_run`.
+int rounds(int short_run, int full);
+
+}  // namespace booster::test

@@ -1,0 +1,149 @@
+// The offset is the kernel's: whatever mix of processes, threads and ways uses a description, no
+// byte is lost, repeated or reordered. FUSE's own result is the oracle.
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <functional>
+
+#include "tests/integration/harness.h"
+
+namespace booster::test {
+namespace {
+
+std::string numbers(uint64_t count) {
+  std::string bytes(count * 8, '\0');
+  for (uint64_t i = 0; i < count; ++i) std::memcpy(&bytes[i * 8], &i, 8);
+  return bytes;
+}
+
+/// The same script without and with the shim, each in its own directory; output, errors, status and
+/// the file "out" must agree.
+void expect_same(const std::string& script, const std::function<void(ScratchDir&)>& prepare = {}) {
+  RunResult results[2];
+  std::string files[2];
+  for (int boosted = 0; boosted < 2; ++boosted) {
+    ScratchDir dir;
+    if (prepare) prepare(dir);
+    results[boosted] = shell(script, {.preload = boosted == 1,
+                                      .env = {{"PROBE", probe_path()}},
+                                      .cwd = dir.path()});
+    files[boosted] = read_file(dir.file("out"));
+  }
+  EXPECT_EQ(results[0].status, results[1].status) << script;
+  EXPECT_TRUE(results[0].out == results[1].out)
+      << script << "\nFUSE:\n" << results[0].out.substr(0, 2000) << "\nboosted:\n"
+      << results[1].out.substr(0, 2000);
+  EXPECT_EQ(results[0].err, results[1].err) << script;
+  EXPECT_TRUE(files[0] == files[1])
+      << script << ": 'out' differs, " << files[0].size() << " and " << files[1].size() << " bytes";
+}
+
+class Offset : public testing::Test {
+ protected:
+  Daemon daemon_;
+};
+
+TEST_F(Offset, TwoCommandsWriteOneFileInOrder) {
+  expect_same("(seq 1 100000; seq 5 9; dd if=/dev/zero bs=1000 count=70 status=none; echo x) > out");
+  expect_same("(cat big; \"$PROBE\" write-fd 1 there; cat big) > out",
+              [](ScratchDir& dir) { write_file(dir.file("big"), pattern(3 << 20)); });
+  EXPECT_GT(daemon_.boosted_read_bytes(), 0U);
+}
+
+TEST_F(Offset, ReadLineThenCatGetsTheRest) {
+  const auto prepare = [](ScratchDir& dir) {
+    std::string text;
+    for (int i = 0; i < 50000; ++i) text += "line " + std::to_string(i) + "\n";
+    write_file(dir.file("in"), text);
+  };
+  expect_same("{ read line; echo \"$line\"; read line; echo \"$line\"; cat; } < in", prepare);
+  expect_same("{ head -c 100000 | tail -c 5; dd bs=7777 count=3 status=none; cat; } < in", prepare);
+  EXPECT_GT(daemon_.boosted_read_bytes(), 100000U);
+}
+
+TEST_F(Offset, ParentAndChildAlternateReads) {
+  const auto prepare = [](ScratchDir& dir) { write_file(dir.file("in"), pattern(1 << 20)); };
+  for (const char* size : {"1000", "4096", "65536", "300000"}) {
+    expect_same(std::string("\"$PROBE\" alternate-read in ") + size + " > out", prepare);
+  }
+  EXPECT_GT(daemon_.boosted_read_bytes(), 1U << 20);
+}
+
+TEST_F(Offset, TwoThreadsReadEveryRecordOnce) {
+  ScratchDir dir;
+  const uint64_t count = 200'000;
+  write_file(dir.file("numbers"), numbers(count));
+  for (const char* records : {"1024", "1", "33333"}) {
+    const uint64_t some = std::string(records) == "1" ? 3000 : count;
+    if (some != count) write_file(dir.file("numbers"), numbers(some));
+    const RunResult result =
+        run({probe_path(), "threads-read", dir.file("numbers"), std::to_string(some), records});
+    EXPECT_EQ(result.out, "missing 0 repeated 0 unknown 0\n") << result.err;
+    write_file(dir.file("numbers"), numbers(count));
+  }
+  EXPECT_GT(daemon_.boosted_read_bytes(), count * 8);
+}
+
+TEST_F(Offset, TwoThreadsAtAGrowingEndLoseAndRepeatNothing) {
+  for (int round = 0; round < rounds(5, 100); ++round) {
+    ScratchDir dir;
+    const std::string count = "60000";
+    write_file(dir.file("numbers"), numbers(5000));
+    // The first 5000 are there, so that readers are boosted before they reach the growing end.
+    write_file(dir.file("numbers"), "");
+    Child writer({probe_path(), "grow", dir.file("numbers"), count, round % 2 == 0 ? "100" : "7"},
+                 {.preload = round % 3 == 0});
+    const RunResult result =
+        run({probe_path(), "threads-read", dir.file("numbers"), count, round % 2 == 0 ? "64" : "9"});
+    EXPECT_EQ(result.out, "missing 0 repeated 0 unknown 0\n") << result.err;
+    EXPECT_EQ(writer.wait().status, 0);
+  }
+}
+
+TEST_F(Offset, TwoThreadsWriteWholeBlocks) {
+  ScratchDir dir;
+  for (const char* size : {"1000", "70000"}) {
+    const RunResult result = run({probe_path(), "threads-write", dir.file("out"), "100", size});
+    EXPECT_EQ(result.out, "200 different blocks, size " + std::to_string(200 * std::stoi(size)) +
+                              "\n");
+  }
+  EXPECT_EQ(daemon_.boosted_write_bytes(), 200U * 71000);
+}
+
+TEST_F(Offset, BoostedAndUnboostedProgramsShareADescription) {
+  const auto prepare = [](ScratchDir& dir) { write_file(dir.file("in"), pattern(2 << 20)); };
+  expect_same(
+      "{ dd bs=10000 count=5 status=none; env -u LD_PRELOAD dd bs=10000 count=5 status=none;"
+      "  dd bs=333 count=5 status=none; env -u LD_PRELOAD cat; } < in > out",
+      prepare);
+  expect_same("for i in 1 2 3 4 5; do dd if=in bs=30000 count=3 status=none;"
+              " env -u LD_PRELOAD dd if=in bs=20000 count=2 status=none; done > out",
+              prepare);
+  EXPECT_GT(daemon_.boosted_read_bytes(), 0U);
+}
+
+TEST_F(Offset, AKilledWriterLeavesNoHoleForTheNext) {
+  ScratchDir dir;
+  const int count = rounds(25, 1000);
+  uint64_t killed_bytes = 0;
+  for (int round = 0; round < count; ++round) {
+    // The first writer says "ready" before it writes; it dies at a random moment after that.
+    const std::string script =
+        "( { \"$PROBE\" write-forever - " + std::string(round % 2 == 0 ? "4096" : "50000") +
+        " 2>ready & pid=$!; while ! test -s ready; do :; done; sleep 0.0" +
+        std::to_string(rand() % 90 + 10) +
+        "; kill -9 $pid; wait $pid 2>/dev/null; rm -f ready; }; printf 'second writer' ) > out 2>/dev/null";
+    const RunResult result =
+        shell(script, {.env = {{"PROBE", probe_path()}}, .cwd = dir.path()});
+    ASSERT_EQ(result.status, 0);
+    const std::string bytes = read_file(dir.file("out"));
+    const size_t end = bytes.find_first_not_of('w');
+    ASSERT_NE(end, std::string::npos);
+    ASSERT_EQ(bytes.substr(end), "second writer") << "round " << round;
+    killed_bytes += end;
+  }
+  EXPECT_GT(killed_bytes, static_cast<uint64_t>(count) * 4096);
+}
+
+}  // namespace
+}  // namespace booster::test

@@ -1,0 +1,48 @@
+// The thinnest slice: ordinary programs on a real mount, boosted, with the same bytes.
+#include <gtest/gtest.h>
+
+#include "tests/integration/harness.h"
+
+namespace booster::test {
+namespace {
+
+TEST(Smoke, DdWritesThroughTheDaemonAndEverybodySeesTheBytes) {
+  Daemon daemon;
+  ScratchDir dir;
+  const std::string bytes = pattern(8 << 20);
+  const std::string source = Lab::get().dir + "/source";
+  write_file(source, bytes);
+
+  const RunResult result =
+      run({"dd", "if=" + source, "of=" + dir.file("copy"), "bs=1M", "status=none"});
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_EQ(result.err, "");
+  EXPECT_EQ(daemon.boosted_write_bytes(), bytes.size());
+  EXPECT_TRUE(read_file(dir.file("copy")) == bytes);  // this process is not preloaded
+}
+
+TEST(Smoke, CatReadsThroughTheDaemon) {
+  Daemon daemon;
+  ScratchDir dir;
+  const std::string bytes = pattern(8 << 20, 2);
+  write_file(dir.file("data"), bytes);
+
+  const RunResult result = run({"cat", dir.file("data")});
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_TRUE(result.out == bytes);
+  EXPECT_GT(daemon.boosted_read_bytes(), bytes.size() / 2);
+}
+
+TEST(Smoke, WithoutADaemonEverythingGoesThroughFuse) {
+  ScratchDir dir;
+  const std::string bytes = pattern(1 << 20, 3);
+  const RunResult result =
+      shell("cat > '" + dir.file("data") + "' && cat '" + dir.file("data") + "'",
+            {.stdin_data = bytes});
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_TRUE(result.out == bytes + "\n");
+  EXPECT_EQ(result.err, "");
+}
+
+}  // namespace
+}  // namespace booster::test
