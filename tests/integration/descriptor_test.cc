@@ -4,6 +4,8 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "tests/integration/harness.h"
 
 namespace booster::test {
@@ -30,7 +32,7 @@ class Descriptor : public testing::Test {
     EXPECT_EQ(results[0].err, results[1].err) << command[0];
     EXPECT_EQ(results[0].status, results[1].status) << command[0];
     EXPECT_TRUE(files[0] == files[1]) << command[0];
-    if (file_remains) EXPECT_FALSE(files[0].empty()) << command[0];
+    EXPECT_EQ(files[0].empty(), !file_remains) << command[0];
   }
 
   Daemon daemon_;

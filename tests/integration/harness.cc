@@ -172,6 +172,7 @@ void Child::write_line(const std::string& line) {
 }
 
 std::string Child::read_line() {
+  const auto deadline = Clock::now() + timeout_;
   while (true) {
     const size_t end = buffered_.find('\n');
     if (end != std::string::npos) {
@@ -179,6 +180,9 @@ std::string Child::read_line() {
       buffered_.erase(0, end + 1);
       return line;
     }
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now());
+    pollfd output{out_, POLLIN, 0};
+    if (left.count() <= 0 || ::poll(&output, 1, static_cast<int>(left.count())) == 0) return "";
     char buffer[4096];
     const ssize_t got = ::read(out_, buffer, sizeof(buffer));
     if (got <= 0) return "";

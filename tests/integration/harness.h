@@ -51,13 +51,13 @@ class ScratchDir {
 struct RunOptions {
   bool preload = true;
   bool eager = true;  // GLFS_BOOSTER_ENGAGE=eager
-  std::map<std::string, std::string> env;
-  std::string stdin_path;   // "" is /dev/null
-  std::string stdin_data;   // used when not empty
-  std::string stdout_path;  // "" captures
+  std::map<std::string, std::string> env = {};
+  std::string stdin_path = {};   // "" is /dev/null
+  std::string stdin_data = {};   // used when not empty
+  std::string stdout_path = {};  // "" captures
   bool stdout_append = false;
-  std::string cwd;
-  std::optional<uid_t> uid;
+  std::string cwd = {};
+  std::optional<uid_t> uid = {};
   std::chrono::seconds timeout{120};
 };
 
@@ -83,7 +83,7 @@ class Child {
   void signal(int number) const;
   /// Waits for its end.
   RunResult wait();
-  /// Reads one line of its standard output; "" at the end.
+  /// Reads one line of its standard output; "" at the end, and when none comes within the timeout.
   std::string read_line();
   /// Writes to its standard input (a pipe, when stdin_path and stdin_data are empty).
   void write_line(const std::string& line);

@@ -3,6 +3,7 @@
 // they saw; errors of the kernel are printed, not hidden.
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <spawn.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -10,6 +11,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -19,11 +21,18 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
+#include <functional>
+#include <iostream>
 #include <map>
 #include <mutex>
+#include <random>
+#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
+
+#include "tests/programs/bytes.h"
 
 extern char** environ;
 
@@ -365,21 +374,30 @@ int closed_number(const Arguments& arguments) {
   return 0;
 }
 
+/// Whether the lock can be had within ten seconds. GlusterFS drops the locks of a closed description
+/// a moment after close has returned, also without booster; one that is still held never comes free.
+bool gets_lock(int fd, bool ofd) {
+  for (int attempt = 0; attempt < 1000; ++attempt) {
+    struct flock lock {};
+    lock.l_type = F_WRLCK;
+    if ((ofd ? fcntl(fd, F_OFD_SETLK, &lock) : flock(fd, LOCK_EX | LOCK_NB)) == 0) return true;
+    if (errno != EAGAIN) fail("lock");
+    usleep(10'000);
+  }
+  return false;
+}
+
 /// FILE HOW: locks the file, writes, closes; then says whether another description gets the lock,
 /// without ending first.
 int lock_free(const Arguments& arguments) {
   const int fd = open_or_fail(arguments[0], O_RDWR);
   const bool ofd = arguments[1] == "ofd";
-  struct flock lock {};
-  lock.l_type = F_WRLCK;
-  if (ofd ? fcntl(fd, F_OFD_SETLK, &lock) != 0 : flock(fd, LOCK_EX | LOCK_NB) != 0) fail("lock");
+  if (!gets_lock(fd, ofd)) fail("first lock");
   write_all(fd, block('l', 1 << 16));
   char back[4096];
   if (pread(fd, back, sizeof(back), 0) != sizeof(back)) fail("pread");
   close(fd);
-  const int other = open_or_fail(arguments[0], O_RDWR);
-  const int got = ofd ? fcntl(other, F_OFD_SETLK, &lock) : flock(other, LOCK_EX | LOCK_NB);
-  printf("%s\n", got == 0 ? "free" : strerror(errno));
+  printf("%s\n", gets_lock(open_or_fail(arguments[0], O_RDWR), ofd) ? "free" : "held");
   return 0;
 }
 
@@ -575,6 +593,336 @@ int close_everything(const Arguments& arguments) {
   return 0;
 }
 
+// --- programs that last ------------------------------------------------------------------------
+
+/// Does what its standard input says, a command a line, and answers each with one line: the call's
+/// result, or -1 and errno. Files have names; bytes are those of bytes.h.
+class Puppet {
+ public:
+  int run() {
+    say("ready");
+    for (std::string line; std::getline(std::cin, line);) {
+      std::istringstream words(line);
+      std::string verb;
+      words >> verb;
+      const auto found = verbs_.find(verb);
+      if (found == verbs_.end()) {
+        say("unknown command " + verb);
+        return 2;
+      }
+      errno = 0;
+      say(found->second(words));
+    }
+    return 0;
+  }
+
+ private:
+  using Words = std::istringstream;
+
+  static void say(const std::string& text) { write_all(1, text + "\n"); }
+
+  static std::string told(long result) {
+    if (result >= 0) return std::to_string(result);
+    return std::to_string(result) + " " + strerrorname_np(errno);
+  }
+
+  template <typename T>
+  static T next(Words& words) {
+    T value{};
+    words >> value;
+    return value;
+  }
+
+  int fd(Words& words) {
+    const auto found = files_.find(next<std::string>(words));
+    return found == files_.end() ? -1 : found->second;
+  }
+
+  /// NAME HOW PATH; HOW is r, w or rw, then any of +creat +trunc +append.
+  std::string open_file(Words& words) {
+    const auto name = next<std::string>(words);
+    const auto how = next<std::string>(words);
+    int flags = how[0] == 'w' ? O_WRONLY : how.starts_with("rw") ? O_RDWR : O_RDONLY;
+    if (how.find("+creat") != std::string::npos) flags |= O_CREAT;
+    if (how.find("+trunc") != std::string::npos) flags |= O_TRUNC;
+    if (how.find("+append") != std::string::npos) flags |= O_APPEND;
+    const int opened = open(next<std::string>(words).c_str(), flags, 0644);
+    if (opened >= 0) files_[name] = opened;
+    return told(opened < 0 ? -1 : 0);
+  }
+
+  /// NAME OFFSET LENGTH SEED, or without OFFSET where the descriptor stands.
+  std::string put(Words& words, bool positional) {
+    const int file = fd(words);
+    const off_t offset = positional ? next<off_t>(words) : lseek(file, 0, SEEK_CUR);
+    const auto length = next<size_t>(words);
+    const std::string bytes = booster::test::bytes_at(static_cast<uint64_t>(offset), length,
+                                                      next<uint64_t>(words));
+    return told(positional ? pwrite(file, bytes.data(), length, offset)
+                           : write(file, bytes.data(), length));
+  }
+
+  std::string get(Words& words, bool positional) {
+    const int file = fd(words);
+    const off_t offset = positional ? next<off_t>(words) : lseek(file, 0, SEEK_CUR);
+    std::string bytes(next<size_t>(words), '\0');
+    const ssize_t got = positional ? pread(file, bytes.data(), bytes.size(), offset)
+                                   : read(file, bytes.data(), bytes.size());
+    if (got < 0) return told(got);
+    const size_t right = booster::test::first_wrong(
+        bytes.data(), static_cast<size_t>(got), static_cast<uint64_t>(offset), next<uint64_t>(words));
+    return right == static_cast<size_t>(got) ? told(got)
+                                             : told(got) + " wrong at " + std::to_string(right);
+  }
+
+  /// PATH LENGTH SEED: makes the file, writes it in two halves, reads it back; it stays open.
+  static std::string make_and_check(Words& words) {
+    const auto path = next<std::string>(words);
+    const auto length = next<size_t>(words);
+    const auto seed = next<uint64_t>(words);
+    const int file = open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC, 0644);
+    if (file < 0) return told(-1);
+    const std::string bytes = booster::test::bytes_at(0, length, seed);
+    const size_t half = length / 2;
+    if (write(file, bytes.data(), half) != static_cast<ssize_t>(half) ||
+        pwrite(file, bytes.data() + half, length - half, static_cast<off_t>(half)) !=
+            static_cast<ssize_t>(length - half)) {
+      return told(-1);
+    }
+    std::string back(length, '\0');
+    if (pread(file, back.data(), length, 0) != static_cast<ssize_t>(length)) return told(-1);
+    return back == bytes ? "right" : "wrong";
+  }
+
+  std::string lock(Words& words, int command, short type) {
+    struct flock whole {};
+    whole.l_type = type;
+    return told(fcntl(fd(words), command, &whole));
+  }
+
+  /// A child that holds the descriptors, as any child does, until it is killed.
+  static std::string fork_holder() {
+    const pid_t child = fork();
+    if (child == 0) {
+      prctl(PR_SET_PDEATHSIG, SIGKILL);
+      while (true) pause();
+    }
+    return told(child);
+  }
+
+  std::string close_by(Words& words) {
+    const auto name = next<std::string>(words);
+    const int file = files_[name];
+    files_.erase(name);
+    const auto how = next<std::string>(words);
+    if (how == "close") return told(close(file));
+    if (how == "syscall") return told(syscall(SYS_close, file));
+    if (how == "close_range") {
+      return told(close_range(static_cast<unsigned>(file), static_cast<unsigned>(file), 0));
+    }
+    if (how == "dup2") {
+      const int null = open("/dev/null", O_RDWR);
+      const int result = dup2(null, file) == file ? 0 : -1;
+      close(null);
+      close(file);
+      return told(result);
+    }
+    if (how == "fclose") {
+      FILE* stream = fdopen(file, "r+");
+      return told(stream == nullptr ? -1 : fclose(stream));
+    }
+    return "unknown way " + how;
+  }
+
+  std::string set_times(Words& words) {
+    const int file = fd(words);
+    const auto seconds = next<time_t>(words);
+    const timespec times[2] = {{seconds, 111}, {seconds, 222}};
+    return told(futimens(file, times));
+  }
+  static std::string set_times_of_path(Words& words) {
+    const auto path = next<std::string>(words);
+    const auto seconds = next<time_t>(words);
+    const timespec times[2] = {{seconds, 111}, {seconds, 222}};
+    return told(utimensat(AT_FDCWD, path.c_str(), times, 0));
+  }
+
+  std::map<std::string, int> files_;
+  const std::map<std::string, std::function<std::string(Words&)>> verbs_ = {
+      {"open", [this](Words& w) { return open_file(w); }},
+      {"pwrite", [this](Words& w) { return put(w, true); }},
+      {"write", [this](Words& w) { return put(w, false); }},
+      {"pread", [this](Words& w) { return get(w, true); }},
+      {"read", [this](Words& w) { return get(w, false); }},
+      {"make-and-check", [](Words& w) { return make_and_check(w); }},
+      {"seek", [this](Words& w) { const int f = fd(w); return told(lseek(f, next<off_t>(w), SEEK_SET)); }},
+      {"truncate", [this](Words& w) { const int f = fd(w); return told(ftruncate(f, next<off_t>(w))); }},
+      {"fsync", [this](Words& w) { return told(fsync(fd(w))); }},
+      {"fdatasync", [this](Words& w) { return told(fdatasync(fd(w))); }},
+      {"syncfs", [this](Words& w) { return told(syncfs(fd(w))); }},
+      {"flock", [this](Words& w) { return told(flock(fd(w), LOCK_EX)); }},
+      {"unflock", [this](Words& w) { return told(flock(fd(w), LOCK_UN)); }},
+      {"posix-lock", [this](Words& w) { return lock(w, F_SETLKW, F_WRLCK); }},
+      {"posix-unlock", [this](Words& w) { return lock(w, F_SETLKW, F_UNLCK); }},
+      {"ofd-lock", [this](Words& w) { return lock(w, F_OFD_SETLKW, F_WRLCK); }},
+      {"ofd-unlock", [this](Words& w) { return lock(w, F_OFD_SETLKW, F_UNLCK); }},
+      {"close", [this](Words& w) { return close_by(w); }},
+      {"times", [this](Words& w) { return set_times(w); }},
+      {"times-of-path", [](Words& w) { return set_times_of_path(w); }},
+      {"fork", [](Words&) { return fork_holder(); }},
+      {"exec", [](Words&) {
+         execl("/proc/self/exe", "booster_probe", "puppet", static_cast<char*>(nullptr));
+         return told(-1);
+       }},
+      {"exit", [](Words&) -> std::string { exit(0); }},
+      {"_exit", [](Words&) -> std::string { _exit(0); }},
+  };
+};
+
+/// Obeys standard input (class Puppet).
+int puppet(const Arguments&) { return Puppet().run(); }
+
+/// Has standard input ended? Nobody writes to a worker's.
+bool told_to_stop() {
+  pollfd input{0, POLLIN, 0};
+  return poll(&input, 1, 0) != 0;
+}
+
+/// KIND FILE START SIZE BLOCK SEED: reads or writes the SIZE bytes from START on, BLOCK at a time,
+/// until standard input ends. Readers expect the bytes of SEED; writers write those of SEED and
+/// higher, look at some of them again, and say at the end which bytes must be where.
+class Worker {
+ public:
+  explicit Worker(const Arguments& arguments)
+      : kind_(arguments[0]),
+        start_(std::stoull(arguments[2])),
+        size_(std::stoull(arguments[3])),
+        block_(std::stoull(arguments[4])),
+        seed_(std::stoull(arguments[5])),
+        random_(seed_) {
+    fd_ = open_or_fail(arguments[1], kind_.starts_with("read") ? O_RDONLY : O_RDWR);
+  }
+
+  int run() {
+    if (kind_ == "read-in-order") until_told([this] { read_in_order(); });
+    if (kind_ == "read-anywhere") until_told([this] { read_anywhere(); });
+    if (kind_ == "write-in-order") {
+      lseek(fd_, static_cast<off_t>(start_), SEEK_SET);
+      until_told([this] { write_in_order(); });
+    }
+    if (kind_ == "write-anywhere") {
+      seeds_.assign(size_ / block_, 0);
+      for (size_t i = 0; i < seeds_.size(); ++i) write_block(i, seed_);
+      until_told([this] { write_anywhere(); });
+    }
+    if (close(fd_) != 0) fail("close");
+    printf("done %lu calls, slowest %ld ms\n", calls_, slowest_.count());
+    if (kind_ == "write-in-order") {
+      printf("extent %lu %lu %lu\n", start_, at_, seed_);
+      if (at_ < size_ && seed_ > first_seed_) {
+        printf("extent %lu %lu %lu\n", start_ + at_, size_ - at_, seed_ - 1);
+      }
+    }
+    for (size_t i = 0; i < seeds_.size(); ++i) {
+      printf("extent %lu %lu %lu\n", start_ + i * block_, block_, seeds_[i]);
+    }
+    return 0;
+  }
+
+ private:
+  void until_told(const std::function<void()>& step) {
+    step();
+    printf("ready\n");
+    fflush(stdout);
+    while (!told_to_stop()) step();
+  }
+
+  /// Runs one call and judges its result.
+  void call(const char* what, uint64_t offset, size_t length, const std::function<ssize_t()>& act) {
+    const auto before = std::chrono::steady_clock::now();
+    const ssize_t result = act();
+    const auto took = std::chrono::duration_cast<std::chrono::milliseconds>(
+        std::chrono::steady_clock::now() - before);
+    if (took > slowest_) slowest_ = took;
+    ++calls_;
+    if (result == static_cast<ssize_t>(length)) return;
+    printf("%s of %zu bytes at %lu: %zd %s\n", what, length, offset, result,
+           result < 0 ? strerrorname_np(errno) : "");
+    exit(1);
+  }
+
+  void judge(const std::string& bytes, uint64_t offset, uint64_t seed, const char* what) {
+    const size_t right = booster::test::first_wrong(bytes.data(), bytes.size(), offset, seed);
+    if (right == bytes.size()) return;
+    printf("%s at %lu: wrong byte at %lu, seed should be %lu\n", what, offset, offset + right, seed);
+    exit(1);
+  }
+
+  void check(uint64_t offset, size_t length, uint64_t seed) {
+    std::string bytes(length, '\0');
+    call("pread", offset, length,
+         [&] { return pread(fd_, bytes.data(), length, static_cast<off_t>(offset)); });
+    judge(bytes, offset, seed, "pread");
+  }
+
+  void read_in_order() {
+    if (at_ + block_ > size_) at_ = 0;
+    if (at_ == 0) lseek(fd_, static_cast<off_t>(start_), SEEK_SET);
+    std::string bytes(block_, '\0');
+    call("read", start_ + at_, block_, [&] { return read(fd_, bytes.data(), block_); });
+    judge(bytes, start_ + at_, seed_, "read");
+    at_ += block_;
+  }
+
+  void read_anywhere() {
+    const size_t length = 1 + random_() % block_;
+    check(start_ + random_() % (size_ - length + 1), length, seed_);
+  }
+
+  void write_in_order() {
+    if (at_ == size_) {
+      at_ = 0;
+      ++seed_;
+      lseek(fd_, static_cast<off_t>(start_), SEEK_SET);
+    }
+    const size_t length = std::min(block_, size_ - at_);
+    const std::string bytes = booster::test::bytes_at(start_ + at_, length, seed_);
+    call("write", start_ + at_, length, [&] { return write(fd_, bytes.data(), length); });
+    if (random_() % 8 == 0) check(start_ + at_, length, seed_);
+    at_ += length;
+  }
+
+  void write_block(size_t index, uint64_t seed) {
+    const uint64_t offset = start_ + index * block_;
+    const std::string bytes = booster::test::bytes_at(offset, block_, seed);
+    call("pwrite", offset, block_,
+         [&] { return pwrite(fd_, bytes.data(), block_, static_cast<off_t>(offset)); });
+    seeds_[index] = seed;
+  }
+
+  void write_anywhere() {
+    const size_t index = random_() % seeds_.size();
+    write_block(index, seeds_[index] + 1);
+    const size_t other = random_() % seeds_.size();
+    if (random_() % 4 == 0) check(start_ + other * block_, block_, seeds_[other]);
+  }
+
+  const std::string kind_;
+  const uint64_t start_;
+  const uint64_t size_;
+  const uint64_t block_;
+  uint64_t seed_;
+  const uint64_t first_seed_ = seed_;
+  std::mt19937_64 random_;
+  int fd_ = -1;
+  uint64_t at_ = 0;              // in order: where the next call goes, from start_ on
+  std::vector<uint64_t> seeds_;  // anywhere: of each block
+  uint64_t calls_ = 0;
+  std::chrono::milliseconds slowest_{0};
+};
+
+int worker(const Arguments& arguments) { return Worker(arguments).run(); }
+
 const std::map<std::string, std::pair<size_t, int (*)(const Arguments&)>> kCommands = {
     {"alternate-read", {2, alternate_read}}, {"threads-read", {3, threads_read}},
     {"grow", {3, grow}},                     {"threads-write", {3, threads_write}},
@@ -584,7 +932,8 @@ const std::map<std::string, std::pair<size_t, int (*)(const Arguments&)>> kComma
     {"closed-number", {3, closed_number}},   {"lock-free", {2, lock_free}},
     {"posix-lock-kept", {1, posix_lock_kept}}, {"mixed-ways", {1, mixed_ways}},
     {"odd-calls", {1, odd_calls}},           {"fsize-limit", {2, fsize_limit}},
-    {"close-everything", {1, close_everything}},
+    {"close-everything", {1, close_everything}}, {"puppet", {0, puppet}},
+    {"worker", {6, worker}},
 };
 
 }  // namespace

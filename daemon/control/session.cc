@@ -1,0 +1,326 @@
+// What a session does with its client's packets.
+#include "daemon/control/session.h"
+
+#include <fcntl.h>
+#include <spdlog/spdlog.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <boost/asio/post.hpp>
+
+namespace booster::daemon::control {
+
+using common::Reason;
+
+namespace {
+
+constexpr std::chrono::seconds kHelloWithin{5};
+// Packets taken in one go, so that a flood of one client does not hold up the pump's others.
+constexpr int kPacketsPerTurn = 16;
+
+}  // namespace
+
+Session::Session(PumpSessions& home, uint64_t id, uid_t uid, UniqueFd socket, Ticket ticket)
+    : home_(home),
+      id_(id),
+      uid_(uid),
+      ticket_(std::move(ticket)),
+      socket_(home.pump.io(), socket.release()),
+      process_(home.pump.io()),
+      hello_timer_(home.pump.io()) {}
+
+void Session::start() {
+  home_.sessions[id_] = shared_from_this();
+  hello_timer_.expires_after(kHelloWithin);
+  hello_timer_.async_wait([self = shared_from_this()](const boost::system::error_code& error) {
+    if (!error) self->end(Why::kSilent, "no Hello in time");
+  });
+  wait_readable();
+}
+
+void Session::wait_readable() {
+  if (ended_) return;
+  socket_.async_wait(boost::asio::posix::stream_descriptor::wait_read,
+                     [self = shared_from_this()](const boost::system::error_code& error) {
+                       if (!error) self->on_readable();
+                     });
+}
+
+void Session::on_readable() {
+  for (int i = 0; i < kPacketsPerTurn && !ended_; ++i) {
+    Packet packet = receive(socket_.native_handle());
+    if (packet.kind == Packet::Kind::kNone) break;
+    if (packet.kind == Packet::Kind::kEnd) {
+      dispose(packet.descriptors);
+      end(Why::kPeerGone, "hung up");
+      return;
+    }
+    const bool good = !packet.truncated && on_packet(packet);
+    dispose(packet.descriptors);
+    if (!good) end(Why::kLie, "malformed packet");
+    // Nothing follows a doorbell as a rule, and waiting again tells if something does.
+    if (packet.size == 1) break;
+  }
+  if (!ended_ && channel_) home_.pump.activate(channel_);
+  wait_readable();
+}
+
+bool Session::on_packet(Packet& packet) {
+  if (packet.size == 1 && packet.bytes[0] == static_cast<char>(common::kDoorbell)) {
+    home_.pump.stats().traffic.doorbells.add();
+    return channel_ && packet.descriptors.empty();
+  }
+  proto::ToDaemon message;
+  if (!message.ParseFromArray(packet.bytes.data(), static_cast<int>(packet.size))) return false;
+  if (message.body_case() == proto::ToDaemon::kEngage) return on_engage(message.engage(), packet);
+  if (!packet.descriptors.empty()) return false;
+  switch (message.body_case()) {
+    case proto::ToDaemon::kHello:
+      return on_hello(message.hello());
+    case proto::ToDaemon::kRelease:
+      return on_release(message.release());
+    default:
+      return false;
+  }
+}
+
+bool Session::refuse(proto::Refusal::Code code) {
+  proto::FromDaemon message;
+  message.mutable_refusal()->set_code(code);
+  send(socket_.native_handle(), message.SerializeAsString(), -1);
+  home_.shared.totals.sessions_refused.add();
+  end(Why::kRefused, proto::Refusal::Code_Name(code).c_str());
+  return true;
+}
+
+bool Session::on_hello(const proto::Hello& hello) {
+  if (channel_) return false;
+  hello_timer_.cancel();
+  if (hello.abi_version() != common::kAbiVersion) return refuse(proto::Refusal::WRONG_ABI);
+  auto peer = identify_peer(socket_.native_handle());
+  if (!peer) return refuse(proto::Refusal::NOT_ALLOWED);
+  auto memory = data::SessionMemory::create(home_.shared.quarantine.ms());
+  if (!memory || ::getrandom(&nonce_, sizeof nonce_, 0) != sizeof nonce_) {
+    return refuse(proto::Refusal::OUT_OF_MEMORY);
+  }
+  peer_ = std::move(*peer);
+  process_.assign(::fcntl(peer_.pidfd.get(), F_DUPFD_CLOEXEC, 0));
+  process_.async_wait(boost::asio::posix::stream_descriptor::wait_read,
+                      [self = shared_from_this()](const boost::system::error_code& error) {
+                        if (!error) self->end(Why::kPeerGone, "process ended");
+                      });
+
+  const UniqueFd memory_fd = (*memory)->take_fd();
+  channel_ =
+      std::make_shared<data::Channel>(*memory, home_.pump.stats(), home_.shared.quarantine);
+  proto::FromDaemon message;
+  proto::Welcome& welcome = *message.mutable_welcome();
+  welcome.set_abi_version(common::kAbiVersion);
+  welcome.set_nonce(nonce_);
+  welcome.set_memory_bytes(common::kSessionBytes);
+  const LiveSettings& live = *home_.shared.live;
+  welcome.set_engage_after_bytes(
+      static_cast<uint64_t>(live.engage_after_bytes.load(std::memory_order_relaxed)));
+  welcome.set_engage_at_io_bytes(
+      static_cast<uint64_t>(live.engage_at_io_bytes.load(std::memory_order_relaxed)));
+  if (!send(socket_.native_handle(), message.SerializeAsString(), memory_fd.get())) {
+    end(Why::kPeerGone, "cannot send Welcome");
+    return true;
+  }
+  home_.pump.add(channel_, [weak = weak_from_this()] {
+    if (const auto self = weak.lock()) self->end(Why::kLie, "malformed request");
+  });
+  home_.shared.totals.sessions_opened.add();
+  spdlog::debug("event=session-opened session={} pid={} uid={} command=\"{}\"", id_, peer_.pid, uid_,
+                peer_.command);
+  return true;
+}
+
+// --- engaging ----------------------------------------------------------------------------
+
+void Session::refuse_slot(uint32_t slot, uint32_t generation, Reason reason) {
+  home_.shared.totals.refused[static_cast<size_t>(reason)].add();
+  channel_->publish_refused(slot, generation, reason);
+  spdlog::debug("event=engage-refused session={} slot={} reason={}", id_, slot,
+                common::reason_name(reason));
+}
+
+bool Session::on_engage(const proto::Engage& engage, Packet& packet) {
+  // The credentials say who sent this, the nonce that it was sent after the daemon had taken hold
+  // of that process: another that has inherited the socket, or its number, knows only one of them.
+  if (!channel_ || packet.descriptors.size() != 1 || packet.sender != peer_.pid ||
+      engage.nonce() != nonce_ || engage.slot() >= common::kHandleSlots) {
+    return false;
+  }
+  const uint32_t index = engage.slot();
+  const uint32_t generation = engage.generation();
+  data::Channel::Slot& slot = channel_->make_slot(index);
+  if (slot.state != data::Channel::Slot::State::kFree) return false;
+
+  if ((::fcntl(packet.descriptors[0].get(), F_GETFL) & O_PATH) == 0) return false;
+  const LiveSettings& live = *home_.shared.live;
+  Ticket ticket = home_.shared.limits.admit_handle();
+  if (!ticket || pending_engages_ >= live.pending_engages.load(std::memory_order_relaxed)) {
+    refuse_slot(index, generation, Reason::kLimit);
+    return true;
+  }
+
+  UniqueFd file = std::move(packet.descriptors[0]);
+  packet.descriptors.clear();
+  gluster::Mounts& mounts = home_.shared.mounts;
+  if (home_.mount_table.changed()) mounts.table_changed();
+  const uint64_t epoch = mounts.epoch();
+  const auto proof = prove(peer_, file, engage.fd_number(), home_.mount_table);
+  if (!proof) {
+    refuse_slot(index, generation, proof.error());
+    return true;
+  }
+
+  slot.state = data::Channel::Slot::State::kPending;
+  slot.generation = generation;
+  slot.flags = (proof->access_mode != O_WRONLY ? uint32_t{common::kHandleReadable} : 0U) |
+               (proof->access_mode != O_RDONLY ? uint32_t{common::kHandleWritable} : 0U);
+  slot.wanted = std::make_shared<std::atomic<bool>>(true);
+  handle_tickets_[index] = std::move(ticket);
+  ++pending_engages_;
+
+  gluster::MountPlace place;
+  place.dev = proof->dev;
+  place.source = proof->mounts.front().source;
+  for (const MountLine& line : proof->mounts) {
+    if (line.root == "/") place.mount_points.push_back(line.mount_point);
+  }
+  gluster::EngageOrder order;
+  order.file = std::move(file);
+  order.inode = proof->inode;
+  order.access_mode = proof->access_mode;
+  order.epoch = epoch;
+  // relaxed: a hint that saves work.
+  order.wanted = [wanted = slot.wanted] { return wanted->load(std::memory_order_relaxed); };
+  order.done = [weak = weak_from_this(), &io = home_.pump.io(), index, wanted = slot.wanted](
+                   Result<std::shared_ptr<gluster::File>, Reason> answer) {
+    boost::asio::post(io, [weak, index, wanted, answer = std::move(answer)]() mutable {
+      if (const auto self = weak.lock()) self->engage_answered(index, wanted, std::move(answer));
+    });
+  };
+  mounts.find_or_add(place)->engage(std::move(order));
+  return true;
+}
+
+void Session::engage_answered(uint32_t index, const std::shared_ptr<std::atomic<bool>>& wanted,
+                              Result<std::shared_ptr<gluster::File>, Reason> answer) {
+  if (ended_) return;
+  data::Channel::Slot* slot = channel_->find_slot(index);
+  // Released meanwhile, and perhaps used again: this answer belongs to nobody.
+  if (!slot || slot->wanted != wanted) return;
+  slot->wanted.reset();
+  --pending_engages_;
+  if (!answer) {
+    const uint32_t generation = slot->generation;
+    free_slot(index);
+    refuse_slot(index, generation, answer.error());
+    return;
+  }
+  channel_->publish_ready(index, *slot, std::move(*answer));
+  home_.shared.totals.engaged.add();
+}
+
+bool Session::on_release(const proto::Release& release) {
+  if (!channel_ || release.slot() >= common::kHandleSlots) return false;
+  data::Channel::Slot* slot = channel_->find_slot(release.slot());
+  // Of a refused slot, or late: nothing to do.
+  if (!slot || slot->state == data::Channel::Slot::State::kFree ||
+      slot->generation != release.generation()) {
+    return true;
+  }
+  if (slot->wanted) {
+    slot->wanted->store(false, std::memory_order_relaxed);
+    slot->wanted.reset();
+    --pending_engages_;
+  }
+  free_slot(release.slot());
+  return true;
+}
+
+void Session::free_slot(uint32_t index) {
+  data::Channel::Slot& slot = channel_->make_slot(index);
+  slot.state = data::Channel::Slot::State::kFree;
+  slot.handle = gluster::Handle();
+  handle_tickets_.erase(index);
+}
+
+// --- the end -----------------------------------------------------------------------------
+
+void Session::dispose(std::vector<UniqueFd>& descriptors) {
+  for (UniqueFd& fd : descriptors) {
+    const int flags = ::fcntl(fd.get(), F_GETFL);
+    if (flags >= 0 && (flags & O_PATH) == 0) {
+      // Closing it may send a FLUSH to a FUSE server that never answers: not on this thread.
+      home_.shared.limits.distrust(uid_);
+      home_.shared.closer.post([held = std::move(fd)]() mutable { held.reset(); });
+    }
+  }
+  descriptors.clear();
+}
+
+void Session::end(Why why, const char* detail) {
+  if (ended_) return;
+  ended_ = true;
+  const std::shared_ptr<Session> self = shared_from_this();
+  stats::Totals& totals = home_.shared.totals;
+  if (why == Why::kLie) {
+    totals.sessions_ended_for_lies.add();
+    spdlog::warn("event=session-ended-for-lie session={} pid={} uid={} command=\"{}\" reason=\"{}\"",
+                 id_, peer_.pid, uid_, peer_.command, detail);
+  } else {
+    spdlog::debug("event=session-ended session={} pid={} reason=\"{}\"", id_, peer_.pid, detail);
+  }
+  if (channel_) {
+    const stats::SessionReport last = report();
+    for (size_t i = 0; i < common::kReasonCount; ++i) {
+      totals.passed_calls[i].add(last.passed.calls[i]);
+      totals.passed_bytes[i].add(last.passed.bytes[i]);
+    }
+    home_.pump.remove(channel_);
+  }
+  boost::system::error_code ignored;
+  hello_timer_.cancel();
+  socket_.close(ignored);
+  process_.close(ignored);
+  peer_.pidfd.reset();
+  peer_.proc_dir.reset();
+  handle_tickets_.clear();
+  ticket_ = Ticket();
+  home_.sessions.erase(id_);
+}
+
+stats::SessionReport Session::report() const {
+  stats::SessionReport report;
+  report.id = id_;
+  report.pid = peer_.pid;
+  report.uid = uid_;
+  report.command = peer_.command;
+  report.age_seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - since_).count();
+  if (!channel_) return report;
+  const stats::Traffic& traffic = channel_->traffic();
+  report.read_calls = traffic.read_calls.get();
+  report.read_bytes = traffic.read_bytes.get();
+  report.write_calls = traffic.write_calls.get();
+  report.write_bytes = traffic.write_bytes.get();
+  for (const auto& slot : channel_->slots()) {
+    if (!slot || slot->state != data::Channel::Slot::State::kReady) continue;
+    const gluster::Inode& inode = *slot->handle.file()->inode();
+    report.engaged.push_back({inode.gfid(), inode.dev(), inode.number(), slot->flags});
+  }
+  // Whatever the client has written there: for people only.
+  const common::ClientCounters& counters = channel_->memory()->counters;
+  for (size_t i = 0; i < common::kReasonCount; ++i) {
+    report.passed.calls[i] = counters.calls[i].load(std::memory_order_relaxed);
+    report.passed.bytes[i] = counters.bytes[i].load(std::memory_order_relaxed);
+  }
+  return report;
+}
+
+}  // namespace booster::daemon::control

@@ -1,0 +1,81 @@
+// One client process: its connection, its proofs, its handles. Lives on its pump's thread from
+// start() to end(), and ends by itself when the process or the connection does.
+#pragma once
+
+#include <boost/asio/posix/stream_descriptor.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "daemon/control/packet.h"
+#include "daemon/control/peer.h"
+#include "daemon/control/proof.h"
+#include "daemon/control/shared.h"
+#include "daemon/data/pump.h"
+#include "daemon/stats/snapshot.h"
+#include "proto/control.pb.h"
+
+namespace booster::daemon::control {
+
+namespace proto = ::booster::control;  // the messages of control.proto
+
+class Session;
+
+/// The sessions of one pump. On that pump's thread, like they.
+struct PumpSessions {
+  PumpSessions(data::Pump& owner, Shared& shared_state, MountTable table)
+      : pump(owner), shared(shared_state), mount_table(std::move(table)) {}
+
+  data::Pump& pump;
+  Shared& shared;
+  MountTable mount_table;
+  std::unordered_map<uint64_t, std::shared_ptr<Session>> sessions;
+};
+
+class Session : public std::enable_shared_from_this<Session> {
+ public:
+  Session(PumpSessions& home, uint64_t id, uid_t uid, UniqueFd socket, Ticket ticket);
+
+  /// Takes its place in its pump's sessions and waits for Hello.
+  void start();
+
+  stats::SessionReport report() const;
+
+ private:
+  enum class Why { kPeerGone, kLie, kSilent, kRefused, kFailed };
+
+  void wait_readable();
+  void on_readable();
+  bool on_packet(Packet& packet);
+  bool on_hello(const proto::Hello& hello);
+  bool on_engage(const proto::Engage& engage, Packet& packet);
+  bool on_release(const proto::Release& release);
+  void engage_answered(uint32_t slot, const std::shared_ptr<std::atomic<bool>>& wanted,
+                       Result<std::shared_ptr<gluster::File>, common::Reason> answer);
+  void refuse_slot(uint32_t slot, uint32_t generation, common::Reason reason);
+  void free_slot(uint32_t slot);
+  bool refuse(proto::Refusal::Code code);
+  void dispose(std::vector<UniqueFd>& descriptors);
+  void end(Why why, const char* detail);
+
+  PumpSessions& home_;
+  const uint64_t id_;
+  const uid_t uid_;  // who connected
+  Ticket ticket_;
+  boost::asio::posix::stream_descriptor socket_;
+  boost::asio::posix::stream_descriptor process_;  // pidfd
+  boost::asio::steady_timer hello_timer_;
+  const std::chrono::steady_clock::time_point since_ = std::chrono::steady_clock::now();
+  Peer peer_;
+  uint64_t nonce_ = 0;
+  std::shared_ptr<data::Channel> channel_;  // from Welcome on
+  int64_t pending_engages_ = 0;
+  std::unordered_map<uint32_t, Ticket> handle_tickets_;  // by slot
+  bool ended_ = false;
+};
+
+}  // namespace booster::daemon::control

@@ -1,0 +1,117 @@
+// What all sessions of the daemon share: settings that a reload changes, limits, counters, mounts.
+// Everything here may be used by any thread.
+#pragma once
+
+#include <sys/types.h>
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+#include <utility>
+
+#include "common/abi.h"
+#include "daemon/config.h"
+#include "daemon/data/channel.h"
+#include "daemon/gluster/mount.h"
+#include "daemon/gluster/worker.h"
+#include "daemon/stats/counters.h"
+
+namespace booster::daemon::control {
+
+/// Settings that a running daemon can change. Each is independent, hence relaxed.
+struct LiveSettings {
+  std::atomic<int64_t> sessions{0};
+  std::atomic<int64_t> sessions_per_uid{0};
+  std::atomic<int64_t> session_memory_bytes{0};
+  std::atomic<int64_t> handles{0};
+  std::atomic<int64_t> pending_engages{0};
+  std::atomic<int64_t> engage_after_bytes{0};
+  std::atomic<int64_t> engage_at_io_bytes{0};
+  std::atomic<int64_t> idle_seconds{0};
+  std::atomic<int64_t> build_timeout_seconds{0};
+  std::atomic<int64_t> retry_seconds{0};
+
+  void apply(const Config& config) {
+    const auto set = [](std::atomic<int64_t>& to, int64_t value) {
+      to.store(value, std::memory_order_relaxed);
+    };
+    set(sessions, config.sessions);
+    set(sessions_per_uid, config.sessions_per_uid);
+    set(session_memory_bytes, config.session_memory_bytes);
+    set(handles, config.handles);
+    set(pending_engages, config.pending_engages);
+    set(engage_after_bytes, config.engage_after_bytes);
+    set(engage_at_io_bytes, config.engage_at_io_bytes);
+    set(idle_seconds, config.idle_seconds);
+    set(build_timeout_seconds, config.build_timeout_seconds);
+    set(retry_seconds, config.retry_seconds);
+  }
+};
+
+/// Counts something against a limit for as long as the ticket lives.
+class Ticket {
+ public:
+  Ticket() = default;
+  explicit Ticket(std::function<void()> give_back) : give_back_(std::move(give_back)) {}
+  Ticket(Ticket&& other) noexcept : give_back_(std::exchange(other.give_back_, nullptr)) {}
+  Ticket& operator=(Ticket&& other) noexcept {
+    if (this != &other) {
+      reset();
+      give_back_ = std::exchange(other.give_back_, nullptr);
+    }
+    return *this;
+  }
+  ~Ticket() { reset(); }
+
+  explicit operator bool() const { return static_cast<bool>(give_back_); }
+
+ private:
+  void reset() {
+    if (give_back_) std::exchange(give_back_, nullptr)();
+  }
+  std::function<void()> give_back_;
+};
+
+class Limits {
+ public:
+  explicit Limits(const LiveSettings& settings) : settings_(settings) {}
+
+  /// An empty ticket: one session too many, of all or of this user.
+  Ticket admit_session(uid_t uid);
+
+  /// An empty ticket: one handle too many.
+  Ticket admit_handle();
+
+  /// A session of this user has sent a descriptor whose close may hang (see Closer).
+  void distrust(uid_t uid);
+
+ private:
+  const LiveSettings& settings_;
+  std::mutex mutex_;
+  int64_t sessions_ = 0;
+  std::unordered_map<uid_t, int64_t> by_uid_;
+  std::unordered_map<uid_t, int64_t> distrusted_;
+  std::atomic<int64_t> handles_{0};
+};
+
+struct Shared {
+  Shared(const Config& config, std::shared_ptr<LiveSettings> live_settings,
+         gluster::MountSettings mount_settings)
+      : live(std::move(live_settings)),
+        limits(*live),
+        mounts(std::move(mount_settings)),
+        quarantine(static_cast<uint32_t>(config.quarantine_min_ms)) {}
+
+  const std::shared_ptr<LiveSettings> live;
+  Limits limits;
+  gluster::Mounts mounts;
+  data::Quarantine quarantine;
+  stats::Totals totals;
+  /// Closes what no honest client sends: closing a descriptor of a hostile FUSE mount can hang.
+  gluster::Worker closer{"closer", 1};
+};
+
+}  // namespace booster::daemon::control

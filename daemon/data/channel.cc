@@ -1,0 +1,190 @@
+// Takes requests out of shared memory, and puts answers there.
+#include "daemon/data/channel.h"
+
+#include <algorithm>
+#include <cerrno>
+
+#include "common/futex.h"
+
+namespace booster::daemon::data {
+
+using common::HandleSlot;
+using common::LaneReply;
+using common::LaneRequest;
+using common::Op;
+
+void Quarantine::note_write(std::chrono::nanoseconds duration) {
+  // Ten times the slowest answer, rounded up to a tenth of a second.
+  const int64_t wanted = (duration.count() * 10 / 1'000'000 + 99) / 100 * 100;
+  const auto ms = static_cast<uint32_t>(std::clamp<int64_t>(wanted, 0, 3'600'000));
+  // relaxed: pumps look at it twice a second; nothing else hangs on it.
+  uint32_t current = ms_.load(std::memory_order_relaxed);
+  while (ms > current && !ms_.compare_exchange_weak(current, ms, std::memory_order_relaxed)) {
+  }
+}
+
+// --- answers -----------------------------------------------------------------------------
+
+void Lane::finished(int64_t result, int error) noexcept {
+  // Everything that is needed after in_flight_ goes: the lane may carry the next request then.
+  const std::shared_ptr<Channel> channel = std::move(channel_);
+  const uint32_t number = taken_;
+  common::SessionMemory& memory = **channel->memory_;
+  LaneReply& reply = memory.replies[index_];
+  LaneRequest& request = memory.requests[index_];
+
+  const std::chrono::nanoseconds duration = Clock::now() - start_;
+  const auto moved = static_cast<uint32_t>(result < 0 ? 0 : result);
+  stats::PumpStats& pump = channel->pump_stats_;
+  for (stats::Traffic* traffic : {&pump.traffic, &channel->traffic_}) {
+    (request_.op == Op::kRead ? traffic->read_calls : traffic->write_calls).add();
+    (request_.op == Op::kRead ? traffic->read_bytes : traffic->write_bytes).add(moved);
+    if (result < 0) traffic->errors.add();
+  }
+  (request_.op == Op::kRead ? pump.reads : pump.writes).add(duration);
+  if (request_.op == Op::kWrite) channel->quarantine_.note_write(duration);
+
+  reply.error = result < 0 ? (error > 0 ? error : EIO) : 0;
+  reply.length = moved;
+  // Before `completed`: an honest client submits again only when it has seen that, and then the
+  // pump must find the lane free.
+  in_flight_.store(false, std::memory_order_release);
+  reply.completed.store(number, std::memory_order_release);  // partner: client's acquire load
+  // Partner: the client's fence after client_waits = 1 (common/abi.h).
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  if (request.client_waits.load(std::memory_order_relaxed) != 0) {
+    common::futex_wake_all(reply.completed);
+  }
+}
+
+// --- requests ----------------------------------------------------------------------------
+
+Channel::Channel(std::shared_ptr<SessionMemory> memory, stats::PumpStats& pump_stats,
+                 Quarantine& quarantine)
+    : memory_(std::move(memory)), pump_stats_(pump_stats), quarantine_(quarantine) {
+  for (uint32_t i = 0; i < common::kLanes; ++i) lanes_[i].index_ = i;
+}
+
+Channel::Scan Channel::scan(Submitter& submitter, Clock::time_point now) {
+  Scan outcome = Scan::kNothing;
+  if (closed_) return outcome;
+  for (Lane& lane : lanes_) {
+    // acquire: partner of the client's release after it has filled request and payload.
+    const uint32_t number =
+        (*memory_)->requests[lane.index_].submitted.load(std::memory_order_acquire);
+    if (number == lane.taken_) continue;
+    const Scan taken = take(lane, number, submitter, now);
+    if (taken != Scan::kWorked) return taken;
+    outcome = Scan::kWorked;
+  }
+  return outcome;
+}
+
+Channel::Scan Channel::take(Lane& lane, uint32_t number, Submitter& submitter,
+                            Clock::time_point now) {
+  if (number != lane.taken_ + 1 || lane.in_flight_.load(std::memory_order_acquire)) {
+    return Scan::kLie;
+  }
+  const Request request = copy_request((*memory_)->requests[lane.index_]);
+  if (!is_well_formed(request)) return Scan::kLie;
+
+  lane.taken_ = number;
+  lane.request_ = request;
+  lane.start_ = now;
+  lane.channel_ = shared_from_this();
+  lane.in_flight_.store(true, std::memory_order_relaxed);  // set and cleared in turns only
+
+  const Slot* slot = find_slot(request.slot);
+  if (!slot || slot->state != Slot::State::kReady || slot->generation != request.generation) {
+    // Not a lie: another thread of the program may have closed the file.
+    lane.finished(-1, EBADF);
+    return Scan::kWorked;
+  }
+  if ((slot->flags & needed_right(request.op)) == 0) {
+    lane.finished(-1, EBADF);
+    return Scan::kLie;
+  }
+  return submit(lane, slot->handle.file(), submitter);
+}
+
+Channel::Scan Channel::submit(Lane& lane, const std::shared_ptr<gluster::File>& file,
+                              Submitter& submitter) {
+  const Request request = lane.request_;
+  std::byte* payload = (*memory_)->payload[lane.index_];
+  const auto call = [payload, request, &lane](gluster::File& target) {
+    const int error = request.op == Op::kRead
+                          ? target.read(payload, request.length, request.offset, lane)
+                          : target.write(payload, request.length, request.offset, lane);
+    if (error != 0) lane.finished(-1, error);
+  };
+  gluster::Gate& gate = file->gate();
+  if (gate.stalled()) {
+    // Some thread hangs in libgfapi for this mount; the pump would, too. The lane keeps the channel.
+    file->post([call](gluster::File& target) { call(target); });
+    return Scan::kWorked;
+  }
+  // Copies: when this thread is given up, the channel may be gone before the call returns.
+  const std::shared_ptr<gluster::File> keep = file;
+  const std::shared_ptr<Channel> self = shared_from_this();
+  submitter.begin(gate);
+  call(*keep);
+  return submitter.end(gate) ? Scan::kWorked : Scan::kThreadLost;
+}
+
+bool Channel::busy() const {
+  return std::any_of(lanes_.begin(), lanes_.end(), [](const Lane& lane) {
+    return lane.in_flight_.load(std::memory_order_relaxed);
+  });
+}
+
+void Channel::heartbeat(Clock::time_point now) {
+  for (const Lane& lane : lanes_) {
+    // Pump-written fields: request_ and start_ can be read while in flight, and after.
+    if (lane.in_flight_.load(std::memory_order_relaxed) && lane.request_.op == Op::kWrite) {
+      quarantine_.note_write(now - lane.start_);
+    }
+  }
+  (*memory_)->header.quarantine_ms.store(quarantine_.ms(), std::memory_order_relaxed);
+}
+
+// --- handles -----------------------------------------------------------------------------
+
+Channel::Slot* Channel::find_slot(uint32_t index) {
+  return index < slots_.size() ? slots_[index].get() : nullptr;
+}
+
+Channel::Slot& Channel::make_slot(uint32_t index) {
+  if (index >= slots_.size()) slots_.resize(index + 1);
+  if (!slots_[index]) slots_[index] = std::make_unique<Slot>();
+  return *slots_[index];
+}
+
+void Channel::publish_ready(uint32_t index, Slot& slot, std::shared_ptr<gluster::File> file) {
+  HandleSlot& shared = (*memory_)->slots[index];
+  slot.state = Slot::State::kReady;
+  // The word lives in the session's memory, which the handle keeps mapped.
+  slot.handle = gluster::Handle(std::move(file), gluster::SizeWord(memory_, &shared.file_size));
+  shared.reason = static_cast<uint32_t>(common::Reason::kNone);
+  shared.flags = slot.flags;
+  // Partner: the client's acquire load of the slot.
+  shared.state.store(common::slot_state(slot.generation, HandleSlot::kReady),
+                     std::memory_order_release);
+}
+
+void Channel::publish_refused(uint32_t index, uint32_t generation, common::Reason reason) {
+  HandleSlot& shared = (*memory_)->slots[index];
+  shared.reason = static_cast<uint32_t>(reason);
+  shared.flags = 0;
+  shared.state.store(common::slot_state(generation, HandleSlot::kRefused),
+                     std::memory_order_release);
+}
+
+void Channel::close() {
+  closed_ = true;
+  for (const auto& slot : slots_) {
+    if (slot && slot->wanted) slot->wanted->store(false, std::memory_order_relaxed);
+  }
+  slots_.clear();
+}
+
+}  // namespace booster::daemon::data

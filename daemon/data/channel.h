@@ -1,0 +1,128 @@
+// The data side of one session: its lanes, its handles, and the requests in flight between them and
+// GlusterFS. Belongs to one pump; only completions (Lane::finished) come from other threads.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "common/abi.h"
+#include "daemon/data/request.h"
+#include "daemon/data/session_memory.h"
+#include "daemon/gluster/file.h"
+#include "daemon/stats/counters.h"
+
+namespace booster::daemon::data {
+
+using Clock = std::chrono::steady_clock;
+
+class Channel;
+
+/// How long writes that were in flight at the daemon's death must wait (DESIGN section 7). One for
+/// the whole daemon; any thread.
+class Quarantine {
+ public:
+  explicit Quarantine(uint32_t min_ms) : ms_(min_ms) {}
+
+  /// A write took so long, or has been waiting for so long already.
+  void note_write(std::chrono::nanoseconds duration);
+  uint32_t ms() const { return ms_.load(std::memory_order_relaxed); }
+
+ private:
+  std::atomic<uint32_t> ms_;
+};
+
+/// One request of a client, from taking it to its answer.
+class Lane final : public gluster::Io {
+ public:
+  void finished(int64_t result, int error) noexcept override;
+
+ private:
+  friend class Channel;
+
+  uint32_t index_ = 0;
+  uint32_t taken_ = 0;  // number of the last request taken; the daemon's own count
+
+  // True from taking a request until just before its answer is published. Stored false with
+  // release by the completing thread; the pump's acquire load is the partner, so that the fields
+  // below are the pump's again.
+  std::atomic<bool> in_flight_{false};
+  std::shared_ptr<Channel> channel_;  // while in flight: keeps the memory mapped
+  Request request_;
+  Clock::time_point start_;
+};
+
+/// Handed to Channel::scan by the pump: how to call into libgfapi from its thread.
+class Submitter {
+ public:
+  /// Around each call into libgfapi.
+  virtual void begin(gluster::Gate& gate) = 0;
+  /// False if the pump has given up on this thread meanwhile: it must touch no channel again.
+  virtual bool end(gluster::Gate& gate) = 0;
+
+ protected:
+  ~Submitter() = default;
+};
+
+class Channel : public std::enable_shared_from_this<Channel> {
+ public:
+  enum class Scan { kNothing, kWorked, kLie, kThreadLost };
+
+  Channel(std::shared_ptr<SessionMemory> memory, stats::PumpStats& pump_stats,
+          Quarantine& quarantine);
+
+  SessionMemory& memory() { return *memory_; }
+  const stats::Traffic& traffic() const { return traffic_; }
+
+  /// Takes what has been submitted since the last look, at most one request of each lane.
+  Scan scan(Submitter& submitter, Clock::time_point now);
+
+  /// The state of one handle slot, as the daemon knows it.
+  struct Slot {
+    enum class State { kFree, kPending, kReady } state = State::kFree;
+    uint32_t generation = 0;
+    uint32_t flags = 0;
+    gluster::Handle handle;
+    std::shared_ptr<std::atomic<bool>> wanted;  // while pending; false once nobody waits
+  };
+  /// nullptr if the slot was never used. `index` < kHandleSlots.
+  Slot* find_slot(uint32_t index);
+  Slot& make_slot(uint32_t index);
+  const std::vector<std::unique_ptr<Slot>>& slots() const { return slots_; }
+
+  /// Writes the answer to an Engage where the client looks for it.
+  void publish_ready(uint32_t index, Slot& slot, std::shared_ptr<gluster::File> file);
+  void publish_refused(uint32_t index, uint32_t generation, common::Reason reason);
+
+  /// The session has ended: nothing is taken any more, handles are dropped.
+  void close();
+  bool closed() const { return closed_; }
+
+  /// True while a request has not been answered.
+  bool busy() const;
+  /// Tells the quarantine how old the writes in flight are, and the client the current quarantine.
+  void heartbeat(Clock::time_point now);
+
+  // For the pump alone.
+  bool active = false;
+  Clock::time_point last_work{};
+
+ private:
+  friend class Lane;
+
+  Scan take(Lane& lane, uint32_t number, Submitter& submitter, Clock::time_point now);
+  Scan submit(Lane& lane, const std::shared_ptr<gluster::File>& file, Submitter& submitter);
+
+  std::shared_ptr<SessionMemory> memory_;
+  stats::PumpStats& pump_stats_;
+  Quarantine& quarantine_;
+  stats::Traffic traffic_;
+  std::array<Lane, common::kLanes> lanes_;
+  std::vector<std::unique_ptr<Slot>> slots_;  // grown as the client uses them
+  bool closed_ = false;
+};
+
+}  // namespace booster::daemon::data

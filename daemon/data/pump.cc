@@ -1,0 +1,262 @@
+// The pump's loop: look at lanes, run handlers, spin a little, sleep.
+#include "daemon/data/pump.h"
+
+#include <fmt/format.h>
+#include <pthread.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <boost/asio/post.hpp>
+#include <exception>
+
+#include "common/futex.h"
+#include "daemon/gluster/worker.h"
+
+namespace booster::daemon::data {
+namespace {
+
+// Handlers run between two looks at the lanes: a flood of packets must not starve them, nor they
+// the sockets.
+constexpr int kHandlersPerRound = 8;
+constexpr std::chrono::microseconds kPollEvery{20};
+// A session without a request for so long needs a doorbell again, while others keep the pump busy.
+constexpr std::chrono::milliseconds kActiveFor{1};
+constexpr std::chrono::milliseconds kHeartbeatEvery{500};
+
+constexpr uint64_t kInside = 1;
+constexpr uint64_t kCall = 2;
+constexpr uint64_t kEpoch = uint64_t{1} << 48;
+
+}  // namespace
+
+/// The calling thread's claim to the loop.
+class Pump::Turn final : public Submitter {
+ public:
+  Turn(Pump& pump, uint64_t turn) : pump_(pump), turn_(turn) {}
+
+  void begin(gluster::Gate& gate) override {
+    pump_.inside_gate_.store(&gate, std::memory_order_relaxed);
+    turn_ = (turn_ + kCall) | kInside;
+    // release: with this number, rescue() sees this gate.
+    pump_.turn_.store(turn_, std::memory_order_release);
+  }
+
+  bool end(gluster::Gate& gate) override {
+    uint64_t expected = turn_;
+    turn_ &= ~kInside;
+    // acq_rel: partner of rescue()'s exchange, whoever of the two comes first.
+    if (pump_.turn_.compare_exchange_strong(expected, turn_, std::memory_order_acq_rel)) {
+      return true;
+    }
+    gate.resume();
+    return false;
+  }
+
+ private:
+  Pump& pump_;
+  uint64_t turn_;
+};
+
+Pump::Pump(unsigned number, std::chrono::microseconds max_spin, Quarantine& quarantine)
+    : number_(number), quarantine_(quarantine), spin_(max_spin) {}
+
+Pump::~Pump() = default;
+
+void Pump::start() {
+  heartbeat();
+  start_thread(0);
+}
+
+void Pump::start_thread(uint64_t turn) {
+  // Detached: a thread that hangs inside libgfapi cannot be waited for.
+  std::thread([this, turn] {
+    pthread_setname_np(pthread_self(), fmt::format("pump-{}", number_).c_str());
+    gluster::adopt_gfapi_identity();
+    run(turn);
+  }).detach();
+}
+
+void Pump::add(const std::shared_ptr<Channel>& channel, std::function<void()> ended) {
+  members_[channel.get()] = Member{channel, std::move(ended)};
+  activate(channel);
+}
+
+void Pump::remove(const std::shared_ptr<Channel>& channel) {
+  channel->close();
+  // It leaves active_ at the next look: this may be called from within one.
+  members_.erase(channel.get());
+}
+
+void Pump::activate(const std::shared_ptr<Channel>& channel) {
+  channel->last_work = Clock::now();
+  if (channel->active || channel->closed()) return;
+  channel->active = true;
+  active_.push_back(channel);
+  // relaxed: clearing it late costs a doorbell at most; the scan that follows sees what was
+  // submitted before the packet, since the packet's arrival orders it.
+  (*channel->memory()).header.pump_asleep.store(0, std::memory_order_relaxed);
+}
+
+void Pump::drain() {
+  boost::asio::post(io_, [this] { draining_ = true; });
+}
+
+// --- the loop ----------------------------------------------------------------------------
+
+void Pump::run(uint64_t initial_turn) {
+  Turn turn(*this, initial_turn);
+  Clock::time_point spin_until{};
+  bool idle = false;
+  bool slept = false;
+  while (true) {
+    now_ = Clock::now();
+    bool worked = false;
+    if (!scan_all(turn, worked)) return;
+    if (worked) {
+      if (idle) spin_.work_at(now_, slept);
+      idle = slept = false;
+      if (now_ - last_poll_ >= kPollEvery) poll_handlers();
+      if (!retire_idle(turn)) return;
+      continue;
+    }
+    if (!idle) {
+      idle = true;
+      slept = false;
+      spin_until = spin_.idle_from(now_);
+    }
+    if (now_ - last_poll_ >= kPollEvery) poll_handlers();
+    if (now_ < spin_until && !active_.empty()) {
+      common::cpu_relax();
+      continue;
+    }
+    bool found = false;
+    if (!fall_asleep(turn, found)) return;
+    if (found) continue;
+    try {
+      io_.restart();
+      io_.run_one();
+    } catch (const std::exception& e) {
+      spdlog::error("event=handler-failed pump={} error=\"{}\"", number_, e.what());
+    }
+    slept = true;
+  }
+}
+
+void Pump::poll_handlers() {
+  last_poll_ = now_;
+  io_.restart();
+  try {
+    for (int i = 0; i < kHandlersPerRound && io_.poll_one() != 0; ++i) {
+    }
+  } catch (const std::exception& e) {
+    // One session's out of memory is not the daemon's end.
+    spdlog::error("event=handler-failed pump={} error=\"{}\"", number_, e.what());
+  }
+}
+
+bool Pump::scan_one(const std::shared_ptr<Channel>& channel, Turn& turn, bool& worked) {
+  switch (channel->scan(turn, now_)) {
+    case Channel::Scan::kNothing:
+      return true;
+    case Channel::Scan::kWorked:
+      channel->last_work = now_;
+      worked = true;
+      return true;
+    case Channel::Scan::kThreadLost:
+      return false;  // touches nothing of the pump: another thread runs it now
+    case Channel::Scan::kLie: {
+      const auto member = members_.find(channel.get());
+      if (member != members_.end()) {
+        const std::function<void()> ended = member->second.ended;
+        ended();  // removes it
+      }
+      worked = true;
+      return true;
+    }
+  }
+  return true;
+}
+
+bool Pump::scan_all(Turn& turn, bool& worked) {
+  if (draining_) {
+    const bool busy = std::any_of(members_.begin(), members_.end(), [](const auto& member) {
+      return member.second.channel->busy();
+    });
+    if (!busy) drained_.store(true, std::memory_order_release);
+    return true;
+  }
+  for (size_t i = 0; i < active_.size(); ++i) {
+    const std::shared_ptr<Channel> channel = active_[i];
+    if (!scan_one(channel, turn, worked)) return false;
+  }
+  return true;
+}
+
+bool Pump::retire_idle(Turn& turn) {
+  for (size_t i = 0; i < active_.size();) {
+    const std::shared_ptr<Channel> channel = active_[i];
+    bool keep = !channel->closed();
+    if (keep && now_ - channel->last_work >= kActiveFor) {
+      auto& asleep = channel->memory()->header.pump_asleep;
+      asleep.store(1, std::memory_order_relaxed);
+      // Partner: the client's fence after `submitted` (common/abi.h). Either the client sees that
+      // it must ring, or this last look sees its request.
+      std::atomic_thread_fence(std::memory_order_seq_cst);
+      bool worked = false;
+      if (!scan_one(channel, turn, worked)) return false;
+      keep = worked && !channel->closed();
+      if (keep) asleep.store(0, std::memory_order_relaxed);
+    }
+    if (keep) {
+      ++i;
+      continue;
+    }
+    channel->active = false;
+    active_[i] = std::move(active_.back());
+    active_.pop_back();
+  }
+  return true;
+}
+
+bool Pump::fall_asleep(Turn& turn, bool& found) {
+  for (const auto& channel : active_) {
+    channel->memory()->header.pump_asleep.store(1, std::memory_order_relaxed);
+  }
+  // Partner: the client's fence after `submitted` (common/abi.h).
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  if (!scan_all(turn, found)) return false;
+  for (const auto& channel : active_) {
+    if (found) {
+      channel->memory()->header.pump_asleep.store(0, std::memory_order_relaxed);
+    } else {
+      channel->active = false;
+    }
+  }
+  if (!found) active_.clear();
+  return true;
+}
+
+void Pump::heartbeat() {
+  heartbeats_.fetch_add(1, std::memory_order_relaxed);
+  const auto now = Clock::now();
+  for (const auto& [key, member] : members_) member.channel->heartbeat(now);
+  heartbeat_timer_.expires_after(kHeartbeatEvery);
+  heartbeat_timer_.async_wait([this](const boost::system::error_code& error) {
+    if (!error) heartbeat();
+  });
+}
+
+bool Pump::rescue() {
+  uint64_t turn = turn_.load(std::memory_order_acquire);
+  const bool same = turn == turn_seen_;
+  turn_seen_ = turn;
+  if ((turn & kInside) == 0 || !same) return false;
+  gluster::Gate* gate = inside_gate_.load(std::memory_order_relaxed);
+  const uint64_t next = (turn & ~kInside) + kEpoch;
+  if (!turn_.compare_exchange_strong(turn, next, std::memory_order_acq_rel)) return false;
+  gate->stall();
+  start_thread(next);
+  return true;
+}
+
+}  // namespace booster::daemon::data

@@ -1,0 +1,102 @@
+// A pump: one thread that carries the requests of its sessions between shared memory and libgfapi.
+// It looks at the lanes of active sessions, runs the event loop that its sessions' sockets live on,
+// and sleeps in that loop when there is nothing to do. It never waits for a brick or for FUSE.
+#pragma once
+
+#include <atomic>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "daemon/data/channel.h"
+#include "daemon/data/spin.h"
+#include "daemon/stats/counters.h"
+
+namespace booster::daemon::data {
+
+class Pump {
+ public:
+  Pump(unsigned number, std::chrono::microseconds max_spin, Quarantine& quarantine);
+  ~Pump();
+  Pump(const Pump&) = delete;
+  Pump& operator=(const Pump&) = delete;
+
+  void start();
+
+  /// The loop for sockets and timers of this pump's sessions. Handlers run on the pump's thread,
+  /// never while a request is being submitted, and must not block.
+  boost::asio::io_context& io() { return io_; }
+  stats::PumpStats& stats() { return stats_; }
+  Quarantine& quarantine() { return quarantine_; }
+
+  // --- on the pump's thread ---
+
+  /// Adds a channel; `ended` is called when its client has lied.
+  void add(const std::shared_ptr<Channel>& channel, std::function<void()> ended);
+  void remove(const std::shared_ptr<Channel>& channel);
+  /// A packet of the client has come: looks at its lanes for a while.
+  void activate(const std::shared_ptr<Channel>& channel);
+
+  // --- on any thread ---
+
+  /// Takes no further requests; drained() is true once nothing is in flight.
+  void drain();
+  bool drained() const { return drained_.load(std::memory_order_acquire); }
+
+  /// Grows at least every half second.
+  uint64_t heartbeats() const { return heartbeats_.load(std::memory_order_relaxed); }
+
+  /// Once in a while from the main thread: if the pump's thread has hung in one call into libgfapi
+  /// since the last call of this, lets another thread carry on in its place (DESIGN section 9: a
+  /// changed volume's graph is switched to by whichever thread calls next, and that waits for
+  /// bricks). True if it did.
+  bool rescue();
+
+ private:
+  class Turn;
+
+  void run(uint64_t turn);
+  void poll_handlers();
+  bool scan_all(Turn& turn, bool& worked);
+  bool scan_one(const std::shared_ptr<Channel>& channel, Turn& turn, bool& worked);
+  bool retire_idle(Turn& turn);
+  bool fall_asleep(Turn& turn, bool& found);
+  void heartbeat();
+  void start_thread(uint64_t turn);
+
+  const unsigned number_;
+  Quarantine& quarantine_;
+  stats::PumpStats stats_;
+  boost::asio::io_context io_{1};
+  boost::asio::steady_timer heartbeat_timer_{io_};
+  Spin spin_;
+
+  struct Member {
+    std::shared_ptr<Channel> channel;
+    std::function<void()> ended;
+  };
+  std::unordered_map<Channel*, Member> members_;
+  std::vector<std::shared_ptr<Channel>> active_;
+  Clock::time_point now_{};
+  Clock::time_point last_poll_{};
+  bool draining_ = false;
+
+  std::atomic<bool> drained_{false};
+  std::atomic<uint64_t> heartbeats_{0};
+
+  // Who runs the loop: epoch (high 16 bits), number of the call into libgfapi, and in the lowest bit
+  // whether a thread is inside that call now. A thread enters and leaves by changing it, rescue()
+  // takes the loop away from one that is inside by raising the epoch; compare-and-swap decides who
+  // was first.
+  std::atomic<uint64_t> turn_{0};
+  std::atomic<gluster::Gate*> inside_gate_{nullptr};
+  uint64_t turn_seen_ = 0;  // by rescue()
+};
+
+}  // namespace booster::daemon::data

@@ -1,0 +1,51 @@
+// A client's request, copied out of shared memory once and checked. Nothing else of a request is
+// ever read from there, so what was checked is what is used.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <limits>
+
+#include "common/abi.h"
+
+namespace booster::daemon::data {
+
+struct Request {
+  common::Op op{};
+  uint32_t slot = 0;
+  uint32_t generation = 0;
+  uint32_t length = 0;
+  uint64_t offset = 0;
+};
+
+/// Copies a submitted request. The caller has loaded `submitted` with acquire, which is the partner
+/// of the client's release; a client that writes on meanwhile gets a copy of some mixture, checked
+/// like any other.
+inline Request copy_request(common::LaneRequest& lane) {
+  // Atomic loads, so that the compiler can neither repeat nor invent one.
+  const auto once = [](auto& word) {
+    return std::atomic_ref(word).load(std::memory_order_relaxed);
+  };
+  Request request;
+  request.op = static_cast<common::Op>(once(lane.op));
+  request.slot = once(lane.slot);
+  request.generation = once(lane.generation);
+  request.length = once(lane.length);
+  request.offset = once(lane.offset);
+  return request;
+}
+
+/// False for what no honest client sends: the session is ended for it.
+constexpr bool is_well_formed(const Request& request) {
+  constexpr auto kMaxOffset = static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
+  return (request.op == common::Op::kRead || request.op == common::Op::kWrite) &&
+         request.slot < common::kHandleSlots && request.length >= 1 &&
+         request.length <= common::kLanePayload && request.offset <= kMaxOffset - request.length;
+}
+
+/// The handle flag that a request needs.
+constexpr uint32_t needed_right(common::Op op) {
+  return op == common::Op::kRead ? common::kHandleReadable : common::kHandleWritable;
+}
+
+}  // namespace booster::daemon::data

@@ -1,0 +1,64 @@
+// One libgfapi context: GlusterFS's client for one mount, inside the daemon. Made by a thread that
+// may block for as long as it takes, ended by a thread that nobody waits for.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "daemon/gluster/cmdline.h"
+#include "daemon/result.h"
+
+struct glfs;  // glfs_t; only daemon/gluster includes libgfapi's headers
+
+namespace booster::daemon::gluster {
+
+/// What building it cost: threads and memory of the daemon, connections to servers and bricks.
+struct ContextCost {
+  int threads = 0;
+  int64_t resident_bytes = 0;
+  int connections = 0;
+  std::chrono::duration<double> build_time{};
+};
+
+struct ContextSettings {
+  std::string log_dir;
+  std::string log_level;
+};
+
+class Context {
+ public:
+  /// Reads the volfile of the mount's own graph through the mount; may block.
+  using ReadVolfile = std::function<Outcome<std::string>()>;
+
+  /// Blocks, possibly for minutes. Asks the mount's volfile servers for the volume's graph, since
+  /// they tell later changes of the volume, too; without them, uses the mount's own graph.
+  static Outcome<std::shared_ptr<Context>> build(const MountOptions& options,
+                                                 const ContextSettings& settings,
+                                                 const ReadVolfile& read_volfile);
+
+  /// Ends the context on a detached thread: glfs_fini can take ten seconds. All operations and open
+  /// files of the context have ended by then, since each holds a reference.
+  ~Context();
+
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+
+  glfs* fs() const { return fs_; }
+  /// The graph has a cluster/disperse translator: answered writes need a flush to stay.
+  bool disperse() const { return disperse_; }
+  bool from_server() const { return from_server_; }
+  const ContextCost& cost() const { return cost_; }
+
+ private:
+  Context(glfs* fs, bool disperse, bool from_server)
+      : fs_(fs), disperse_(disperse), from_server_(from_server) {}
+
+  glfs* fs_;
+  bool disperse_;
+  bool from_server_;
+  ContextCost cost_;
+};
+
+}  // namespace booster::daemon::gluster

@@ -1,0 +1,164 @@
+// Open files: an inode of a mount, shared by all sessions; its at most three libgfapi descriptors,
+// one for each access mode; and the handles that sessions hold on them.
+//
+// Threads: everything here may be called from any thread. Nothing blocks except in the worker jobs
+// that file.cc posts. Completions run on libgfapi's threads, or inside the submitting call.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "daemon/gluster/context.h"
+#include "daemon/gluster/gate.h"
+#include "daemon/gluster/worker.h"
+
+struct glfs_fd;    // glfs_fd_t
+struct glfs_stat;  // of libgfapi
+
+namespace booster::daemon::gluster {
+
+using Gfid = std::array<unsigned char, 16>;
+
+struct GfidHash {
+  /// Gfids are random: any eight bytes are a good hash.
+  size_t operator()(const Gfid& gfid) const;
+};
+
+std::string to_string(const Gfid& gfid);
+
+class File;
+
+/// One read or write on its way. The owner derives from it, keeps it and its buffer alive until
+/// `finished`, and does not submit it again before.
+class Io {
+ public:
+  /// The answer: bytes moved and 0, or -1 and an errno. Called exactly once for each accepted
+  /// submission, on any thread; must not call into daemon/gluster or block. The Io may be submitted
+  /// again from within.
+  virtual void finished(int64_t result, int error) noexcept = 0;
+
+ protected:
+  Io() = default;
+  ~Io() = default;
+
+ private:
+  friend class File;
+  friend class Inode;
+  std::shared_ptr<File> file_;  // while in flight: keeps descriptor and context open
+  uint64_t size_version_ = 0;
+  int64_t result_ = 0;
+  bool write_ = false;
+};
+
+/// Where an inode's size is shown: a word in a session's shared memory, kept mapped by the pointer.
+using SizeWord = std::shared_ptr<std::atomic<uint64_t>>;
+
+class Inode {
+ public:
+  Inode(dev_t dev, uint64_t number, const Gfid& gfid) : dev_(dev), number_(number), gfid_(gfid) {}
+
+  dev_t dev() const { return dev_; }
+  uint64_t number() const { return number_; }
+  const Gfid& gfid() const { return gfid_; }
+
+  /// From now on, until remove_size_word, the word has the latest known size.
+  void add_size_word(const SizeWord& word);
+  void remove_size_word(const SizeWord& word);
+
+ private:
+  friend class File;
+  friend class Mount;
+
+  /// Takes over the size from an answer that was asked for when `version` was current.
+  void note_size(const struct glfs_stat* status, uint64_t version);
+  void set_size(uint64_t size);
+
+  /// Parks an answered write until a flush has made the answer last (disperse volumes).
+  void await_flush(Io& io);
+  void flush_batches();
+
+  const dev_t dev_;
+  const uint64_t number_;
+  const Gfid gfid_;
+
+  // Not held while gfapi is called: completions take it.
+  std::mutex mutex_;
+  std::array<std::weak_ptr<File>, 3> files_;  // by access mode
+  std::vector<SizeWord> size_words_;
+  std::atomic<uint64_t> size_version_{0};
+  uint64_t size_ = 0;
+  int64_t size_seconds_ = 0;  // ctime of the answer that told the size
+  int64_t size_nanoseconds_ = 0;
+  std::vector<Io*> awaiting_flush_;
+  bool flushing_ = false;
+};
+
+/// One open libgfapi descriptor. Closed on the mount's worker when the last reference goes, which
+/// is after the last operation in flight (glfs_close would lose its callback).
+class File : public std::enable_shared_from_this<File> {
+ public:
+  File(std::shared_ptr<Inode> inode, std::shared_ptr<Context> context,
+       std::shared_ptr<Worker> worker, Gate& gate, glfs_fd* fd, int access_mode,
+       std::shared_ptr<std::atomic<int64_t>> open_count);
+  ~File();
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+
+  const std::shared_ptr<Inode>& inode() const { return inode_; }
+  int access_mode() const { return access_mode_; }
+  Gate& gate() const { return gate_; }
+
+  /// Runs `call(*this)` on the mount's worker.
+  template <class F>
+  void post(F call) {
+    worker_->post([self = shared_from_this(), call = std::move(call)] { call(*self); });
+  }
+
+  /// Submits a read straight into `buffer`. Returns 0, and `io` will be finished; or an errno, and
+  /// it will not. Returns without waiting for a brick, except that libgfapi may choose this call to
+  /// switch to a changed volume's graph (DESIGN section 9).
+  int read(std::byte* buffer, size_t length, uint64_t offset, Io& io);
+
+  /// The same for a write. libgfapi copies the bytes before this returns (glfs_pwritev_async_common
+  /// in glfs-fops.c), so the buffer is free then, but its owner does not rely on it.
+  int write(const std::byte* buffer, size_t length, uint64_t offset, Io& io);
+
+ private:
+  friend class Inode;
+  friend class Mount;
+  static void on_answer(glfs_fd* fd, ssize_t result, struct glfs_stat* before, struct glfs_stat* after,
+                        void* data);
+
+  std::shared_ptr<Inode> inode_;
+  std::shared_ptr<Context> context_;
+  std::shared_ptr<Worker> worker_;
+  Gate& gate_;
+  glfs_fd* fd_;
+  int access_mode_;
+  std::shared_ptr<std::atomic<int64_t>> open_count_;
+};
+
+/// One session's right to one file: keeps the file open and its size word current.
+class Handle {
+ public:
+  Handle() = default;
+  Handle(std::shared_ptr<File> file, SizeWord word);
+  Handle(Handle&&) = default;
+  Handle& operator=(Handle&& other) noexcept;
+  ~Handle() { release(); }
+
+  const std::shared_ptr<File>& file() const { return file_; }
+
+ private:
+  void release();
+  std::shared_ptr<File> file_;
+  SizeWord word_;
+};
+
+}  // namespace booster::daemon::gluster

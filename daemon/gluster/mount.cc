@@ -1,0 +1,376 @@
+// Engages files: learns who the mount is and which file it is through FUSE, then opens it by gfid.
+#include "daemon/gluster/mount.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <glusterfs/api/glfs-handles.h>
+#include <glusterfs/api/glfs.h>
+#include <spdlog/spdlog.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/xattr.h>
+
+#include <algorithm>
+
+#include "daemon/stats/process.h"
+
+namespace booster::daemon::gluster {
+
+using common::Reason;
+
+namespace {
+
+// Threads that ask the FUSE client of a mount, and that ask its bricks: enough that one slow file
+// does not hold up the next, and flushes of several files of a disperse volume overlap.
+constexpr unsigned kFuseThreads = 2;
+constexpr unsigned kGfapiThreads = 4;
+
+bool is_on(int fd, dev_t dev) {
+  struct statx status {};
+  return ::statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &status) == 0 &&
+         makedev(status.stx_dev_major, status.stx_dev_minor) == dev;
+}
+
+/// The file has no name any more.
+bool is_gone(int error) { return error == ENOENT || error == ESTALE; }
+
+std::string device_name(dev_t dev) { return fmt::format("{}:{}", major(dev), minor(dev)); }
+
+}  // namespace
+
+Mount::Mount(MountPlace place, MountSettings settings, Gate& gate)
+    : place_(std::move(place)),
+      settings_(std::move(settings)),
+      gate_(gate),
+      fuse_(std::make_shared<Worker>("fuse-" + device_name(place_.dev), kFuseThreads)),
+      gfapi_(std::make_shared<Worker>("gfapi-" + device_name(place_.dev), kGfapiThreads)),
+      open_files_(std::make_shared<std::atomic<int64_t>>(0)),
+      idle_since_(Clock::now()) {}
+
+void Mount::engage(EngageOrder order) {
+  // Keeps the mount from being idle from now until the answer.
+  engaging_.fetch_add(1, std::memory_order_relaxed);
+  std::shared_ptr<void> in_progress(nullptr, [self = shared_from_this()](void*) {
+    self->engaging_.fetch_sub(1, std::memory_order_relaxed);
+  });
+  fuse_->post([self = shared_from_this(), order = std::move(order),
+               in_progress = std::move(in_progress)]() mutable {
+    self->identify_and_engage(order, in_progress);
+  });
+}
+
+void Mount::identify_and_engage(EngageOrder& order, const std::shared_ptr<void>& in_progress) {
+  if (!order.wanted()) return;
+  Reason reason = identify(order.epoch);
+  if (reason == Reason::kNone && order.access_mode != O_RDONLY) {
+    const std::lock_guard lock(identity_mutex_);
+    // The mount's own client refuses to write where the volume would not.
+    if (options_.read_only) reason = Reason::kOpenFailed;
+  }
+  if (reason != Reason::kNone) {
+    order.done(Failure{reason});
+    return;
+  }
+  Wish wish;
+  // Answered by the FUSE client itself (fuse_getxattr in fuse-bridge.c), 16 raw bytes.
+  const std::string path = fmt::format("/proc/self/fd/{}", order.file.get());
+  const ssize_t n = ::getxattr(path.c_str(), "glusterfs.gfid", wish.gfid.data(), wish.gfid.size());
+  if (n != static_cast<ssize_t>(wish.gfid.size())) {
+    order.done(Failure{n < 0 && is_gone(errno) ? Reason::kUnlinked : Reason::kOpenFailed});
+    return;
+  }
+  order.file.reset();  // it keeps the mount busy
+  wish.inode = order.inode;
+  wish.access_mode = order.access_mode;
+  wish.since = Clock::now();
+  wish.wanted = std::move(order.wanted);
+  wish.done = std::move(order.done);
+  wish.in_progress = in_progress;
+  with_context(std::move(wish));
+}
+
+// --- who the mount is --------------------------------------------------------------------
+
+Outcome<UniqueFd> Mount::open_root() const {
+  for (const std::string& mount_point : place_.mount_points) {
+    UniqueFd root(::open(mount_point.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    // Something else may be mounted over it by now, perhaps a hostile FUSE: it is asked nothing.
+    if (root && is_on(root.get(), place_.dev)) return root;
+  }
+  return Failure{std::string("no mount point shows the root of the volume")};
+}
+
+Outcome<std::string> Mount::read_meta(const char* name) const {
+  const auto root = open_root();
+  if (!root) return Failure{root.error()};
+  const UniqueFd file(::openat(root->get(), name, O_RDONLY | O_CLOEXEC));
+  if (!file || !is_on(file.get(), place_.dev)) {
+    return Failure{fmt::format("cannot open {}: {}", name, strerrordesc_np(errno))};
+  }
+  std::string text;
+  constexpr size_t kLimit = size_t{16} << 20;
+  char buffer[65536];
+  while (text.size() < kLimit) {
+    const ssize_t n = ::read(file.get(), buffer, sizeof buffer);
+    if (n == 0) break;
+    if (n < 0) return Failure{fmt::format("cannot read {}: {}", name, strerrordesc_np(errno))};
+    text.append(buffer, static_cast<size_t>(n));
+  }
+  if (text.empty()) return Failure{fmt::format("{} is empty", name)};
+  return text;
+}
+
+Reason Mount::identify(uint64_t epoch) {
+  if (retired()) return Reason::kNotGenuine;
+  const std::lock_guard lock(identity_mutex_);
+  // The order's descriptor pins the superblock that has this device number now. If the mount table
+  // has changed since the last look, this may be another one than then: every glusterfs process has
+  // its own uuid.
+  if (!identified_ || epoch > verified_epoch_) {
+    const auto uuid = read_meta(".meta/process_uuid");
+    if (!uuid) {
+      spdlog::warn("event=mount-unknown dev={} error=\"{}\"", device_name(place_.dev), uuid.error());
+      return Reason::kContextFailed;
+    }
+    if (identified_ && *uuid != process_uuid_) {
+      spdlog::info("event=mount-replaced dev={}", device_name(place_.dev));
+      retire();
+      return Reason::kContextFailed;
+    }
+    process_uuid_ = *uuid;
+    verified_epoch_ = epoch;
+  }
+  if (!identified_) {
+    const auto cmdline = read_meta(".meta/cmdline");
+    if (!cmdline) {
+      spdlog::warn("event=mount-unknown dev={} error=\"{}\"", device_name(place_.dev),
+                   cmdline.error());
+      return Reason::kContextFailed;
+    }
+    options_ = parse_meta_cmdline(*cmdline);
+    identified_ = true;
+  }
+  return options_.writeback_cache ? Reason::kWritebackCache : Reason::kNone;
+}
+
+void Mount::retire() { retired_.store(true, std::memory_order_release); }
+
+// --- context -----------------------------------------------------------------------------
+
+void Mount::with_context(Wish wish) {
+  std::shared_ptr<Context> context;
+  bool build = false;
+  bool refuse = false;
+  {
+    const std::lock_guard lock(mutex_);
+    switch (state_) {
+      case ContextState::kReady:
+        context = context_;
+        break;
+      case ContextState::kFailed: {
+        const std::chrono::seconds pause(
+            settings_.retry_seconds->load(std::memory_order_relaxed));
+        refuse = Clock::now() - failed_at_ < pause;
+        build = !refuse;
+        break;
+      }
+      case ContextState::kNone:
+      case ContextState::kClosing:
+        build = true;
+        break;
+      case ContextState::kBuilding:
+        break;
+    }
+    if (build) state_ = ContextState::kBuilding;
+    if (!context && !refuse) waiting_.push_back(std::move(wish));
+  }
+  if (refuse) {
+    wish.done(Failure{Reason::kContextFailed});
+  } else if (build) {
+    start_build();
+  } else if (context) {
+    gfapi_->post([self = shared_from_this(), wish = std::move(wish), context] {
+      self->open_and_answer(wish, context);
+    });
+  }
+}
+
+void Mount::start_build() {
+  // A thread of its own: while it hangs, the workers go on, and orders are refused in tick(). If it
+  // succeeds late, later orders use the context; no second one is tried before.
+  run_detached("glfs-init", [self = shared_from_this()] {
+    MountOptions options;
+    {
+      const std::lock_guard lock(self->identity_mutex_);
+      options = self->options_;
+    }
+    self->build_finished(Context::build(options, self->settings_.context, [&self] {
+      return self->read_meta(".meta/graphs/active/volfile");
+    }));
+  });
+}
+
+void Mount::build_finished(Outcome<std::shared_ptr<Context>> result) {
+  std::vector<Wish> waiting;
+  std::shared_ptr<Context> context;
+  {
+    const std::lock_guard lock(mutex_);
+    waiting.swap(waiting_);
+    if (result) {
+      context = context_ = *result;
+      state_ = ContextState::kReady;
+      error_.clear();
+      ++contexts_built_;
+      cost_ = context->cost();
+      from_server_ = context->from_server();
+    } else {
+      state_ = ContextState::kFailed;
+      error_ = result.error();
+      failed_at_ = Clock::now();
+    }
+    idle_since_ = Clock::now();
+  }
+  if (!context) {
+    spdlog::warn("event=context-failed dev={} source={} error=\"{}\"", device_name(place_.dev),
+                 place_.source, result.error());
+    for (const Wish& wish : waiting) wish.done(Failure{Reason::kContextFailed});
+    return;
+  }
+  const ContextCost& cost = context->cost();
+  spdlog::info(
+      "event=context-ready dev={} source={} volfile={} disperse={} seconds={:.3f} threads={} "
+      "resident_bytes={} connections={}",
+      device_name(place_.dev), place_.source, context->from_server() ? "server" : "mount",
+      context->disperse(), cost.build_time.count(), cost.threads, cost.resident_bytes,
+      cost.connections);
+  for (Wish& wish : waiting) {
+    gfapi_->post([self = shared_from_this(), wish = std::move(wish), context] {
+      self->open_and_answer(wish, context);
+    });
+  }
+}
+
+void Mount::tick() {
+  std::vector<Wish> late;
+  std::shared_ptr<Context> idle;  // destroyed after the lock is gone
+  {
+    const std::lock_guard lock(mutex_);
+    const auto now = Clock::now();
+    const std::chrono::seconds patience(
+        settings_.build_timeout_seconds->load(std::memory_order_relaxed));
+    const auto on_time = std::partition(
+        waiting_.begin(), waiting_.end(),
+        [&](const Wish& wish) { return now - wish.since < patience; });
+    std::move(on_time, waiting_.end(), std::back_inserter(late));
+    waiting_.erase(on_time, waiting_.end());
+
+    const bool used = engaging_.load(std::memory_order_relaxed) > 0 ||
+                      open_files_->load(std::memory_order_relaxed) > 0;
+    if (used) {
+      idle_since_ = now;
+    } else if (state_ == ContextState::kReady &&
+               (retired() || now - idle_since_ >= std::chrono::seconds(settings_.idle_seconds->load(
+                                                      std::memory_order_relaxed)))) {
+      idle.swap(context_);
+      state_ = ContextState::kNone;
+    }
+    if (!used) {
+      for (auto it = inodes_.begin(); it != inodes_.end();) {
+        it = it->second.expired() ? inodes_.erase(it) : std::next(it);
+      }
+    }
+  }
+  for (const Wish& wish : late) wish.done(Failure{Reason::kContextFailed});
+  if (idle) spdlog::info("event=context-idle dev={} source={}", device_name(place_.dev), place_.source);
+}
+
+// --- opening -----------------------------------------------------------------------------
+
+std::shared_ptr<Inode> Mount::inode_for(const Wish& wish) {
+  const std::lock_guard lock(mutex_);
+  std::weak_ptr<Inode>& entry = inodes_[wish.gfid];
+  std::shared_ptr<Inode> inode = entry.lock();
+  if (!inode) {
+    inode = std::make_shared<Inode>(place_.dev, wish.inode, wish.gfid);
+    entry = inode;
+  }
+  // Dead entries go when as many have come as there are live ones, so that it costs next to nothing.
+  if (inodes_.size() > 2 * static_cast<size_t>(open_files_->load(std::memory_order_relaxed)) + 1024) {
+    std::erase_if(inodes_, [](const auto& item) { return item.second.expired(); });
+  }
+  return inode;
+}
+
+void Mount::open_and_answer(const Wish& wish, const std::shared_ptr<Context>& context) {
+  if (!wish.wanted()) return;
+  wish.done(open(wish, context));
+}
+
+Mount::Answer Mount::open(const Wish& wish, const std::shared_ptr<Context>& context) {
+  const std::shared_ptr<Inode> inode = inode_for(wish);
+  const auto mode = static_cast<size_t>(wish.access_mode);
+  std::shared_ptr<File> file;
+  {
+    const std::lock_guard lock(inode->mutex_);
+    file = inode->files_[mode].lock();
+    if (file && file->context_ != context) file.reset();
+  }
+  if (!file) {
+    Gfid gfid = wish.gfid;
+    glfs_object_t* object = glfs_h_create_from_handle(context->fs(), gfid.data(),
+                                                      static_cast<int>(gfid.size()), nullptr);
+    if (!object) {
+      return Failure{is_gone(errno) ? Reason::kUnlinked : Reason::kOpenFailed};
+    }
+    // Only the access mode: the kernel has done what else the program's open asked for.
+    glfs_fd_t* fd = glfs_h_open(context->fs(), object, wish.access_mode);
+    const int error = errno;
+    glfs_h_close(object);
+    if (!fd) {
+      spdlog::info("event=open-failed gfid={} error=\"{}\"", to_string(wish.gfid),
+                   strerrordesc_np(error));
+      return Failure{is_gone(error) ? Reason::kUnlinked : Reason::kOpenFailed};
+    }
+    file = std::make_shared<File>(inode, context, gfapi_, gate_, fd, wish.access_mode, open_files_);
+  }
+
+  struct stat status {};
+  if (glfs_fstat(file->fd_, &status) != 0) return Failure{Reason::kOpenFailed};
+  if (!S_ISREG(status.st_mode)) return Failure{Reason::kNotRegular};
+  if (status.st_nlink == 0) return Failure{Reason::kUnlinked};
+  // The kernel takes these rights away when an ordinary user writes; through booster root writes.
+  const bool set_id = (status.st_mode & S_ISUID) != 0 ||
+                      (status.st_mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP);
+  if (set_id && wish.access_mode != O_RDONLY) return Failure{Reason::kSetId};
+
+  {
+    const std::lock_guard lock(inode->mutex_);
+    const std::shared_ptr<File> other = inode->files_[mode].lock();
+    if (other && other->context_ == context) {
+      file = other;  // opened meanwhile by another worker thread; ours closes itself
+    } else {
+      inode->files_[mode] = file;
+    }
+  }
+  inode->set_size(static_cast<uint64_t>(status.st_size));
+  return file;
+}
+
+MountReport Mount::report() {
+  MountReport report;
+  const std::lock_guard lock(mutex_);
+  report.place = place_;
+  report.state = retired() && state_ == ContextState::kReady ? ContextState::kClosing : state_;
+  report.error = error_;
+  report.from_server = from_server_;
+  report.contexts_built = contexts_built_;
+  report.open_files = static_cast<uint64_t>(open_files_->load(std::memory_order_relaxed));
+  for (const auto& [gfid, inode] : inodes_) report.engaged_inodes += inode.expired() ? 0 : 1;
+  if (report.open_files == 0 && engaging_.load(std::memory_order_relaxed) == 0) {
+    report.idle_seconds = std::chrono::duration<double>(Clock::now() - idle_since_).count();
+  }
+  report.cost = cost_;
+  return report;
+}
+
+}  // namespace booster::daemon::gluster

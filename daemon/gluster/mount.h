@@ -1,0 +1,171 @@
+// One GlusterFS mount of this host: its context, its inodes, and engaging files on it. Everything
+// that may block runs on threads of this mount alone.
+#pragma once
+
+#include <sys/types.h>
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "common/reason.h"
+#include "daemon/gluster/cmdline.h"
+#include "daemon/gluster/context.h"
+#include "daemon/gluster/file.h"
+#include "daemon/gluster/worker.h"
+#include "daemon/result.h"
+#include "daemon/unique_fd.h"
+
+namespace booster::daemon::gluster {
+
+/// Where a mount is, as the daemon's mount table says.
+struct MountPlace {
+  dev_t dev = 0;
+  std::string source;
+  /// Mount points that show the root of the volume, where `.meta` is.
+  std::vector<std::string> mount_points;
+};
+
+struct MountSettings {
+  ContextSettings context;
+  // Read when they are needed; may change while the daemon runs.
+  std::shared_ptr<const std::atomic<int64_t>> idle_seconds;
+  std::shared_ptr<const std::atomic<int64_t>> build_timeout_seconds;
+  std::shared_ptr<const std::atomic<int64_t>> retry_seconds;
+};
+
+/// A proven wish to engage a file.
+struct EngageOrder {
+  UniqueFd file;           // O_PATH
+  uint64_t inode = 0;      // its number
+  int access_mode = 0;     // O_RDONLY, O_WRONLY, O_RDWR
+  uint64_t epoch = 0;      // Mounts::epoch() after the mount table was read
+  std::function<bool()> wanted;  // false: nobody waits any more. Any thread.
+  /// The answer, once, on any thread; not called if not wanted.
+  std::function<void(Result<std::shared_ptr<File>, common::Reason>)> done;
+};
+
+enum class ContextState { kNone, kBuilding, kReady, kFailed, kClosing };
+
+struct MountReport {
+  MountPlace place;
+  ContextState state = ContextState::kNone;
+  std::string error;
+  bool from_server = false;
+  uint64_t contexts_built = 0;
+  uint64_t engaged_inodes = 0;
+  uint64_t open_files = 0;
+  double idle_seconds = 0;
+  ContextCost cost;
+};
+
+class Mount : public std::enable_shared_from_this<Mount> {
+ public:
+  Mount(MountPlace place, MountSettings settings, Gate& gate);
+
+  /// Takes an order whose descriptor is on this mount. Returns at once.
+  void engage(EngageOrder order);
+
+  /// Once a second: refuses those who have waited too long, closes an idle context.
+  void tick();
+
+  /// The mount has gone or turned out to be another: no new files; the context goes with the last.
+  void retire();
+  bool retired() const { return retired_.load(std::memory_order_acquire); }
+
+  MountReport report();
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  using Answer = Result<std::shared_ptr<File>, common::Reason>;
+
+  /// An order whose gfid is known: the O_PATH descriptor is closed.
+  struct Wish {
+    Gfid gfid{};
+    uint64_t inode = 0;
+    int access_mode = 0;
+    Clock::time_point since;
+    std::function<bool()> wanted;
+    std::function<void(Answer)> done;
+    std::shared_ptr<void> in_progress;
+  };
+
+  // On the FUSE worker.
+  void identify_and_engage(EngageOrder& order, const std::shared_ptr<void>& in_progress);
+  common::Reason identify(uint64_t epoch);
+  Outcome<UniqueFd> open_root() const;
+  Outcome<std::string> read_meta(const char* name) const;
+
+  void with_context(Wish wish);
+  void start_build();
+  void build_finished(Outcome<std::shared_ptr<Context>> result);
+
+  // On the gfapi worker.
+  void open_and_answer(const Wish& wish, const std::shared_ptr<Context>& context);
+  Answer open(const Wish& wish, const std::shared_ptr<Context>& context);
+  std::shared_ptr<Inode> inode_for(const Wish& wish);
+
+  const MountPlace place_;
+  const MountSettings settings_;
+  Gate& gate_;
+  std::shared_ptr<Worker> fuse_;   // asks the FUSE mount
+  std::shared_ptr<Worker> gfapi_;  // asks bricks
+  std::atomic<bool> retired_{false};
+  std::shared_ptr<std::atomic<int64_t>> open_files_;
+  std::atomic<int64_t> engaging_{0};
+
+  // Only identify() and what follows it on the FUSE worker; held while FUSE is asked.
+  std::mutex identity_mutex_;
+  bool identified_ = false;
+  uint64_t verified_epoch_ = 0;
+  std::string process_uuid_;
+  MountOptions options_;
+
+  // Never held while anything blocks.
+  std::mutex mutex_;
+  ContextState state_ = ContextState::kNone;
+  std::shared_ptr<Context> context_;
+  std::vector<Wish> waiting_;
+  std::string error_;
+  Clock::time_point failed_at_;
+  Clock::time_point idle_since_;
+  uint64_t contexts_built_ = 0;
+  ContextCost cost_;
+  bool from_server_ = false;
+  std::unordered_map<Gfid, std::weak_ptr<Inode>, GfidHash> inodes_;
+};
+
+/// All mounts of which something was engaged. Any thread.
+class Mounts {
+ public:
+  explicit Mounts(MountSettings settings) : settings_(std::move(settings)) {}
+
+  /// The mount table has changed: device numbers may mean other mounts now, so that every mount
+  /// proves that it is still the same before the next engage.
+  void table_changed() { epoch_.fetch_add(1, std::memory_order_acq_rel); }
+  /// Load (acquire) after table_changed() of whatever the caller has noticed.
+  uint64_t epoch() const { return epoch_.load(std::memory_order_acquire); }
+
+  std::shared_ptr<Mount> find_or_add(const MountPlace& place);
+
+  /// Retires mounts for which `still_there` is false.
+  void sweep(const std::function<bool(dev_t)>& still_there);
+
+  void tick();
+  std::vector<MountReport> report();
+
+ private:
+  std::vector<std::shared_ptr<Mount>> all();
+
+  const MountSettings settings_;
+  std::atomic<uint64_t> epoch_{1};
+  std::mutex mutex_;
+  std::unordered_map<dev_t, std::shared_ptr<Mount>> mounts_;
+  std::unordered_map<dev_t, std::unique_ptr<Gate>> gates_;  // never erased (gate.h)
+};
+
+}  // namespace booster::daemon::gluster

@@ -1,0 +1,51 @@
+// The registry of mounts, by device number.
+#include <algorithm>
+
+#include "daemon/gluster/mount.h"
+
+namespace booster::daemon::gluster {
+
+std::shared_ptr<Mount> Mounts::find_or_add(const MountPlace& place) {
+  const std::lock_guard lock(mutex_);
+  std::shared_ptr<Mount>& mount = mounts_[place.dev];
+  if (!mount || mount->retired()) {
+    std::unique_ptr<Gate>& gate = gates_[place.dev];
+    if (!gate) gate = std::make_unique<Gate>();
+    mount = std::make_shared<Mount>(place, settings_, *gate);
+  }
+  return mount;
+}
+
+std::vector<std::shared_ptr<Mount>> Mounts::all() {
+  const std::lock_guard lock(mutex_);
+  std::vector<std::shared_ptr<Mount>> mounts;
+  mounts.reserve(mounts_.size());
+  for (const auto& [dev, mount] : mounts_) mounts.push_back(mount);
+  return mounts;
+}
+
+void Mounts::sweep(const std::function<bool(dev_t)>& still_there) {
+  const std::lock_guard lock(mutex_);
+  for (const auto& [dev, mount] : mounts_) {
+    if (!still_there(dev)) mount->retire();
+  }
+}
+
+void Mounts::tick() {
+  for (const auto& mount : all()) mount->tick();
+  // A retired mount stays until its context is closed, so that people see it.
+  const std::lock_guard lock(mutex_);
+  std::erase_if(mounts_, [](const auto& item) {
+    return item.second->retired() && item.second->report().state == ContextState::kNone;
+  });
+}
+
+std::vector<MountReport> Mounts::report() {
+  std::vector<MountReport> reports;
+  for (const auto& mount : all()) reports.push_back(mount->report());
+  std::sort(reports.begin(), reports.end(),
+            [](const MountReport& a, const MountReport& b) { return a.place.dev < b.place.dev; });
+  return reports;
+}
+
+}  // namespace booster::daemon::gluster

@@ -1,0 +1,72 @@
+// Threads that may block.
+#include "daemon/gluster/worker.h"
+
+#include <glusterfs/api/glfs.h>
+#include <spdlog/spdlog.h>
+
+#include <exception>
+
+namespace booster::daemon::gluster {
+
+void adopt_gfapi_identity() {
+  thread_local const bool done = [] {
+    glfs_setfsuid(0);
+    glfs_setfsgid(0);
+    glfs_setfsgroups(0, nullptr);
+    return true;
+  }();
+  static_cast<void>(done);
+}
+
+Worker::Worker(std::string name, unsigned threads) : state_(std::make_shared<State>()) {
+  state_->name = std::move(name);
+  state_->max = threads;
+}
+
+Worker::~Worker() {
+  const std::lock_guard lock(state_->mutex);
+  state_->stopping = true;
+  state_->wake.notify_all();
+}
+
+void Worker::enqueue(std::unique_ptr<Job> job) {
+  bool start = false;
+  {
+    const std::lock_guard lock(state_->mutex);
+    state_->jobs.push_back(std::move(job));
+    start = state_->jobs.size() > state_->idle && state_->running < state_->max;
+    if (start) ++state_->running;
+  }
+  if (start) {
+    std::thread([state = state_] { work(state); }).detach();
+  } else {
+    state_->wake.notify_one();
+  }
+}
+
+void Worker::work(const std::shared_ptr<State>& state) {
+  pthread_setname_np(pthread_self(), state->name.substr(0, 15).c_str());
+  adopt_gfapi_identity();
+  std::unique_lock lock(state->mutex);
+  while (true) {
+    while (state->jobs.empty()) {
+      if (state->stopping) return;
+      ++state->idle;
+      state->wake.wait(lock);
+      --state->idle;
+    }
+    std::unique_ptr<Job> job = std::move(state->jobs.front());
+    state->jobs.pop_front();
+    lock.unlock();
+    try {
+      job->run();
+    } catch (const std::exception& e) {
+      // Out of memory, mostly. What the job would have answered stays unanswered: FUSE serves.
+      spdlog::error("event=job-failed worker={} error=\"{}\"", state->name, e.what());
+    }
+    job.reset();
+    lock.lock();
+  }
+}
+
+}  // namespace booster::daemon::gluster

@@ -1,0 +1,78 @@
+// A few threads that may block: everything that asks FUSE or waits for a brick runs on the worker
+// of its mount, so that a hung mount holds up nobody but itself. Nobody ever joins these threads.
+#pragma once
+
+#include <pthread.h>
+
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+
+namespace booster::daemon::gluster {
+
+class Worker {
+ public:
+  /// `name` is shown for its threads (at most 15 bytes). They start with the first job.
+  Worker(std::string name, unsigned threads);
+
+  /// Jobs that wait already are still done; the threads end after the last.
+  ~Worker();
+
+  Worker(const Worker&) = delete;
+  Worker& operator=(const Worker&) = delete;
+
+  /// Runs `job()` on one of the threads. Any thread, also a job and a gfapi callback.
+  template <class F>
+  void post(F job) {
+    enqueue(std::make_unique<JobOf<F>>(std::move(job)));
+  }
+
+ private:
+  struct Job {
+    virtual ~Job() = default;
+    virtual void run() = 0;
+  };
+  template <class F>
+  struct JobOf final : Job {
+    explicit JobOf(F f) : function(std::move(f)) {}
+    void run() override { function(); }
+    F function;
+  };
+  // Shared with the threads, which outlive the worker when they hang.
+  struct State {
+    std::mutex mutex;
+    std::condition_variable wake;
+    std::deque<std::unique_ptr<Job>> jobs;
+    std::string name;
+    unsigned idle = 0;
+    unsigned running = 0;
+    unsigned max = 0;
+    bool stopping = false;
+  };
+
+  void enqueue(std::unique_ptr<Job> job);
+  static void work(const std::shared_ptr<State>& state);
+
+  std::shared_ptr<State> state_;
+};
+
+/// Gives the calling thread root's identity for gfapi, once: gfapi asks the kernel twice for each
+/// operation otherwise, and a graph switch runs with the identity of the thread that notices it
+/// (DESIGN section 9). Every thread that calls gfapi calls this first.
+void adopt_gfapi_identity();
+
+/// A detached thread for one long job. `name` has at most 15 bytes and lives for ever.
+template <class F>
+void run_detached(const char* name, F job) {
+  std::thread([name, job = std::move(job)]() mutable {
+    pthread_setname_np(pthread_self(), name);
+    adopt_gfapi_identity();
+    job();
+  }).detach();
+}
+
+}  // namespace booster::daemon::gluster

@@ -1,0 +1,411 @@
+// The fence: when a boosted writer has closed, synced, unlocked or left, FUSE shows what it wrote to
+// programs without booster. This test program itself is such a program, with its caches primed.
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <array>
+#include <chrono>
+#include <functional>
+#include <list>
+#include <thread>
+
+#include "tests/integration/harness.h"
+#include "tests/integration/puppet.h"
+#include "tests/programs/bytes.h"
+
+namespace booster::test {
+namespace {
+
+/// Longer than FUSE's client keeps what it knows: what is asked after it is asked of the bricks,
+/// and kept for another second.
+constexpr std::chrono::milliseconds kAllForgotten{1200};
+
+enum View { kSize, kFreshOpen, kOpenDescriptor, kMapping, kViews };
+constexpr std::array<const char*, kViews> kViewNames = {"stat", "fresh open", "open descriptor",
+                                                        "mapping"};
+
+/// A file as a program without booster has it: known by path, open, and mapped.
+class Watched {
+ public:
+  Watched(std::string path, size_t size, uint64_t seed) : path_(std::move(path)) {
+    content_ = bytes_at(0, size, seed);
+    write_file(path_, content_);
+    fd_ = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC);
+    map_ = ::mmap(nullptr, kMapped, PROT_READ, MAP_SHARED, fd_, 0);
+    EXPECT_GE(fd_, 0);
+    EXPECT_NE(map_, MAP_FAILED);
+  }
+  ~Watched() {
+    ::munmap(map_, kMapped);
+    ::close(fd_);
+  }
+  Watched(const Watched&) = delete;
+  Watched& operator=(const Watched&) = delete;
+
+  const std::string& path() const { return path_; }
+  size_t size() const { return content_.size(); }
+
+  /// What the file must hold from now on.
+  void expect_cut(size_t size) { content_.resize(size); }
+  void expect_bytes(size_t offset, size_t length, uint64_t seed) {
+    if (content_.size() < offset + length) content_.resize(offset + length);
+    content_.replace(offset, length, bytes_at(offset, length, seed));
+  }
+
+  /// Looks at the file in every way, so that whatever can be kept is kept.
+  void prime() const {
+    for (int view = 0; view < kViews; ++view) {
+      EXPECT_EQ(look(static_cast<View>(view)), "") << path_ << " before anything was boosted";
+    }
+  }
+
+  /// "" if that view shows what it must, else what is wrong.
+  std::string look(View view) const {
+    switch (view) {
+      case kSize: {
+        struct stat st {};
+        if (::stat(path_.c_str(), &st) != 0) return "cannot be found";
+        const auto size = static_cast<size_t>(st.st_size);
+        return size == content_.size() ? "" : "size " + std::to_string(size);
+      }
+      case kFreshOpen: return judge(read_file(path_));
+      case kOpenDescriptor: {
+        std::string bytes(content_.size() + 1, '\0');
+        size_t done = 0;
+        ssize_t got;
+        while ((got = ::pread(fd_, bytes.data() + done, bytes.size() - done,
+                              static_cast<off_t>(done))) > 0) {
+          done += static_cast<size_t>(got);
+        }
+        bytes.resize(done);
+        return judge(bytes);
+      }
+      case kMapping: {
+        // The kernel copies, and stops where a touch would be a SIGBUS.
+        std::string bytes(content_.size(), '\0');
+        const iovec from{map_, bytes.size()};
+        const iovec to{bytes.data(), bytes.size()};
+        const ssize_t got = ::process_vm_readv(::getpid(), &to, 1, &from, 1, 0);
+        bytes.resize(got < 0 ? 0 : static_cast<size_t>(got));
+        return judge(bytes);
+      }
+      case kViews: break;
+    }
+    return "no such view";
+  }
+
+ private:
+  static constexpr size_t kMapped = 16 << 20;
+
+  std::string judge(const std::string& bytes) const {
+    if (bytes == content_) return "";
+    size_t at = 0;
+    while (at < bytes.size() && at < content_.size() && bytes[at] == content_[at]) ++at;
+    return std::to_string(bytes.size()) + " of " + std::to_string(content_.size()) +
+           " bytes, other from " + std::to_string(at) + " on";
+  }
+
+  std::string path_;
+  std::string content_;
+  int fd_ = -1;
+  void* map_ = nullptr;
+};
+
+/// Which looks were stale, by view, and the first few in words.
+struct Stale {
+  std::array<int, kViews> count{};
+  std::string examples;
+  int total() const { return count[0] + count[1] + count[2] + count[3]; }
+
+  /// The first look disturbs the others (an open makes the kernel drop its pages), so each view is
+  /// first in turn.
+  void look(const Watched& file, int turn, const std::string& when) {
+    for (int i = 0; i < kViews; ++i) {
+      const auto view = static_cast<View>((turn + i) % kViews);
+      const std::string wrong = file.look(view);
+      if (wrong.empty()) continue;
+      if (++count[view] <= 3) {
+        examples += file.path() + " " + when + ": " + kViewNames[view] + " (look " +
+                    std::to_string(i + 1) + "): " + wrong + "\n";
+      }
+    }
+  }
+};
+
+enum Change { kOverwrite, kPatch, kExtend, kCutAndGrow, kRewrite, kChanges };
+constexpr std::array<const char*, kChanges> kChangeNames = {"overwritten", "patched", "extended",
+                                                            "cut and grown", "rewritten"};
+
+class Fence : public testing::Test {
+ protected:
+  void write_at(Puppet& writer, Watched& file, size_t offset, size_t length, uint64_t seed) {
+    EXPECT_EQ(writer.tell("pwrite", "w", offset, length, seed), std::to_string(length));
+    file.expect_bytes(offset, length, seed);
+    written_ += length;
+  }
+
+  /// The puppet opens `file` as "w" and changes it.
+  void change(Puppet& writer, Watched& file, Change how, uint64_t seed) {
+    const size_t size = file.size();
+    const char* mode = how == kRewrite ? "w+trunc" : seed % 2 == 0 ? "w" : "rw";
+    EXPECT_EQ(writer.tell("open", "w", mode, file.path()), "0");
+    switch (how) {
+      case kOverwrite: write_at(writer, file, 0, size, seed); break;
+      case kPatch: write_at(writer, file, size / 3, size / 3 + 1, seed); break;
+      case kExtend: write_at(writer, file, size, 4321, seed); break;
+      case kCutAndGrow:
+        EXPECT_EQ(writer.tell("truncate", "w", size / 2), "0");
+        file.expect_cut(size / 2);
+        write_at(writer, file, size / 2 + 1000, size / 2 + 5000, seed);
+        break;
+      case kRewrite: {
+        file.expect_cut(0);
+        const size_t piece = size / 4 + 1;
+        for (size_t i = 0; i < 3; ++i) {
+          EXPECT_EQ(writer.tell("write", "w", piece, seed), std::to_string(piece));
+          file.expect_bytes(i * piece, piece, seed);
+          written_ += piece;
+        }
+        break;
+      }
+      case kChanges: break;
+    }
+  }
+
+  static size_t size_of(int index) {
+    static constexpr std::array<size_t, 9> kSmall = {1,     700,   4096,  5000, 20000,
+                                                     40000, 60000, 65535, 65536};
+    if (index % 10 != 9) return kSmall[static_cast<size_t>(index) % 10];
+    // Beyond one shard of 4 MB now and then.
+    return (index % 50 == 49 ? 5U << 20 : 1U << 20) + static_cast<size_t>(index);
+  }
+  static Change change_of(int index) {
+    return static_cast<Change>((index + index / 10) % kChanges);
+  }
+
+  /// What a writer, which has just changed the file, does so that others see it.
+  using Settle = std::function<void(Puppet& writer, Watched& file, int index)>;
+
+  /// `count` files, primed, each changed and settled by a boosted writer; the stale looks right
+  /// after that.
+  Stale looks_after(int count, const std::string& when,
+                    const Settle& settle, bool one_writer = true) {
+    constexpr int kPerRound = 100;
+    Stale stale;
+    for (int first = 0; first < count; first += kPerRound) {
+      ScratchDir dir;
+      std::list<Watched> files;
+      std::unique_ptr<Puppet> writer;
+      for (int i = first; i < std::min(first + kPerRound, count); ++i) {
+        files.emplace_back(dir.file(std::to_string(i)), size_of(i), 1);
+      }
+      std::this_thread::sleep_for(kAllForgotten);
+      int index = first;
+      for (Watched& file : files) {
+        file.prime();
+        if (!writer || !one_writer) writer = std::make_unique<Puppet>();
+        change(*writer, file, change_of(index), 100 + static_cast<uint64_t>(index));
+        settle(*writer, file, index);
+        stale.look(file, index, when + ", " + kChangeNames[change_of(index)]);
+        ++index;
+        if (testing::Test::HasFailure()) break;
+      }
+    }
+    EXPECT_EQ(daemon_.boosted_write_bytes(), written_) << when << ": not all was boosted";
+    return stale;
+  }
+
+  void expect_none_stale(int count, const std::string& when, const Settle& settle,
+                         bool one_writer = true) {
+    const Stale stale = looks_after(count, when, settle, one_writer);
+    EXPECT_EQ(stale.total(), 0) << stale.examples;
+  }
+
+  Daemon daemon_;
+  uint64_t written_ = 0;  // by puppets
+};
+
+// If this fails, the other tests of this file prove nothing.
+TEST_F(Fence, WithoutItFuseShowsOldBytesInEveryView) {
+  const Stale stale = looks_after(rounds(30, 100), "not settled", [](Puppet&, Watched&, int) {});
+  for (int view = 0; view < kViews; ++view) {
+    EXPECT_GT(stale.count[static_cast<size_t>(view)], 0) << kViewNames[static_cast<size_t>(view)];
+  }
+}
+
+TEST_F(Fence, NothingIsStaleAfterClose) {
+  expect_none_stale(rounds(100, 1000), "after close", [](Puppet& writer, Watched&, int) {
+    EXPECT_EQ(writer.tell("close", "w", "close"), "0");
+  });
+}
+
+TEST_F(Fence, NothingIsStaleAfterAnyWayToClose) {
+  const std::array<const char*, 4> ways = {"syscall", "close_range", "dup2", "fclose"};
+  expect_none_stale(rounds(20, 200), "after another way to close", [&](Puppet& writer, Watched&, int index) {
+    // A stream that can also be read is not made of a descriptor that cannot.
+    const char* way = ways[static_cast<size_t>(index) % (index % 2 == 0 ? 3 : 4)];
+    EXPECT_EQ(writer.tell("close", "w", way), "0") << way;
+  });
+}
+
+TEST_F(Fence, NothingIsStaleAfterSync) {
+  const std::array<const char*, 3> ways = {"fsync", "fdatasync", "syncfs"};
+  expect_none_stale(rounds(30, 300), "after a sync", [&](Puppet& writer, Watched&, int index) {
+    EXPECT_EQ(writer.tell(ways[static_cast<size_t>(index) % 3], "w"), "0");
+  });
+}
+
+TEST_F(Fence, NothingIsStaleAfterUnlock) {
+  const std::array<std::pair<const char*, const char*>, 3> locks = {
+      {{"flock", "unflock"}, {"posix-lock", "posix-unlock"}, {"ofd-lock", "ofd-unlock"}}};
+  expect_none_stale(rounds(30, 300), "after unlocking", [&](Puppet& writer, Watched& file, int index) {
+    const auto& [lock, unlock] = locks[static_cast<size_t>(index) % 3];
+    EXPECT_EQ(writer.tell(lock, "w"), "0");
+    write_at(writer, file, file.size() / 2, 3000, 99);
+    EXPECT_EQ(writer.tell(unlock, "w"), "0");
+  });
+}
+
+TEST_F(Fence, NothingIsStaleAfterExitWithoutClose) {
+  expect_none_stale(
+      rounds(20, 200), "after exit",
+      [](Puppet& writer, Watched&, int index) {
+        writer.order(index % 2 == 0 ? "exit" : "_exit");
+        EXPECT_EQ(writer.child().wait().status, 0);
+      },
+      false);
+}
+
+TEST_F(Fence, NothingIsStaleAfterFork) {
+  expect_none_stale(
+      rounds(20, 200), "after fork",
+      [](Puppet& writer, Watched&, int) { EXPECT_GT(std::stoi(writer.tell("fork")), 0); }, false);
+}
+
+TEST_F(Fence, NothingIsStaleAfterExec) {
+  expect_none_stale(
+      rounds(20, 200), "after exec",
+      [](Puppet& writer, Watched&, int) { EXPECT_EQ(writer.tell("exec"), "ready"); }, false);
+}
+
+TEST_F(Fence, AWriterThatWasKilledIsSeenWithinASecondAndALittle) {
+  ScratchDir dir;
+  std::list<Watched> files;
+  const int count = rounds(10, 100);
+  for (int i = 0; i < count; ++i) files.emplace_back(dir.file(std::to_string(i)), size_of(i), 1);
+  std::this_thread::sleep_for(kAllForgotten);
+  int index = 0;
+  for (Watched& file : files) {
+    file.prime();
+    Puppet writer;
+    change(writer, file, change_of(index++), 7);
+    writer.child().signal(SIGKILL);
+    EXPECT_EQ(writer.child().wait().status, 128 + SIGKILL);
+  }
+  std::this_thread::sleep_for(kAllForgotten);
+  Stale stale;
+  index = 0;
+  for (Watched& file : files) stale.look(file, index++, "after SIGKILL and 1.2 s");
+  EXPECT_EQ(stale.total(), 0) << stale.examples;
+  EXPECT_GT(daemon_.boosted_write_bytes(), 0U);
+}
+
+// --- times -------------------------------------------------------------------------------------
+
+struct timespec modified(const std::string& path) {
+  struct stat st {};
+  EXPECT_EQ(::stat(path.c_str(), &st), 0) << path;
+  return st.st_mtim;
+}
+
+TEST_F(Fence, TimesThatAProgramSetsStay) {
+  ScratchDir dir;
+  const std::string path = dir.file("file");
+  Puppet writer;
+  for (const char* how : {"times", "times-of-path"}) {
+    const std::string whom = how == std::string("times") ? "w" : path;
+    ASSERT_EQ(writer.tell("open", "w", "rw+creat", path), "0");
+    ASSERT_EQ(writer.tell("pwrite", "w", 0, 100000, 1), "100000");
+    ASSERT_EQ(writer.tell(how, whom, 1'000'000'000), "0");
+    EXPECT_EQ(modified(path).tv_sec, 1'000'000'000) << how << ", while open";
+    ASSERT_EQ(writer.tell("close", "w", "close"), "0");
+    EXPECT_EQ(modified(path).tv_sec, 1'000'000'000) << how << ", closed";
+    EXPECT_EQ(modified(path).tv_nsec, 222) << how;
+
+    // A write after that counts, as without booster.
+    ASSERT_EQ(writer.tell("open", "w", "rw", path), "0");
+    ASSERT_EQ(writer.tell("pread", "w", 0, 100, 1), "100");
+    ASSERT_EQ(writer.tell("close", "w", "close"), "0");
+    EXPECT_EQ(modified(path).tv_sec, 1'000'000'000) << how << ", read";
+    ASSERT_EQ(writer.tell("open", "w", "rw", path), "0");
+    ASSERT_EQ(writer.tell(how, whom, 1'000'000'000), "0");
+    ASSERT_EQ(writer.tell("pwrite", "w", 0, 100, 1), "100");
+    ASSERT_EQ(writer.tell("close", "w", "close"), "0");
+    EXPECT_GT(modified(path).tv_sec, 1'000'000'000) << how << ", written";
+  }
+  EXPECT_EQ(daemon_.boosted_write_bytes(), 2U * (100000 + 100));
+}
+
+/// A tree outside the mount with times long ago.
+class OldTree {
+ public:
+  OldTree() : path_(Lab::get().dir + "/old-tree-" + std::to_string(::getpid())) {
+    ::mkdir(path_.c_str(), 0755);
+    for (int i = 0; i < 20; ++i) {
+      const std::string file = path_ + "/" + std::to_string(i);
+      const size_t size = i % 10 == 9 ? 2U << 20 : static_cast<size_t>(i) * 5001 + 1;
+      write_file(file, bytes_at(0, size, static_cast<uint64_t>(i)));
+      const timespec times[2] = {{900'000'000 + i, 5}, {950'000'000 + i, 987'654'321 - i}};
+      ::utimensat(AT_FDCWD, file.c_str(), times, 0);
+      bytes_ += size;
+    }
+  }
+  const std::string& path() const { return path_; }
+  uint64_t bytes() const { return bytes_; }
+
+ private:
+  std::string path_;
+  uint64_t bytes_ = 0;
+};
+
+std::string names_sizes_and_times(const std::string& dir) {
+  return shell("cd '" + dir + "' && find . -type f -printf '%P %s %T@\\n' | sort",
+               {.preload = false})
+      .out;
+}
+
+TEST_F(Fence, CopyingToolsKeepTimes) {
+  const OldTree tree;
+  const std::string expected = names_sizes_and_times(tree.path());
+  const RunResult tar =
+      run({"tar", "-C", tree.path(), "-cf", tree.path() + ".tar", "."}, {.preload = false});
+  ASSERT_EQ(tar.status, 0) << tar.err;
+  std::vector<std::string> scripts = {
+      "cp -p '" + tree.path() + "'/* '%'",
+      "tar -C '%' -xf '" + tree.path() + ".tar'",
+      "cp -a '" + tree.path() + "'/. '%' && mv '%'/3 '%'/x && mv '%'/x '%'/3",
+  };
+  if (shell("command -v rsync", {.preload = false}).status == 0) {
+    scripts.push_back("rsync -a '" + tree.path() + "'/ '%'/");
+  }
+  for (std::string script : scripts) {
+    ScratchDir dir;
+    const uint64_t before = daemon_.boosted_write_bytes();
+    for (size_t at; (at = script.find('%')) != std::string::npos;) {
+      script.replace(at, 1, dir.path());
+    }
+    const RunResult result = shell(script);
+    EXPECT_EQ(result.status, 0) << script << result.err;
+    EXPECT_EQ(names_sizes_and_times(dir.path()), expected) << script;
+    EXPECT_EQ(daemon_.boosted_write_bytes() - before, tree.bytes()) << script;
+    const RunResult same =
+        run({"diff", "-r", tree.path(), dir.path()}, {.preload = false});
+    EXPECT_EQ(same.out + same.err, "") << script;
+  }
+}
+
+}  // namespace
+}  // namespace booster::test

@@ -1,0 +1,48 @@
+// What test files hold: every byte depends on its place in the file and on a seed, so that a byte
+// that is lost, old or somebody else's is told from the right one. For tests and their programs.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <string>
+
+namespace booster::test {
+
+/// The eight bytes at offset 8 * `index` of a file of that seed (splitmix64).
+inline uint64_t word_at(uint64_t index, uint64_t seed) {
+  uint64_t word = index + seed * 0x9e3779b97f4a7c15ULL + 1;
+  word = (word ^ (word >> 30)) * 0xbf58476d1ce4e5b9ULL;
+  word = (word ^ (word >> 27)) * 0x94d049bb133111ebULL;
+  return word ^ (word >> 31);
+}
+
+/// The byte at `offset` of a file of that seed.
+inline char byte_at(uint64_t offset, uint64_t seed) {
+  return static_cast<char>(word_at(offset / 8, seed) >> (8 * (offset % 8)));
+}
+
+/// `length` bytes from `offset` on of a file of that seed.
+inline std::string bytes_at(uint64_t offset, size_t length, uint64_t seed) {
+  std::string bytes(length, '\0');
+  for (size_t i = 0; i < length;) {
+    uint64_t word = word_at((offset + i) / 8, seed) >> (8 * ((offset + i) % 8));
+    do {
+      bytes[i++] = static_cast<char>(word);
+      word >>= 8;
+    } while (i < length && (offset + i) % 8 != 0);
+  }
+  return bytes;
+}
+
+/// Index of the first of `length` bytes that is not the one of that place and seed; `length` if all
+/// are.
+inline size_t first_wrong(const char* bytes, size_t length, uint64_t offset, uint64_t seed) {
+  const std::string right = bytes_at(offset, length, seed);
+  if (std::memcmp(bytes, right.data(), length) == 0) return length;
+  size_t at = 0;
+  while (bytes[at] == right[at]) ++at;
+  return at;
+}
+
+}  // namespace booster::test

@@ -1,0 +1,89 @@
+// What both sides agree on: names that users see, and the words of the session memory.
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <set>
+#include <string>
+#include <thread>
+
+#include "common/abi.h"
+#include "common/futex.h"
+#include "common/reason.h"
+
+namespace booster::common {
+namespace {
+
+TEST(Reason, EveryReasonHasANameOfItsOwn) {
+  std::set<std::string> names;
+  for (uint32_t i = 0; i < kReasonCount; ++i) names.insert(reason_name(static_cast<Reason>(i)));
+  EXPECT_EQ(names.size(), kReasonCount);
+  EXPECT_EQ(names.count("unknown"), 0U);
+}
+
+TEST(Reason, ANumberOutOfSharedMemoryHasAName) {
+  EXPECT_STREQ(reason_name(static_cast<Reason>(0xffffffffU)), "unknown");
+}
+
+TEST(SlotState, TellsGenerationsAndStatesApart) {
+  EXPECT_NE(slot_state(1, HandleSlot::kReady), slot_state(2, HandleSlot::kReady));
+  EXPECT_NE(slot_state(1, HandleSlot::kReady), slot_state(1, HandleSlot::kRefused));
+  EXPECT_NE(slot_state(0xffffffffU, HandleSlot::kReady), slot_state(0, HandleSlot::kReady));
+}
+
+/// The lane protocol of abi.h between two threads: no wake-up is lost although neither side sleeps
+/// or rings more than it must. A lost one shows as a wait of 20 s.
+TEST(Lane, NoWakeUpIsLostBetweenSubmitterAndPump) {
+  LaneRequest request{};
+  LaneReply reply{};
+  std::atomic<uint32_t> pump_asleep{0};
+  std::atomic<uint32_t> doorbell{0};
+  constexpr uint32_t kRequests = 20'000;
+
+  std::thread pump([&] {
+    uint32_t taken = 0;
+    while (taken < kRequests) {
+      if (request.submitted.load(std::memory_order_acquire) == taken) {
+        const uint32_t rung = doorbell.load(std::memory_order_relaxed);
+        pump_asleep.store(1, std::memory_order_relaxed);
+        std::atomic_thread_fence(std::memory_order_seq_cst);
+        if (request.submitted.load(std::memory_order_acquire) == taken) {
+          futex_wait(doorbell, rung, 20'000);
+        }
+        pump_asleep.store(0, std::memory_order_relaxed);
+        continue;
+      }
+      ++taken;
+      reply.length = request.length + 1;
+      reply.completed.store(taken, std::memory_order_release);
+      std::atomic_thread_fence(std::memory_order_seq_cst);
+      if (request.client_waits.load(std::memory_order_relaxed) != 0) {
+        futex_wake_all(reply.completed);
+      }
+    }
+  });
+
+  const auto start = std::chrono::steady_clock::now();
+  for (uint32_t number = 1; number <= kRequests; ++number) {
+    request.length = number;
+    request.submitted.store(number, std::memory_order_release);
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    if (pump_asleep.load(std::memory_order_relaxed) != 0) {
+      doorbell.fetch_add(1, std::memory_order_relaxed);
+      futex_wake_all(doorbell);
+    }
+    while (true) {
+      request.client_waits.store(1, std::memory_order_relaxed);
+      std::atomic_thread_fence(std::memory_order_seq_cst);
+      const uint32_t seen = reply.completed.load(std::memory_order_acquire);
+      if (seen == number) break;
+      futex_wait(reply.completed, seen, 20'000);
+    }
+    request.client_waits.store(0, std::memory_order_relaxed);
+    ASSERT_EQ(reply.length, number + 1);
+  }
+  pump.join();
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(19));
+}
+
+}  // namespace
+}  // namespace booster::common

@@ -1,0 +1,259 @@
+// A client of boosterd for tests: speaks the protocol by the book, and lets a test break any rule of
+// it. One thread. Errors are thrown, since in a test they end it.
+#pragma once
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstring>
+#include <new>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "common/abi.h"
+#include "common/futex.h"
+#include "proto/control.pb.h"
+
+namespace booster::test {
+
+class DaemonClient {
+ public:
+  struct Answer {
+    int error = 0;
+    uint32_t length = 0;
+  };
+  struct Slot {
+    common::HandleSlot::State state = common::HandleSlot::kEmpty;
+    uint32_t generation = 0;
+    common::Reason reason{};
+    uint32_t flags = 0;
+  };
+
+  explicit DaemonClient(const std::string& path) {
+    socket_ = ::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    if (socket_ < 0 || path.size() >= sizeof address.sun_path) fail("socket");
+    std::memcpy(address.sun_path, path.data(), path.size());
+    if (::connect(socket_, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) {
+      fail("connect " + path);
+    }
+  }
+  ~DaemonClient() {
+    if (memory_) ::munmap(memory_, common::kSessionBytes);
+    if (memory_fd_ >= 0) ::close(memory_fd_);
+    ::close(socket_);
+  }
+  DaemonClient(const DaemonClient&) = delete;
+  DaemonClient& operator=(const DaemonClient&) = delete;
+
+  int socket() const { return socket_; }
+  int memory_fd() const { return memory_fd_; }
+  uint64_t nonce() const { return welcome_.nonce(); }
+  const control::Welcome& welcome() const { return welcome_; }
+  common::SessionMemory& memory() { return *memory_; }
+
+  /// Says Hello; the refusal, if there was one.
+  std::optional<control::Refusal::Code> hello(uint32_t abi_version = common::kAbiVersion) {
+    control::ToDaemon message;
+    message.mutable_hello()->set_abi_version(abi_version);
+    send(message);
+    int fd = -1;
+    control::FromDaemon answer = receive(&fd);
+    if (answer.has_refusal()) return answer.refusal().code();
+    if (!answer.has_welcome() || fd < 0) throw std::runtime_error("no Welcome");
+    welcome_ = answer.welcome();
+    memory_fd_ = fd;
+    void* at = ::mmap(nullptr, common::kSessionBytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (at == MAP_FAILED) fail("mmap");
+    memory_ = static_cast<common::SessionMemory*>(at);
+    return std::nullopt;
+  }
+
+  /// Sends raw bytes with any number of descriptors. False if the daemon has hung up.
+  bool send_raw(const void* bytes, size_t size, const std::vector<int>& descriptors = {}) {
+    alignas(cmsghdr) char control[CMSG_SPACE(16 * sizeof(int))] = {};
+    iovec iov{const_cast<void*>(bytes), size};
+    msghdr message{};
+    message.msg_iov = &iov;
+    message.msg_iovlen = 1;
+    if (!descriptors.empty()) {
+      message.msg_control = control;
+      message.msg_controllen = CMSG_SPACE(descriptors.size() * sizeof(int));
+      cmsghdr* header = CMSG_FIRSTHDR(&message);
+      header->cmsg_level = SOL_SOCKET;
+      header->cmsg_type = SCM_RIGHTS;
+      header->cmsg_len = CMSG_LEN(descriptors.size() * sizeof(int));
+      std::memcpy(CMSG_DATA(header), descriptors.data(), descriptors.size() * sizeof(int));
+    }
+    return ::sendmsg(socket_, &message, MSG_NOSIGNAL) == static_cast<ssize_t>(size);
+  }
+  bool send(const control::ToDaemon& message, const std::vector<int>& descriptors = {}) {
+    const std::string bytes = message.SerializeAsString();
+    return send_raw(bytes.data(), bytes.size(), descriptors);
+  }
+
+  bool ring() { return send_raw(&common::kDoorbell, 1); }
+
+  /// Sends an Engage for `fd` by the book, without waiting.
+  void engage_begin(int fd, uint32_t slot, uint32_t generation) {
+    const int path_fd = ::open(fmt::format("/proc/self/fd/{}", fd).c_str(), O_PATH | O_CLOEXEC);
+    if (path_fd < 0) fail("O_PATH");
+    send(engage_message(slot, generation, fd), {path_fd});
+    ::close(path_fd);
+  }
+  control::ToDaemon engage_message(uint32_t slot, uint32_t generation, int fd) const {
+    control::ToDaemon message;
+    control::Engage& engage = *message.mutable_engage();
+    engage.set_nonce(nonce());
+    engage.set_slot(slot);
+    engage.set_generation(generation);
+    engage.set_fd_number(static_cast<uint32_t>(fd));
+    return message;
+  }
+
+  Slot slot(uint32_t index) {
+    common::HandleSlot& shared = memory_->slots[index];
+    const uint64_t word = shared.state.load(std::memory_order_acquire);
+    return {static_cast<common::HandleSlot::State>(word & 0xff), static_cast<uint32_t>(word >> 8),
+            static_cast<common::Reason>(shared.reason), shared.flags};
+  }
+  uint64_t file_size(uint32_t index) {
+    return memory_->slots[index].file_size.load(std::memory_order_relaxed);
+  }
+
+  /// Waits for the answer to an Engage of this generation; an empty slot after `patience`.
+  Slot engage_wait(uint32_t index, uint32_t generation,
+                   std::chrono::milliseconds patience = std::chrono::seconds(60)) {
+    const auto end = std::chrono::steady_clock::now() + patience;
+    while (std::chrono::steady_clock::now() < end) {
+      const Slot answer = slot(index);
+      if (answer.state != common::HandleSlot::kEmpty && answer.generation == generation) {
+        return answer;
+      }
+      std::this_thread::sleep_for(std::chrono::microseconds(100));
+    }
+    return {};
+  }
+  Slot engage(int fd, uint32_t slot, uint32_t generation) {
+    engage_begin(fd, slot, generation);
+    return engage_wait(slot, generation);
+  }
+
+  void release(uint32_t slot, uint32_t generation) {
+    control::ToDaemon message;
+    message.mutable_release()->set_slot(slot);
+    message.mutable_release()->set_generation(generation);
+    send(message);
+  }
+
+  /// Puts a request into a lane, rings if the pump sleeps, does not wait.
+  void submit(uint32_t lane, common::Op op, uint32_t slot, uint32_t generation, uint64_t offset,
+              uint32_t length) {
+    common::LaneRequest& request = memory_->requests[lane];
+    request.op = static_cast<uint32_t>(op);
+    request.slot = slot;
+    request.generation = generation;
+    request.length = length;
+    request.offset = offset;
+    const uint32_t number = request.submitted.load(std::memory_order_relaxed) + 1;
+    request.submitted.store(number, std::memory_order_release);  // partner: the pump's acquire
+    std::atomic_thread_fence(std::memory_order_seq_cst);  // partner: after pump_asleep = 1
+    if (memory_->header.pump_asleep.load(std::memory_order_relaxed) != 0) {
+      ring();
+      ++doorbells;
+    }
+  }
+
+  /// Spins for `spin`, then sleeps. Nothing if the daemon has hung up before it answered.
+  std::optional<Answer> wait(uint32_t lane,
+                             std::chrono::microseconds spin = std::chrono::microseconds(20)) {
+    common::LaneRequest& request = memory_->requests[lane];
+    common::LaneReply& reply = memory_->replies[lane];
+    const uint32_t number = request.submitted.load(std::memory_order_relaxed);
+    const auto until = std::chrono::steady_clock::now() + spin;
+    while (reply.completed.load(std::memory_order_acquire) != number) {
+      if (std::chrono::steady_clock::now() < until) {
+        common::cpu_relax();
+        continue;
+      }
+      request.client_waits.store(1, std::memory_order_relaxed);
+      std::atomic_thread_fence(std::memory_order_seq_cst);  // partner: after `completed`
+      const uint32_t seen = reply.completed.load(std::memory_order_acquire);
+      if (seen != number) {
+        common::futex_wait(reply.completed, seen, 100);
+        if (hung_up() && reply.completed.load(std::memory_order_acquire) != number) {
+          return std::nullopt;
+        }
+      }
+      request.client_waits.store(0, std::memory_order_relaxed);
+    }
+    return Answer{reply.error, reply.length};
+  }
+
+  std::optional<Answer> call(uint32_t lane, common::Op op, uint32_t slot, uint32_t generation,
+                             uint64_t offset, uint32_t length,
+                             std::chrono::microseconds spin = std::chrono::microseconds(20)) {
+    submit(lane, op, slot, generation, offset, length);
+    return wait(lane, spin);
+  }
+  char* payload(uint32_t lane) { return reinterpret_cast<char*>(memory_->payload[lane]); }
+
+  /// The daemon has closed the connection.
+  bool hung_up() const {
+    pollfd poll_fd{socket_, POLLRDHUP, 0};
+    return ::poll(&poll_fd, 1, 0) == 1 && (poll_fd.revents & (POLLHUP | POLLRDHUP | POLLERR)) != 0;
+  }
+  bool wait_hung_up(std::chrono::milliseconds patience = std::chrono::seconds(10)) const {
+    const auto end = std::chrono::steady_clock::now() + patience;
+    while (std::chrono::steady_clock::now() < end) {
+      if (hung_up()) return true;
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    return false;
+  }
+
+  uint64_t doorbells = 0;
+
+ private:
+  [[noreturn]] static void fail(const std::string& what) {
+    throw std::runtime_error(what + ": " + strerrordesc_np(errno));
+  }
+
+  control::FromDaemon receive(int* fd) {
+    char bytes[common::kMaxPacket];
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
+    iovec iov{bytes, sizeof bytes};
+    msghdr message{};
+    message.msg_iov = &iov;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    const ssize_t n = ::recvmsg(socket_, &message, MSG_CMSG_CLOEXEC);
+    if (n <= 0) fail("recvmsg");
+    for (cmsghdr* header = CMSG_FIRSTHDR(&message); header;
+         header = CMSG_NXTHDR(&message, header)) {
+      if (header->cmsg_type == SCM_RIGHTS) std::memcpy(fd, CMSG_DATA(header), sizeof *fd);
+    }
+    control::FromDaemon answer;
+    if (!answer.ParseFromArray(bytes, static_cast<int>(n))) throw std::runtime_error("garbage");
+    return answer;
+  }
+
+  int socket_ = -1;
+  int memory_fd_ = -1;
+  control::Welcome welcome_;
+  common::SessionMemory* memory_ = nullptr;
+};
+
+}  // namespace booster::test
