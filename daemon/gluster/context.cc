@@ -130,10 +130,6 @@ std::string volfile_of(glfs* fs) {
   return text;
 }
 
-bool has_disperse(const std::string& volfile) {
-  return volfile.find("cluster/disperse") != std::string::npos;
-}
-
 Outcome<glfs*> start_from_servers(const MountOptions& options, const ContextSettings& settings) {
   std::vector<VolfileServer> servers = options.servers;
   if (servers.empty() || options.volfile_id.empty()) {
@@ -182,6 +178,11 @@ Outcome<glfs*> start_from_volfile(const std::string& text, const std::string& vo
 
 }  // namespace
 
+Context::Traits Context::traits_of(const std::string& volfile) {
+  return {.disperse = volfile.find("cluster/disperse") != std::string::npos,
+          .shard = volfile.find("features/shard") != std::string::npos};
+}
+
 Outcome<std::shared_ptr<Context>> Context::build(const MountOptions& options,
                                                  const ContextSettings& settings,
                                                  const ReadVolfile& read_volfile) {
@@ -192,14 +193,14 @@ Outcome<std::shared_ptr<Context>> Context::build(const MountOptions& options,
   std::shared_ptr<Context> context;
   const auto from_server = start_from_servers(options, settings);
   if (from_server) {
-    context.reset(new Context(*from_server, has_disperse(volfile_of(*from_server)), true));
+    context.reset(new Context(*from_server, traits_of(volfile_of(*from_server)), true));
   } else {
     spdlog::info("event=no-volfile-server volume={} reason=\"{}\"", volume, from_server.error());
     const auto text = read_volfile();
     if (!text) return Failure{from_server.error() + "; " + text.error()};
     const auto from_mount = start_from_volfile(*text, volume, settings);
     if (!from_mount) return Failure{from_server.error() + "; " + from_mount.error()};
-    context.reset(new Context(*from_mount, has_disperse(*text), false));
+    context.reset(new Context(*from_mount, traits_of(*text), false));
   }
 
   const auto after = stats::process_cost();

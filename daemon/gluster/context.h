@@ -47,16 +47,24 @@ class Context {
 
   glfs* fs() const { return fs_; }
   /// The graph has a cluster/disperse translator: answered writes need a flush to stay.
-  bool disperse() const { return disperse_; }
+  bool disperse() const { return traits_.disperse; }
+  /// The graph has a features/shard translator, which keeps a file's size to itself.
+  bool shard() const { return traits_.shard; }
   bool from_server() const { return from_server_; }
   const ContextCost& cost() const { return cost_; }
 
  private:
-  Context(glfs* fs, bool disperse, bool from_server)
-      : fs_(fs), disperse_(disperse), from_server_(from_server) {}
+  struct Traits {
+    bool disperse = false;
+    bool shard = false;
+  };
+  static Traits traits_of(const std::string& volfile);
+
+  Context(glfs* fs, Traits traits, bool from_server)
+      : fs_(fs), traits_(traits), from_server_(from_server) {}
 
   glfs* fs_;
-  bool disperse_;
+  Traits traits_;
   bool from_server_;
   ContextCost cost_;
 };

@@ -57,14 +57,20 @@ void Inode::note_size(const struct glfs_stat* status, uint64_t version) {
   if (!newer) return;
   size_seconds_ = seconds;
   size_nanoseconds_ = nanoseconds;
-  if (size == size_) return;
-  size_ = size;
-  size_version_.store(current + 1, std::memory_order_relaxed);
-  for (const SizeWord& word : size_words_) word->store(size, std::memory_order_relaxed);
+  if (size != size_) show_size(size);
 }
 
 void Inode::set_size(uint64_t size) {
   const std::lock_guard lock(mutex_);
+  show_size(size);
+}
+
+void Inode::grow_size(uint64_t end) {
+  const std::lock_guard lock(mutex_);
+  if (end > size_) show_size(end);
+}
+
+void Inode::show_size(uint64_t size) {
   size_ = size;
   size_version_.fetch_add(1, std::memory_order_relaxed);
   for (const SizeWord& word : size_words_) word->store(size, std::memory_order_relaxed);
@@ -109,6 +115,45 @@ void Inode::flush_batches() {
   }
 }
 
+// On a shard volume the client's shard translator keeps the size of a file, cuts reads by it and adds
+// to it when it writes, but asks the bricks for it only in a stat (shard_refresh_base_file; v10.3,
+// shard.c). What FUSE has changed since would be read wrongly, or even counted twice. So each request
+// comes after a stat that began after it; one stat serves all requests that waited for it.
+void Inode::await_refresh(Io& io) {
+  std::shared_ptr<File> file = io.file_;
+  {
+    const std::lock_guard lock(mutex_);
+    awaiting_refresh_.push_back(&io);
+    if (refreshing_) return;
+    refreshing_ = true;
+  }
+  file->worker_->post([file] { file->inode_->refresh_batches(); });
+}
+
+void Inode::refresh_batches() {
+  while (true) {
+    std::vector<Io*> batch;
+    {
+      const std::lock_guard lock(mutex_);
+      if (awaiting_refresh_.empty()) {
+        refreshing_ = false;
+        return;
+      }
+      batch.swap(awaiting_refresh_);
+    }
+    struct stat status {};
+    const int result = glfs_fstat(batch.front()->file_->fd_, &status);
+    const int error = result != 0 ? (errno != 0 ? errno : EIO) : 0;
+    if (error == 0) set_size(static_cast<uint64_t>(status.st_size));
+    for (Io* io : batch) {
+      const std::shared_ptr<File> file = io->file_;
+      if (error != 0) io->file_.reset();
+      const int refused = error != 0 ? error : file->submit(*io);
+      if (refused != 0) io->finished(-1, refused);
+    }
+  }
+}
+
 // --- File --------------------------------------------------------------------------------
 
 File::File(std::shared_ptr<Inode> inode, std::shared_ptr<Context> context,
@@ -135,14 +180,21 @@ File::~File() {
   });
 }
 
-void File::on_answer(glfs_fd* /*fd*/, ssize_t result, struct glfs_stat* /*before*/, struct glfs_stat* after,
-                     void* data) {
+void File::on_answer(glfs_fd* /*fd*/, ssize_t result, struct glfs_stat* /*before*/,
+                     struct glfs_stat* after, void* data) {
   const int error = result < 0 ? (errno != 0 ? errno : EIO) : 0;
   Io& io = *static_cast<Io*>(data);
-  if (result >= 0) io.file_->inode_->note_size(after, io.size_version_);
-  if (result >= 0 && io.write_ && io.file_->context_->disperse()) {
+  const Context& context = *io.file_->context_;
+  Inode& inode = *io.file_->inode_;
+  if (result >= 0 && !context.shard()) {
+    inode.note_size(after, io.size_version_);
+  } else if (result > 0 && io.write_) {
+    // shard answers a write with the size from before it.
+    inode.grow_size(io.offset_ + static_cast<uint64_t>(result));
+  }
+  if (result >= 0 && io.write_ && context.disperse()) {
     io.result_ = result;
-    io.file_->inode_->await_flush(io);
+    inode.await_flush(io);
     return;
   }
   // Moved out first: `finished` may submit the Io again at once, from another thread.
@@ -151,24 +203,34 @@ void File::on_answer(glfs_fd* /*fd*/, ssize_t result, struct glfs_stat* /*before
 }
 
 int File::read(std::byte* buffer, size_t length, uint64_t offset, Io& io) {
-  io.file_ = shared_from_this();
-  io.size_version_ = inode_->size_version_.load(std::memory_order_relaxed);
-  io.write_ = false;
-  const int result = glfs_pread_async(fd_, buffer, length, static_cast<off_t>(offset), 0,
-                                      &File::on_answer, &io);
-  if (result == 0) return 0;  // `io` may be another request's by now
-  const int error = errno;
-  io.file_.reset();
-  return error != 0 ? error : EIO;
+  return start(io, buffer, length, offset, false);
 }
 
-int File::write(const std::byte* buffer, size_t length, uint64_t offset, Io& io) {
+int File::write(std::byte* buffer, size_t length, uint64_t offset, Io& io) {
+  return start(io, buffer, length, offset, true);
+}
+
+int File::start(Io& io, std::byte* buffer, size_t length, uint64_t offset, bool write) {
   io.file_ = shared_from_this();
+  io.buffer_ = buffer;
+  io.length_ = length;
+  io.offset_ = offset;
+  io.write_ = write;
+  if (context_->shard()) {
+    inode_->await_refresh(io);
+    return 0;
+  }
+  return submit(io);
+}
+
+int File::submit(Io& io) {
   io.size_version_ = inode_->size_version_.load(std::memory_order_relaxed);
-  io.write_ = true;
-  const int result = glfs_pwrite_async(fd_, buffer, static_cast<int>(length),
-                                       static_cast<off_t>(offset), 0, &File::on_answer, &io);
-  if (result == 0) return 0;
+  const auto offset = static_cast<off_t>(io.offset_);
+  const int result =
+      io.write_ ? glfs_pwrite_async(fd_, io.buffer_, static_cast<int>(io.length_), offset, 0,
+                                    &File::on_answer, &io)
+                : glfs_pread_async(fd_, io.buffer_, io.length_, offset, 0, &File::on_answer, &io);
+  if (result == 0) return 0;  // `io` may be another request's by now
   const int error = errno;
   io.file_.reset();
   return error != 0 ? error : EIO;

@@ -50,10 +50,14 @@ class Io {
  private:
   friend class File;
   friend class Inode;
-  std::shared_ptr<File> file_;  // while in flight: keeps descriptor and context open
+  // While in flight:
+  std::shared_ptr<File> file_;  // keeps descriptor and context open
+  std::byte* buffer_ = nullptr;
+  size_t length_ = 0;
+  uint64_t offset_ = 0;
+  bool write_ = false;
   uint64_t size_version_ = 0;
   int64_t result_ = 0;
-  bool write_ = false;
 };
 
 /// Where an inode's size is shown: a word in a session's shared memory, kept mapped by the pointer.
@@ -78,6 +82,12 @@ class Inode {
   /// Takes over the size from an answer that was asked for when `version` was current.
   void note_size(const struct glfs_stat* status, uint64_t version);
   void set_size(uint64_t size);
+  void grow_size(uint64_t end);
+  void show_size(uint64_t size);  // with mutex_ held
+
+  /// Parks a request until the size has been asked for (shard volumes).
+  void await_refresh(Io& io);
+  void refresh_batches();
 
   /// Parks an answered write until a flush has made the answer last (disperse volumes).
   void await_flush(Io& io);
@@ -95,8 +105,11 @@ class Inode {
   uint64_t size_ = 0;
   int64_t size_seconds_ = 0;  // ctime of the answer that told the size
   int64_t size_nanoseconds_ = 0;
+  // Requests that wait for the worker, and whether a job of it takes care of them.
   std::vector<Io*> awaiting_flush_;
+  std::vector<Io*> awaiting_refresh_;
   bool flushing_ = false;
+  bool refreshing_ = false;
 };
 
 /// One open libgfapi descriptor. Closed on the mount's worker when the last reference goes, which
@@ -127,13 +140,15 @@ class File : public std::enable_shared_from_this<File> {
 
   /// The same for a write. libgfapi copies the bytes before this returns (glfs_pwritev_async_common
   /// in glfs-fops.c), so the buffer is free then, but its owner does not rely on it.
-  int write(const std::byte* buffer, size_t length, uint64_t offset, Io& io);
+  int write(std::byte* buffer, size_t length, uint64_t offset, Io& io);
 
  private:
   friend class Inode;
   friend class Mount;
   static void on_answer(glfs_fd* fd, ssize_t result, struct glfs_stat* before, struct glfs_stat* after,
                         void* data);
+  int start(Io& io, std::byte* buffer, size_t length, uint64_t offset, bool write);
+  int submit(Io& io);
 
   std::shared_ptr<Inode> inode_;
   std::shared_ptr<Context> context_;

@@ -238,10 +238,10 @@ void Mount::build_finished(Outcome<std::shared_ptr<Context>> result) {
   }
   const ContextCost& cost = context->cost();
   spdlog::info(
-      "event=context-ready dev={} source={} volfile={} disperse={} seconds={:.3f} threads={} "
+      "event=context-ready dev={} source={} volfile={} disperse={} shard={} seconds={:.3f} threads={} "
       "resident_bytes={} connections={}",
       device_name(place_.dev), place_.source, context->from_server() ? "server" : "mount",
-      context->disperse(), cost.build_time.count(), cost.threads, cost.resident_bytes,
+      context->disperse(), context->shard(), cost.build_time.count(), cost.threads, cost.resident_bytes,
       cost.connections);
   for (Wish& wish : waiting) {
     gfapi_->post([self = shared_from_this(), wish = std::move(wish), context] {

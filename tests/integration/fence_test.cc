@@ -381,7 +381,7 @@ TEST_F(Fence, CopyingToolsKeepTimes) {
   const OldTree tree;
   const std::string expected = names_sizes_and_times(tree.path());
   const RunResult tar =
-      run({"tar", "-C", tree.path(), "-cf", tree.path() + ".tar", "."}, {.preload = false});
+      run({"tar", "--format=posix", "-C", tree.path(), "-cf", tree.path() + ".tar", "."}, {.preload = false});
   ASSERT_EQ(tar.status, 0) << tar.err;
   std::vector<std::string> scripts = {
       "cp -p '" + tree.path() + "'/* '%'",
