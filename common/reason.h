@@ -9,7 +9,8 @@ namespace booster::common {
 enum class Reason : uint32_t {
   kNone = 0,        // boosted
   kPending,         // the handle is being made; the call did not wait for it
-  kTooLittle,       // the descriptor has not moved enough bytes to be worth a handle
+  kTooLittle,       // the call moves too few bytes for the way through the daemon to pay
+  kCached,          // the kernel holds the pages: a copy from there is faster
   kAppend,          // O_APPEND: the brick's end of file is the kernel's to find
   kShared,          // sequential write on a description that another process may hold
   kTail,            // sequential read near the end of the file
@@ -45,6 +46,7 @@ constexpr const char* reason_name(Reason reason) {
     case Reason::kNone: return "boosted";
     case Reason::kPending: return "pending";
     case Reason::kTooLittle: return "too-little";
+    case Reason::kCached: return "kernel-cached";
     case Reason::kAppend: return "append";
     case Reason::kShared: return "shared-description";
     case Reason::kTail: return "tail";

@@ -112,7 +112,7 @@ Outcome<std::monostate> AdminClient::wait_for(short events, Time end) const {
 Outcome<std::monostate> AdminClient::send_all(const std::string& data, Time end) {
   size_t sent = 0;
   while (sent < data.size()) {
-    const auto ready = wait_for(POLLOUT, end);
+    auto ready = wait_for(POLLOUT, end);
     if (failed(ready)) return ready;
     const ssize_t n =
         ::send(socket_, data.data() + sent, data.size() - sent, MSG_NOSIGNAL | MSG_DONTWAIT);

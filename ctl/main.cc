@@ -51,6 +51,7 @@ constexpr const char* kRunHelp =
     "if\n"
     "it is not found.";
 
+constexpr double kWatchSeconds = 1;
 constexpr size_t kHelpColumn = 34;
 
 /// CLI11 knows nothing of the program that follows.
@@ -99,12 +100,13 @@ int main_with(std::vector<std::string> words) {
       app.add_subcommand("stats", "Show what is boosted, what is not and why, and what it costs");
   stats->footer(kStatsHelp);
   bool json = false;
-  double watch_seconds = 1;
+  double watch_seconds = 0;
   stats->add_flag("--json", json, "For programs: JSON with the names of admin.proto");
   CLI::Option* watch =
       stats
           ->add_option("--watch", watch_seconds,
-                       "Show it every SECONDS (default 1), with rates, until Ctrl-C")
+                       fmt::format("Show it every SECONDS (default {}), with rates, until Ctrl-C",
+                                   kWatchSeconds))
           ->type_name("[SECONDS]")
           ->expected(0, 1)
           ->check(is_period);
@@ -163,7 +165,10 @@ int main_with(std::vector<std::string> words) {
   if (separated) return usage_error("'--' and a program are for 'run' only", current());
   if (version_command->parsed()) return static_cast<int>(print("boosterctl " BOOSTER_VERSION "\n"));
   StatsOptions options{admin_socket, json, {}};
-  if (watch->count() > 0) options.watch_seconds = watch_seconds;
+  if (watch->count() > 0) {
+    // Without a value CLI11 stores 0, whatever the default was.
+    options.watch_seconds = watch_seconds > 0 ? watch_seconds : kWatchSeconds;
+  }
   return static_cast<int>(show_stats(options));
 }
 

@@ -1,3 +1,4 @@
+// write(2) in a loop, and fmt.
 #include "ctl/output.h"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// Finds the shim beside this program, and sets the environment that it reads.
 #include "ctl/run.h"
 
 #include <fmt/format.h>
@@ -29,7 +30,7 @@ fs::path find_shim() {
   const fs::path self = fs::read_symlink("/proc/self/exe", error).parent_path();
   if (error) return {};
   for (const char* place : {BOOSTER_SHIM_INSTALLED, BOOSTER_SHIM_BUILT}) {
-    const fs::path shim = (self / place).lexically_normal();
+    fs::path shim = (self / place).lexically_normal();
     if (fs::is_regular_file(shim, error)) return shim;
   }
   return {};

@@ -1,3 +1,4 @@
+// Rounding without a fourth digit.
 #include "ctl/units.h"
 
 #include <fmt/format.h>

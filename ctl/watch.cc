@@ -1,3 +1,4 @@
+// When to ask, and where on a terminal to print. What a page looks like: stats_text, stats_json.
 #include "ctl/watch.h"
 
 #include <fmt/format.h>

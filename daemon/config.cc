@@ -100,12 +100,9 @@ const std::vector<Key>& keys() {
        "How long a pump looks for the next request before it sleeps, where it has seen that this\n"
        "pays. 0: never.",
        NumberKey{&Config::spin_us, 50, 0, 10'000}},
-      {"policy", "engage_after_bytes", "bytes", true,
-       "A file is engaged once a program has moved so many bytes through a descriptor.",
-       NumberKey{&Config::engage_after_bytes, 0, 0, kMax63}},
-      {"policy", "engage_at_io_bytes", "bytes", true,
-       "Or at once when a single call moves so many bytes.",
-       NumberKey{&Config::engage_at_io_bytes, 0, 0, kMax63}},
+      {"policy", "min_call_bytes", "bytes", true,
+       "A call that moves less than this stays with the kernel (0: every call is boosted).",
+       NumberKey{&Config::min_call_bytes, 512 << 10, 0, kMax63}},
       {"failure", "quarantine_min_ms", "milliseconds", false,
        "After a death of the daemon, writes that were in flight wait at least so long before they\n"
        "are done again through FUSE, since they may still be queued at a brick.",

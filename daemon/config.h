@@ -34,8 +34,7 @@ struct Config {
   int64_t pumps = 0;
   int64_t spin_us = 0;
   // policy
-  int64_t engage_after_bytes = 0;
-  int64_t engage_at_io_bytes = 0;
+  int64_t min_call_bytes = 0;
   // failure
   int64_t quarantine_min_ms = 0;
 };

@@ -154,7 +154,7 @@ Connector::Welcome Connector::receive_welcome() {
       const auto& welcome = answer.body.welcome;
       adopted = welcome.abi_version == common::kAbiVersion &&
                 adopt(memory_fd, welcome.memory_bytes, welcome.nonce,
-                      {welcome.engage_after_bytes, welcome.engage_at_io_bytes});
+                      {welcome.min_call_bytes});
     }
   }
   if (memory_fd >= 0) raw::close(memory_fd);

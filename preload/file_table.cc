@@ -187,6 +187,7 @@ Description* FileTable::classify(int fd, Word& word, uint64_t seen) {
   description->stage.store(Description::kNone, std::memory_order_relaxed);
   description->handle = {};
   description->moved.store(0, std::memory_order_relaxed);
+  description->small_calls.store(0, std::memory_order_relaxed);
   // Release: partner of the acquire in try_ref(). Two: the number's and the caller's.
   description->refs.store(2, std::memory_order_release);
   if (!word.compare_exchange_strong(seen, next_word(seen, kTracked, description->index),

@@ -71,7 +71,8 @@ struct Description {
   std::atomic<uint32_t> stage{kNone};
   HandleRef handle;
   common::Reason refused = common::Reason::kNone;
-  std::atomic<uint64_t> moved{0};  // bytes, for the policy
+  std::atomic<uint64_t> moved{0};        // bytes so far
+  std::atomic<uint32_t> small_calls{0};  // in a row on a boost-dirty inode, see worth_it()
 };
 
 class FileTable {

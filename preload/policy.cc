@@ -113,12 +113,6 @@ Reason advance_handle(Session& session, Description& description, const Call& ca
       case Description::kReady: return Reason::kNone;
       case Description::kRefused: return description.refused;
       case Description::kNone: {
-        const uint64_t moved = description.moved.load(std::memory_order_relaxed);
-        const Policy& policy = session.policy();
-        if (!settings().eager && moved + call.length < policy.engage_after_bytes &&
-            call.length < policy.engage_at_io_bytes) {
-          return Reason::kTooLittle;
-        }
         const bool aliased = aliased_by_stdio(description, call.fd, flags);
         if (aliased || !session.engage(call.fd, description.handle, reason)) {
           if (aliased) reason = Reason::kStream;
@@ -206,6 +200,32 @@ Reason admit(Description& description, const Call& call, long& flags) {
   return Reason::kNone;
 }
 
+/// A descriptor that has moved less in all, and in this call, does not make a process connect.
+constexpr uint64_t kConnectBytes = 64 << 10;
+/// So many small calls in a row are boosted on an inode whose boosted writes FUSE does not know yet:
+/// each costs less than the fence that the kernel's way would need first.
+constexpr uint32_t kSmallCalls = 8;
+
+/// Whether the way through the daemon is expected to be the faster one. Without a page cache of its
+/// own booster wins where the kernel would have to fetch, and where requests are large.
+Reason worth_it(const Session& session, Description& description, const Call& call) {
+  if (call.length < session.policy().min_call_bytes) {
+    if (!description.inode->boost_dirty()) return Reason::kTooLittle;
+    const uint32_t row = description.small_calls.fetch_add(1, std::memory_order_relaxed);
+    return row < kSmallCalls ? Reason::kNone : Reason::kTooLittle;
+  }
+  description.small_calls.store(0, std::memory_order_relaxed);
+  if (call.op == Op::kRead && !description.inode->boost_dirty()) {
+    const long at = call.offset == kSequential ? raw::seek(call.fd, 0, SEEK_CUR) : call.offset;
+    if (raw::is_error(at)) return Reason::kOddRange;
+    const uint64_t pages = (call.length + 4095) / 4096;
+    const uint64_t cached =
+        raw::cached_pages(call.fd, static_cast<uint64_t>(at), call.length, pages);
+    if (cached * 2 >= pages) return Reason::kCached;
+  }
+  return Reason::kNone;
+}
+
 /// The boosted call at a fixed offset, completed by the kernel where booster comes up short.
 /// Returns bytes or -errno.
 long positional(Session& session, Description& description, const Call& call, uint64_t offset) {
@@ -266,8 +286,13 @@ Reason try_boost(Description& description, const Call& call, long& result) {
   long flags = 0;
   Reason reason = admit(description, call, flags);
   if (reason == Reason::kNotProven) return reason;
-  SessionRef live = session(settings().eager);
+  const bool eager = settings().eager;
+  const uint64_t moved =
+      description.moved.fetch_add(call.length, std::memory_order_relaxed) + call.length;
+  if (!eager && moved < kConnectBytes) return Reason::kTooLittle;
+  SessionRef live = session(eager);
   if (!live) return Reason::kNoDaemon;
+  if (reason == Reason::kNone && !eager) reason = worth_it(*live.operator->(), description, call);
   if (reason == Reason::kNone) reason = handle_for(*live.operator->(), description, call, flags);
   if (reason == Reason::kNone && !drain(*description.inode, call.fd, call.op == Op::kWrite)) {
     reason = Reason::kIoError;
@@ -281,7 +306,6 @@ Reason try_boost(Description& description, const Call& call, long& result) {
     }
   }
   if (reason != Reason::kNone) live->count(reason, call.length);
-  description.moved.fetch_add(call.length, std::memory_order_relaxed);
   return reason;
 }
 

@@ -45,12 +45,17 @@ inline bool identify(int fd, FileId& id) {
   return true;
 }
 
+/// Attributes of an open file; `sync` is AT_STATX_FORCE_SYNC or AT_STATX_DONT_SYNC.
+inline bool attributes(int fd, int sync, struct statx& st) {
+  return !is_error(raw_syscall(SYS_statx, fd, word(""), AT_EMPTY_PATH | sync, STATX_BASIC_STATS,
+                               word(&st)));
+}
+
 /// Asks the file system for fresh attributes. On FUSE this orders after every earlier write of the
-/// inode, write-behind included (DESIGN: draining FUSE's write-behind).
+/// inode, write-behind included.
 inline bool sync_attributes(int fd) {
   struct statx st;
-  return !is_error(raw_syscall(SYS_statx, fd, word(""), AT_EMPTY_PATH | AT_STATX_FORCE_SYNC,
-                               STATX_BASIC_STATS, word(&st)));
+  return attributes(fd, AT_STATX_FORCE_SYNC, st);
 }
 
 inline long seek(int fd, int64_t offset, int whence) {
@@ -65,6 +70,40 @@ inline long pwrite(int fd, const void* buffer, size_t length, int64_t offset) {
 inline long status_flags(int fd) {
   return raw_syscall(SYS_fcntl, fd, F_GETFL);
 }
+/// How many of the pages in a range of an open file the kernel holds; `pages` when it does not tell,
+/// which it does only to a caller who owns the file or may write it.
+inline uint64_t cached_pages(int fd, uint64_t offset, size_t length, uint64_t pages) {
+  struct {
+    uint64_t offset, length;
+  } range{offset, length};
+  struct {
+    uint64_t cached, dirty, writeback, evicted, recently_evicted;
+  } found{};
+  constexpr long kCachestat = 451;  // Linux 6.5; glibc 2.36 has no name for it
+  const long result = raw_syscall(kCachestat, fd, word(&range), word(&found), 0);
+  if (!is_error(result)) return found.cached;
+  if (result != -38 /* ENOSYS */) return pages;
+
+  // Older kernels: map the range, untouched, and ask about the mapping.
+  constexpr uint64_t kPage = 4096;
+  constexpr size_t kMost = 4096;  // pages asked about: enough to tell hot from cold
+  const uint64_t start = offset & ~(kPage - 1);
+  const size_t asked = pages < kMost ? static_cast<size_t>(pages) : kMost;
+  const long address = raw_syscall(SYS_mmap, 0, static_cast<long>(asked * kPage), 0 /* PROT_NONE */,
+                                   0x02 /* MAP_PRIVATE */, fd, static_cast<long>(start));
+  if (is_error(address)) return pages;
+  unsigned char resident[kMost];
+  uint64_t count = 0;
+  if (!is_error(raw_syscall(SYS_mincore, address, static_cast<long>(asked * kPage),
+                            word(resident)))) {
+    for (size_t i = 0; i < asked; ++i) count += resident[i] & 1;
+  } else {
+    count = asked;
+  }
+  raw_syscall(SYS_munmap, address, static_cast<long>(asked * kPage));
+  return asked == 0 ? pages : count * pages / asked;
+}
+
 inline void close(int fd) {
   raw_syscall(SYS_close, fd);
 }

@@ -42,8 +42,7 @@ struct TransferResult {
 };
 
 struct Policy {
-  uint64_t engage_after_bytes = 0;
-  uint64_t engage_at_io_bytes = 0;
+  uint64_t min_call_bytes = 0;  // a call that moves less goes to the kernel
 };
 
 class Session;

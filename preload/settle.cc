@@ -17,15 +17,37 @@ constexpr uint64_t kDrainEveryMs = 1000;
 /// A claim in progress is one write; a stuck brick must not stop a fork for ever.
 constexpr uint32_t kShareWaitMs = 2000;
 
+/// Brings the kernel's own copy of size and times up to date. One forced statx is not enough: the
+/// FUSE client tells the kernel of the fallocate by a notification of its own, and when that arrives
+/// while the statx is under way, the kernel hands out the fresh answer but does not keep it
+/// (fi->attr_version in fuse_change_attributes). stat and read would ask again; a page fault in
+/// somebody's mapping would not, and die of the old size. So ask until what is kept is what was told.
+bool refresh_attributes(int fd) {
+  constexpr int kAttempts = 8;
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    struct statx told;
+    struct statx kept;
+    if (!raw::attributes(fd, AT_STATX_FORCE_SYNC, told) ||
+        !raw::attributes(fd, AT_STATX_DONT_SYNC, kept)) {
+      return false;
+    }
+    if (told.stx_size == kept.stx_size && told.stx_mtime.tv_sec == kept.stx_mtime.tv_sec &&
+        told.stx_mtime.tv_nsec == kept.stx_mtime.tv_nsec) {
+      return true;
+    }
+  }
+  return false;
+}
+
 /// The calls after which FUSE serves nothing that is older than the bricks. In this order: the
 /// fallocate changes the file, so that the client's caches are found stale; the fadvise drops the
-/// kernel's pages; the statx brings the size and times. Measured stale reads after it: none.
+/// kernel's pages; the statx brings the size and times.
 long fence_once(int fd, uint64_t offset) {
   const long result =
       raw::raw_syscall(SYS_fallocate, fd, FALLOC_FL_KEEP_SIZE, static_cast<long>(offset), 1);
   if (raw::is_error(result)) return result;
   raw::raw_syscall(SYS_fadvise64, fd, 0, 0, POSIX_FADV_DONTNEED);
-  return raw::sync_attributes(fd) ? 0 : -EIO;
+  return refresh_attributes(fd) ? 0 : -EIO;
 }
 
 bool names(int fd, const Inode& inode) {

@@ -120,10 +120,8 @@ bool Session::on_hello(const proto::Hello& hello) {
   welcome.set_nonce(nonce_);
   welcome.set_memory_bytes(common::kSessionBytes);
   const LiveSettings& live = *home_.shared.live;
-  welcome.set_engage_after_bytes(
-      static_cast<uint64_t>(live.engage_after_bytes.load(std::memory_order_relaxed)));
-  welcome.set_engage_at_io_bytes(
-      static_cast<uint64_t>(live.engage_at_io_bytes.load(std::memory_order_relaxed)));
+  welcome.set_min_call_bytes(
+      static_cast<uint64_t>(live.min_call_bytes.load(std::memory_order_relaxed)));
   if (!send(socket_.native_handle(), message.SerializeAsString(), memory_fd.get())) {
     end(Why::kPeerGone, "cannot send Welcome");
     return true;

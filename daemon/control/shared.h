@@ -28,8 +28,7 @@ struct LiveSettings {
   std::atomic<int64_t> session_memory_bytes{0};
   std::atomic<int64_t> handles{0};
   std::atomic<int64_t> pending_engages{0};
-  std::atomic<int64_t> engage_after_bytes{0};
-  std::atomic<int64_t> engage_at_io_bytes{0};
+  std::atomic<int64_t> min_call_bytes{0};
   std::atomic<int64_t> idle_seconds{0};
   std::atomic<int64_t> build_timeout_seconds{0};
   std::atomic<int64_t> retry_seconds{0};
@@ -43,8 +42,7 @@ struct LiveSettings {
     set(session_memory_bytes, config.session_memory_bytes);
     set(handles, config.handles);
     set(pending_engages, config.pending_engages);
-    set(engage_after_bytes, config.engage_after_bytes);
-    set(engage_at_io_bytes, config.engage_at_io_bytes);
+    set(min_call_bytes, config.min_call_bytes);
     set(idle_seconds, config.idle_seconds);
     set(build_timeout_seconds, config.build_timeout_seconds);
     set(retry_seconds, config.retry_seconds);

@@ -40,7 +40,10 @@ Outcome<UniqueFd> make_listener(const std::string& path, int type, mode_t mode, 
   sockaddr_un address{};
   if (!to_address(path, address)) return Failure{fmt::format("{}: the path is too long", path)};
   const std::filesystem::path directory = std::filesystem::path(path).parent_path();
-  if (!directory.empty() && ::mkdir(directory.c_str(), 0755) != 0 && errno != EEXIST) {
+  // chmod, since the daemon's umask is for files that nobody else needs; every user connects here.
+  const bool made = !directory.empty() && ::mkdir(directory.c_str(), 0755) == 0;
+  if (made) ::chmod(directory.c_str(), 0755);
+  if (!made && !directory.empty() && errno != EEXIST) {
     return Failure{fmt::format("{}: cannot be made: {}", directory.string(), reason())};
   }
   if (is_live(address, type)) {

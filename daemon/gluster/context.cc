@@ -100,7 +100,8 @@ glfs* new_fs(const std::string& volume, const ContextSettings& settings) {
   };
   // Names are patterns over the graph's translators. No layer of booster's own graph may hold back
   // a write (write-behind), answer from its own copy (the caches: the bricks are the truth), or
-  // delay an open (open-behind pins them under gfapi). quick-read has no pass-through. Without
+  // delay an open (open-behind pins them under gfapi). quick-read has no pass-through. io-threads
+  // would hand each request to yet another thread, and booster never waits in one. Without
   // post-op delay a replicated file is handed over to FUSE at once (DESIGN sections 5, 6, 9).
   static constexpr Option kOptions[] = {
       {"*-write-behind", "pass-through", "true"},
@@ -109,6 +110,7 @@ glfs* new_fs(const std::string& volume, const ContextSettings& settings) {
       {"*-open-behind", "pass-through", "true"},
       {"*-md-cache", "pass-through", "true"},
       {"*-quick-read", "max-file-size", "0"},
+      {"*-io-threads", "pass-through", "true"},
       {"*-replicate-*", "post-op-delay-secs", "0"},
   };
   for (const Option& option : kOptions) {
@@ -128,6 +130,10 @@ std::string volfile_of(glfs* fs) {
     n = glfs_get_volfile(fs, text.data(), text.size());
   }
   return text;
+}
+
+bool is_disperse(const std::string& volfile) {
+  return has_translator(volfile, "cluster/disperse");
 }
 
 Outcome<glfs*> start_from_servers(const MountOptions& options, const ContextSettings& settings) {
@@ -178,9 +184,9 @@ Outcome<glfs*> start_from_volfile(const std::string& text, const std::string& vo
 
 }  // namespace
 
-Context::Traits Context::traits_of(const std::string& volfile) {
-  return {.disperse = volfile.find("cluster/disperse") != std::string::npos,
-          .shard = volfile.find("features/shard") != std::string::npos};
+bool has_translator(const std::string& volfile, const std::string& type) {
+  // "    type cluster/disperse", as glusterd and .meta write it.
+  return volfile.find("type " + type + "\n") != std::string::npos;
 }
 
 Outcome<std::shared_ptr<Context>> Context::build(const MountOptions& options,
@@ -193,14 +199,14 @@ Outcome<std::shared_ptr<Context>> Context::build(const MountOptions& options,
   std::shared_ptr<Context> context;
   const auto from_server = start_from_servers(options, settings);
   if (from_server) {
-    context.reset(new Context(*from_server, traits_of(volfile_of(*from_server)), true));
+    context.reset(new Context(*from_server, is_disperse(volfile_of(*from_server)), true));
   } else {
     spdlog::info("event=no-volfile-server volume={} reason=\"{}\"", volume, from_server.error());
     const auto text = read_volfile();
     if (!text) return Failure{from_server.error() + "; " + text.error()};
     const auto from_mount = start_from_volfile(*text, volume, settings);
     if (!from_mount) return Failure{from_server.error() + "; " + from_mount.error()};
-    context.reset(new Context(*from_mount, traits_of(*text), false));
+    context.reset(new Context(*from_mount, is_disperse(*text), false));
   }
 
   const auto after = stats::process_cost();

@@ -27,6 +27,9 @@ struct ContextSettings {
   std::string log_level;
 };
 
+/// True if the graph described by `volfile` has a translator of this type, e.g. "features/shard".
+bool has_translator(const std::string& volfile, const std::string& type);
+
 class Context {
  public:
   /// Reads the volfile of the mount's own graph through the mount; may block.
@@ -47,24 +50,16 @@ class Context {
 
   glfs* fs() const { return fs_; }
   /// The graph has a cluster/disperse translator: answered writes need a flush to stay.
-  bool disperse() const { return traits_.disperse; }
-  /// The graph has a features/shard translator, which keeps a file's size to itself.
-  bool shard() const { return traits_.shard; }
+  bool disperse() const { return disperse_; }
   bool from_server() const { return from_server_; }
   const ContextCost& cost() const { return cost_; }
 
  private:
-  struct Traits {
-    bool disperse = false;
-    bool shard = false;
-  };
-  static Traits traits_of(const std::string& volfile);
-
-  Context(glfs* fs, Traits traits, bool from_server)
-      : fs_(fs), traits_(traits), from_server_(from_server) {}
+  Context(glfs* fs, bool disperse, bool from_server)
+      : fs_(fs), disperse_(disperse), from_server_(from_server) {}
 
   glfs* fs_;
-  Traits traits_;
+  bool disperse_;
   bool from_server_;
   ContextCost cost_;
 };

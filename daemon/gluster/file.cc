@@ -65,11 +65,6 @@ void Inode::set_size(uint64_t size) {
   show_size(size);
 }
 
-void Inode::grow_size(uint64_t end) {
-  const std::lock_guard lock(mutex_);
-  if (end > size_) show_size(end);
-}
-
 void Inode::show_size(uint64_t size) {
   size_ = size;
   size_version_.fetch_add(1, std::memory_order_relaxed);
@@ -115,45 +110,6 @@ void Inode::flush_batches() {
   }
 }
 
-// On a shard volume the client's shard translator keeps the size of a file, cuts reads by it and adds
-// to it when it writes, but asks the bricks for it only in a stat (shard_refresh_base_file; v10.3,
-// shard.c). What FUSE has changed since would be read wrongly, or even counted twice. So each request
-// comes after a stat that began after it; one stat serves all requests that waited for it.
-void Inode::await_refresh(Io& io) {
-  std::shared_ptr<File> file = io.file_;
-  {
-    const std::lock_guard lock(mutex_);
-    awaiting_refresh_.push_back(&io);
-    if (refreshing_) return;
-    refreshing_ = true;
-  }
-  file->worker_->post([file] { file->inode_->refresh_batches(); });
-}
-
-void Inode::refresh_batches() {
-  while (true) {
-    std::vector<Io*> batch;
-    {
-      const std::lock_guard lock(mutex_);
-      if (awaiting_refresh_.empty()) {
-        refreshing_ = false;
-        return;
-      }
-      batch.swap(awaiting_refresh_);
-    }
-    struct stat status {};
-    const int result = glfs_fstat(batch.front()->file_->fd_, &status);
-    const int error = result != 0 ? (errno != 0 ? errno : EIO) : 0;
-    if (error == 0) set_size(static_cast<uint64_t>(status.st_size));
-    for (Io* io : batch) {
-      const std::shared_ptr<File> file = io->file_;
-      if (error != 0) io->file_.reset();
-      const int refused = error != 0 ? error : file->submit(*io);
-      if (refused != 0) io->finished(-1, refused);
-    }
-  }
-}
-
 // --- File --------------------------------------------------------------------------------
 
 File::File(std::shared_ptr<Inode> inode, std::shared_ptr<Context> context,
@@ -186,12 +142,7 @@ void File::on_answer(glfs_fd* /*fd*/, ssize_t result, struct glfs_stat* /*before
   Io& io = *static_cast<Io*>(data);
   const Context& context = *io.file_->context_;
   Inode& inode = *io.file_->inode_;
-  if (result >= 0 && !context.shard()) {
-    inode.note_size(after, io.size_version_);
-  } else if (result > 0 && io.write_) {
-    // shard answers a write with the size from before it.
-    inode.grow_size(io.offset_ + static_cast<uint64_t>(result));
-  }
+  if (result >= 0) inode.note_size(after, io.size_version_);
   if (result >= 0 && io.write_ && context.disperse()) {
     io.result_ = result;
     inode.await_flush(io);
@@ -203,37 +154,28 @@ void File::on_answer(glfs_fd* /*fd*/, ssize_t result, struct glfs_stat* /*before
 }
 
 int File::read(std::byte* buffer, size_t length, uint64_t offset, Io& io) {
-  return start(io, buffer, length, offset, false);
+  prepare(io, false);
+  return submitted(io, glfs_pread_async(fd_, buffer, length, static_cast<off_t>(offset), 0,
+                                        &File::on_answer, &io));
 }
 
-int File::write(std::byte* buffer, size_t length, uint64_t offset, Io& io) {
-  return start(io, buffer, length, offset, true);
+int File::write(const std::byte* buffer, size_t length, uint64_t offset, Io& io) {
+  prepare(io, true);
+  return submitted(io, glfs_pwrite_async(fd_, buffer, static_cast<int>(length),
+                                         static_cast<off_t>(offset), 0, &File::on_answer, &io));
 }
 
-int File::start(Io& io, std::byte* buffer, size_t length, uint64_t offset, bool write) {
+void File::prepare(Io& io, bool write) {
   io.file_ = shared_from_this();
-  io.buffer_ = buffer;
-  io.length_ = length;
-  io.offset_ = offset;
+  io.size_version_ = inode_->size_version_.load(std::memory_order_relaxed);
   io.write_ = write;
-  if (context_->shard()) {
-    inode_->await_refresh(io);
-    return 0;
-  }
-  return submit(io);
 }
 
-int File::submit(Io& io) {
-  io.size_version_ = inode_->size_version_.load(std::memory_order_relaxed);
-  const auto offset = static_cast<off_t>(io.offset_);
-  const int result =
-      io.write_ ? glfs_pwrite_async(fd_, io.buffer_, static_cast<int>(io.length_), offset, 0,
-                                    &File::on_answer, &io)
-                : glfs_pread_async(fd_, io.buffer_, io.length_, offset, 0, &File::on_answer, &io);
+int File::submitted(Io& io, int result) {
   if (result == 0) return 0;  // `io` may be another request's by now
-  const int error = errno;
+  const int error = errno != 0 ? errno : EIO;
   io.file_.reset();
-  return error != 0 ? error : EIO;
+  return error;
 }
 
 // --- Handle ------------------------------------------------------------------------------

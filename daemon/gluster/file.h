@@ -52,9 +52,6 @@ class Io {
   friend class Inode;
   // While in flight:
   std::shared_ptr<File> file_;  // keeps descriptor and context open
-  std::byte* buffer_ = nullptr;
-  size_t length_ = 0;
-  uint64_t offset_ = 0;
   bool write_ = false;
   uint64_t size_version_ = 0;
   int64_t result_ = 0;
@@ -82,12 +79,7 @@ class Inode {
   /// Takes over the size from an answer that was asked for when `version` was current.
   void note_size(const struct glfs_stat* status, uint64_t version);
   void set_size(uint64_t size);
-  void grow_size(uint64_t end);
   void show_size(uint64_t size);  // with mutex_ held
-
-  /// Parks a request until the size has been asked for (shard volumes).
-  void await_refresh(Io& io);
-  void refresh_batches();
 
   /// Parks an answered write until a flush has made the answer last (disperse volumes).
   void await_flush(Io& io);
@@ -105,11 +97,8 @@ class Inode {
   uint64_t size_ = 0;
   int64_t size_seconds_ = 0;  // ctime of the answer that told the size
   int64_t size_nanoseconds_ = 0;
-  // Requests that wait for the worker, and whether a job of it takes care of them.
   std::vector<Io*> awaiting_flush_;
-  std::vector<Io*> awaiting_refresh_;
-  bool flushing_ = false;
-  bool refreshing_ = false;
+  bool flushing_ = false;  // a job of the worker takes care of them
 };
 
 /// One open libgfapi descriptor. Closed on the mount's worker when the last reference goes, which
@@ -140,15 +129,15 @@ class File : public std::enable_shared_from_this<File> {
 
   /// The same for a write. libgfapi copies the bytes before this returns (glfs_pwritev_async_common
   /// in glfs-fops.c), so the buffer is free then, but its owner does not rely on it.
-  int write(std::byte* buffer, size_t length, uint64_t offset, Io& io);
+  int write(const std::byte* buffer, size_t length, uint64_t offset, Io& io);
 
  private:
   friend class Inode;
   friend class Mount;
   static void on_answer(glfs_fd* fd, ssize_t result, struct glfs_stat* before, struct glfs_stat* after,
                         void* data);
-  int start(Io& io, std::byte* buffer, size_t length, uint64_t offset, bool write);
-  int submit(Io& io);
+  void prepare(Io& io, bool write);
+  static int submitted(Io& io, int result);
 
   std::shared_ptr<Inode> inode_;
   std::shared_ptr<Context> context_;

@@ -20,6 +20,8 @@ using common::Reason;
 
 namespace {
 
+constexpr const char kActiveVolfile[] = ".meta/graphs/active/volfile";
+
 // Threads that ask the FUSE client of a mount, and that ask its bricks: enough that one slow file
 // does not hold up the next, and flushes of several files of a disperse volume overlap.
 constexpr unsigned kFuseThreads = 2;
@@ -147,9 +149,26 @@ Reason Mount::identify(uint64_t epoch) {
                    cmdline.error());
       return Reason::kContextFailed;
     }
+    const auto volfile = read_meta(kActiveVolfile);
+    if (!volfile) {
+      spdlog::warn("event=mount-unknown dev={} error=\"{}\"", device_name(place_.dev),
+                   volfile.error());
+      return Reason::kContextFailed;
+    }
     options_ = parse_meta_cmdline(*cmdline);
+    sharded_ = has_translator(*volfile, "features/shard");
+    if (sharded_) {
+      const std::lock_guard state_lock(mutex_);
+      error_ = "the volume is sharded, which GlusterFS supports for one client at a time only";
+      spdlog::info("event=mount-refused dev={} source={} reason=\"{}\"", device_name(place_.dev),
+                   place_.source, error_);
+    }
     identified_ = true;
   }
+  // Each client's shard translator keeps a file's size and blocks to itself and adds to the size what
+  // it believes it has added (shard_refresh_base_file, shard_update_file_size; v10.3, shard.c), and
+  // its fallocate knows no KEEP_SIZE, so that there is no fence. FUSE beside booster breaks files.
+  if (sharded_) return Reason::kContextFailed;
   return options_.writeback_cache ? Reason::kWritebackCache : Reason::kNone;
 }
 
@@ -205,7 +224,7 @@ void Mount::start_build() {
       options = self->options_;
     }
     self->build_finished(Context::build(options, self->settings_.context, [&self] {
-      return self->read_meta(".meta/graphs/active/volfile");
+      return self->read_meta(kActiveVolfile);
     }));
   });
 }
@@ -238,10 +257,10 @@ void Mount::build_finished(Outcome<std::shared_ptr<Context>> result) {
   }
   const ContextCost& cost = context->cost();
   spdlog::info(
-      "event=context-ready dev={} source={} volfile={} disperse={} shard={} seconds={:.3f} threads={} "
+      "event=context-ready dev={} source={} volfile={} disperse={} seconds={:.3f} threads={} "
       "resident_bytes={} connections={}",
       device_name(place_.dev), place_.source, context->from_server() ? "server" : "mount",
-      context->disperse(), context->shard(), cost.build_time.count(), cost.threads, cost.resident_bytes,
+      context->disperse(), cost.build_time.count(), cost.threads, cost.resident_bytes,
       cost.connections);
   for (Wish& wish : waiting) {
     gfapi_->post([self = shared_from_this(), wish = std::move(wish), context] {

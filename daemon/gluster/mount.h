@@ -124,6 +124,7 @@ class Mount : public std::enable_shared_from_this<Mount> {
   uint64_t verified_epoch_ = 0;
   std::string process_uuid_;
   MountOptions options_;
+  bool sharded_ = false;
 
   // Never held while anything blocks.
   std::mutex mutex_;

@@ -230,7 +230,8 @@ Daemon::Daemon(const std::string& config) {
                            std::to_string(++count);
   config_path_ = base + ".toml";
   log_path_ = base + ".log";
-  write_file(config_path_, config);
+  // Not /var/log/booster: that is the real host's.
+  write_file(config_path_, "[log]\ngluster_dir = \"" + base + "-gluster\"\n" + config);
   start();
 }
 

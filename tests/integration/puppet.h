@@ -30,6 +30,9 @@ class Puppet {
   }
   std::string answer() { return child_.read_line(); }
 
+  /// Its standard input ends, and so does it, as programs do. Without this it is killed.
+  void leave() { EXPECT_EQ(child_.wait().status, 0); }
+
   Child& child() { return child_; }
   pid_t pid() const { return child_.pid(); }
 

@@ -1,0 +1,515 @@
+// A user's own file system against the daemon: it calls itself GlusterFS, answers any gfid, takes
+// over a device number, or never answers at all. The daemon must neither believe it nor wait for it.
+#include <sched.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/mount.h>
+#include <sys/sysmacros.h>
+#include <sys/xattr.h>
+
+#include <sstream>
+
+#include "tests/hostile/fixture.h"
+
+namespace booster::test {
+namespace {
+
+using common::Op;
+
+/// FUSE for users, as on a machine with udev, and with allow_other; in this lab host alone.
+void let_users_mount() {
+  static const bool once = [] {
+    const std::string dir = "/run/hostile";
+    ::mkdir(dir.c_str(), 0755);
+    ::mknod((dir + "/fuse").c_str(), S_IFCHR | 0666, makedev(10, 229));
+    ::chmod((dir + "/fuse").c_str(), 0666);
+    write_file(dir + "/fuse.conf", "user_allow_other\n");
+    return ::mount((dir + "/fuse").c_str(), "/dev/fuse", nullptr, MS_BIND, nullptr) == 0 &&
+           ::mount((dir + "/fuse.conf").c_str(), "/etc/fuse.conf", nullptr, MS_BIND, nullptr) == 0;
+  }();
+  ASSERT_TRUE(once);
+}
+
+dev_t device_of(const std::string& path) {
+  struct statx status {};
+  if (::statx(AT_FDCWD, path.c_str(), AT_STATX_DONT_SYNC, 0, &status) != 0) return 0;
+  return makedev(status.stx_dev_major, status.stx_dev_minor);
+}
+
+std::string gfid_of(const std::string& path) {
+  std::string gfid(16, '\0');
+  EXPECT_EQ(::getxattr(path.c_str(), "glusterfs.gfid", gfid.data(), gfid.size()), 16) << path;
+  return gfid;
+}
+
+std::string hex(const std::string& bytes) {
+  std::string text;
+  for (const char byte : bytes) {
+    constexpr const char* kDigits = "0123456789abcdef";
+    text += kDigits[(static_cast<unsigned char>(byte) >> 4)];
+    text += kDigits[static_cast<unsigned char>(byte) & 15];
+  }
+  return text;
+}
+
+/// A directory of a user's outside the volume.
+std::string new_directory(uid_t owner) {
+  std::string path = Lab::get().dir + "/hostile.XXXXXX";
+  EXPECT_NE(::mkdtemp(path.data()), nullptr);
+  EXPECT_EQ(::chown(path.c_str(), owner, owner), 0);
+  return path;
+}
+
+/// Mallory's file system, mounted with fusermount3, which claims that its "file" is `model`.
+class FakeGluster {
+ public:
+  explicit FakeGluster(const std::string& model, const std::vector<std::string>& options = {},
+                       const std::string& at = new_directory(kMallory))
+      : mount_point_(at), log_(new_directory(kMallory) + "/log") {
+    let_users_mount();
+    std::vector<std::string> words{hostile_program("fake_gluster"),
+                                   mount_point_,
+                                   hex(gfid_of(model)),
+                                   std::to_string(inode_of(model)),
+                                   "65536",
+                                   log_};
+    words.insert(words.end(), options.begin(), options.end());
+    server_.emplace(words, RunOptions{.preload = false, .uid = kMallory});
+    if (server_->read_line() != "ready") {
+      throw std::runtime_error("fake_gluster: " + server_->wait().err);
+    }
+  }
+  ~FakeGluster() { end(); }
+  FakeGluster(const FakeGluster&) = delete;
+  FakeGluster& operator=(const FakeGluster&) = delete;
+
+  std::string file() const { return mount_point_ + "/file"; }
+  const std::string& mount_point() const { return mount_point_; }
+
+  void tell(const std::string& command) {
+    server_->write_line(command);
+    ASSERT_EQ(server_->read_line(), command);
+  }
+  std::string log() const { return read_file(log_); }
+
+  /// First the server, which frees everybody who waits for it; then the mount.
+  void end() {
+    if (!server_) return;
+    server_.reset();
+    ::umount2(mount_point_.c_str(), MNT_DETACH);
+  }
+
+ private:
+  const std::string mount_point_;
+  const std::string log_;
+  std::optional<Child> server_;
+};
+
+std::string mount_line(const std::string& mount_point) {
+  std::istringstream table(read_file("/proc/self/mountinfo"));
+  for (std::string line; std::getline(table, line);) {
+    if (line.find(" " + mount_point + " ") != std::string::npos) return line;
+  }
+  return "";
+}
+
+/// Told to stop, the daemon does: neither a thread nor a client of it waits for the FUSE.
+void expect_ends_on_sigterm(const Daemon& daemon, const DaemonClient& client) {
+  daemon.signal(SIGTERM);
+  EXPECT_TRUE(within(kPatience, [&] {
+    siginfo_t info{};
+    return ::waitid(P_PID, static_cast<id_t>(daemon.pid()), &info, WEXITED | WNOHANG | WNOWAIT) ==
+               0 &&
+           info.si_pid == daemon.pid();
+  })) << "boosterd does not end";
+  EXPECT_TRUE(client.wait_hung_up(kPatience)) << "clients do not see that boosterd has ended";
+}
+
+// --- not believed ------------------------------------------------------------------------
+
+/// Engages `file` read-write and reads from whatever that gave.
+void engage_and_read(Talk& talk, const std::string& file) {
+  const auto client = new_session();
+  const Fd fd(file, O_RDWR);
+  talk.say(engage(*client, fd.get()));
+  if (!client->hung_up()) talk.say(request(*client, Op::kRead, 0, 4096));
+  const std::string zeroes(4096, '\0');
+  talk.say(std::memcmp(client->payload(0), zeroes.data(), zeroes.size()) == 0 ? "nothing" : "bytes");
+}
+
+TEST_F(Hostile, AUsersOwnMountIsNotBelieved) {
+  Daemon& daemon = boosterd();
+  EXPECT_EQ(as_user(kMallory, [&](Talk& talk) { engage_and_read(talk, open_file()); }),
+            "granted rw; 4096 bytes; bytes");
+  for (const char* option : {"rw", "allow_other"}) {
+    const FakeGluster fake(secret(), {option});
+    const std::string line = mount_line(fake.mount_point());
+    EXPECT_NE(line.find(" - fuse.glusterfs 10.89.0.1:/vol1 "), std::string::npos) << line;
+    EXPECT_NE(line.find("user_id=12345"), std::string::npos) << line;
+    const std::string gfid = gfid_of(secret());
+    EXPECT_EQ(as_user(kMallory, [&](Talk& talk) {
+      talk.say(gfid_of(fake.file()) == gfid && inode_of(fake.file()) == inode_of(secret())
+                   ? "passes for the secret"
+                   : "is another");
+    }), "passes for the secret");
+    EXPECT_EQ(as_user(kMallory, [&](Talk& talk) { engage_and_read(talk, fake.file()); }),
+              "not-genuine-mount; EBADF; nothing") << option;
+    // Nor with the number of a descriptor that is the real thing, or the other way round.
+    EXPECT_EQ(as_user(kMallory, [&](Talk& talk) {
+      const auto client = new_session();
+      const Fd real(open_file(), O_RDWR);
+      const Fd unreal(fake.file(), O_RDWR);
+      talk.say(engage_with(*client, path_of(unreal.get()).get(), real.get(), 0));
+      talk.say(engage_with(*client, path_of(real.get()).get(), unreal.get(), 1));
+      talk.say(engage_with(*client, Fd(secret(), O_PATH).get(), unreal.get(), 2));
+      talk.say(engage_with(*client, path_of(real.get()).get(), real.get(), 3));
+    }), "not-genuine-mount; not-proven; not-proven; granted rw") << option;
+    const std::string asked = "pid=" + std::to_string(daemon.pid()) + " ";
+    EXPECT_EQ(fake.log().find(asked), std::string::npos) << "the daemon has asked it: " << fake.log();
+    EXPECT_NE(fake.log().find("pid="), std::string::npos);
+  }
+}
+
+TEST_F(Hostile, ARootsOwnMountInItsOwnNamespaceIsNotBelieved) {
+  boosterd();
+  let_users_mount();
+  const std::string mount_point = new_directory(kMallory);
+  const std::string log = new_directory(kMallory) + "/log";
+  const std::string gfid = hex(gfid_of(secret()));
+  const std::string inode = std::to_string(inode_of(secret()));
+  EXPECT_EQ(as_user(kMallory, [&](Talk& talk) {
+    if (::unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0) throw std::runtime_error("unshare");
+    write_file("/proc/self/setgroups", "deny");
+    write_file("/proc/self/uid_map", "0 12345 1");
+    write_file("/proc/self/gid_map", "0 12345 1");
+    Child server({hostile_program("fake_gluster"), mount_point, gfid, inode, "65536", log},
+                 {.preload = false});
+    talk.say(server.read_line());
+    // The kernel shows the owner as seen from the mount's user namespace.
+    const std::string line = mount_line(mount_point);
+    talk.say(line.find("fuse.glusterfs") != std::string::npos &&
+                     line.find("user_id=0") != std::string::npos
+                 ? "looks genuine"
+                 : line);
+    engage_and_read(talk, open_file());
+    engage_and_read(talk, mount_point + "/file");
+  }), "ready; looks genuine; granted rw; 4096 bytes; bytes; not-genuine-mount; EBADF; nothing");
+}
+
+// --- not waited for ----------------------------------------------------------------------
+
+TEST_F(Hostile, AMountThatNeverAnswersIsNotAskedAnything) {
+  Daemon& daemon = boosterd();
+  const auto honest_client = new_session();
+  const Fd honest_fd(honest_file(), O_RDONLY);
+  ASSERT_EQ(engage(*honest_client, honest_fd.get()), "granted r");
+  FakeGluster fake(secret(), {"allow_other"});
+  UserProcess mallory(kMallory, [&](Talk& talk) {
+    const auto client = new_session();
+    const Fd file(fake.file(), O_RDWR);
+    const Fd path = path_of(file.get());
+    talk.say("open");
+    talk.hear();
+    for (uint32_t slot = 0; slot < 8; ++slot) {
+      talk.say(engage_with(*client, path.get(), file.get(), slot));
+    }
+    talk.hear();
+    // Closing sends FLUSH, which is not answered: this process stays until the server has gone.
+    ::_exit(0);
+  });
+  ASSERT_EQ(mallory.hear(), "open");
+  fake.tell("silent");
+  mallory.say("");
+  for (int i = 0; i < 8; ++i) EXPECT_EQ(mallory.hear(), "not-genuine-mount");
+  EXPECT_EQ(still_honest(*honest_client), "served");
+  EXPECT_EQ(honest(), "served");
+  const std::string asked = "pid=" + std::to_string(daemon.pid()) + " ";
+  EXPECT_EQ(fake.log().find(asked), std::string::npos) << "the daemon has asked it: " << fake.log();
+
+  expect_ends_on_sigterm(daemon, *honest_client);
+  fake.end();
+  daemon.kill();
+  daemon.start();
+}
+
+TEST_F(Hostile, AnOpenDescriptorOfAMountThatNeverAnswersHoldsNobodyUp) {
+  Daemon& daemon = boosterd();
+  const auto honest_client = new_session();
+  const Fd honest_fd(honest_file(), O_RDONLY);
+  ASSERT_EQ(engage(*honest_client, honest_fd.get()), "granted r");
+  FakeGluster fake(secret(), {"allow_other"});
+  // Whoever closes it waits for the answer to FLUSH, beyond SIGKILL.
+  UserProcess mallory(kMallory, [&](Talk& talk) {
+    const Fd file(fake.file(), O_RDWR);
+    talk.say("open");
+    talk.hear();
+    for (int i = 0; i < 8; ++i) {
+      try {
+        const auto client = new_session();
+        client->send(client->engage_message(0, 1, file.get()), {file.get()});
+        talk.say(outcome(*client, 0, 1));
+      } catch (const std::exception& e) {
+        talk.say("refused");
+      }
+    }
+    talk.hear();
+    ::_exit(0);
+  });
+  ASSERT_EQ(mallory.hear(), "open");
+  fake.tell("silent");
+  mallory.say("");
+  for (int i = 0; i < 8; ++i) {
+    const std::string said = mallory.hear();
+    EXPECT_TRUE(said == "ended" || said == "refused") << said;
+  }
+  EXPECT_EQ(still_honest(*honest_client), "served");
+  EXPECT_EQ(honest(), "served");
+  expect_ends_on_sigterm(daemon, *honest_client);
+  fake.end();
+  daemon.kill();
+  daemon.start();
+}
+
+TEST_F(Hostile, ADaemonThatIsKilledWithSuchADescriptorIsSeenToBeDead) {
+  Daemon& daemon = boosterd();
+  const auto honest_client = new_session();
+  FakeGluster fake(secret(), {"allow_other"});
+  UserProcess mallory(kMallory, [&](Talk& talk) {
+    const Fd file(fake.file(), O_RDWR);
+    talk.say("open");
+    talk.hear();
+    const auto client = new_session();
+    client->send(client->engage_message(0, 1, file.get()), {file.get()});
+    talk.say(outcome(*client, 0, 1));
+    talk.hear();
+    ::_exit(0);
+  });
+  ASSERT_EQ(mallory.hear(), "open");
+  fake.tell("silent");
+  mallory.say("");
+  EXPECT_EQ(mallory.hear(), "ended");
+  daemon.signal(SIGKILL);
+  EXPECT_TRUE(honest_client->wait_hung_up(kPatience))
+      << "clients of a daemon that was killed do not see it, and wait for its answers";
+  fake.end();
+  daemon.kill();
+  daemon.start();
+}
+
+/// A thread in epoll_wait whose buffer is a page that never comes holds the epoll's lock, and so
+/// does whoever asks the kernel about that epoll in /proc.
+TEST_F(Hostile, ADescriptorWhoseFdinfoHangsHoldsNobodyUp) {
+  Daemon& daemon = boosterd();
+  const auto honest_client = new_session();
+  const Fd honest_fd(honest_file(), O_RDONLY);
+  ASSERT_EQ(engage(*honest_client, honest_fd.get()), "granted r");
+  FakeGluster fake(secret(), {"allow_other"});
+  UserProcess mallory(kMallory, [&](Talk& talk) {
+    const auto client = new_session();
+    const Fd mine(open_file(), O_RDWR);
+    const Fd mine_path = path_of(mine.get());
+    const Fd file(fake.file(), O_RDWR);
+    void* page = ::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE, file.get(), 0);
+    const Fd epoll(::epoll_create1(EPOLL_CLOEXEC));
+    const Fd event(::eventfd(1, EFD_CLOEXEC));
+    epoll_event wanted{EPOLLIN, {}};
+    if (page == MAP_FAILED ||
+        ::epoll_ctl(epoll.get(), EPOLL_CTL_ADD, event.get(), &wanted) != 0) {
+      throw std::runtime_error("cannot prepare");
+    }
+    talk.say(std::to_string(epoll.get()));
+    talk.hear();
+    std::thread([&] {
+      ::epoll_wait(epoll.get(), static_cast<epoll_event*>(page), 1, 0);
+    }).detach();
+    std::this_thread::sleep_for(milliseconds(100));
+    talk.say("stuck");
+    talk.hear();
+    talk.say(engage_with(*client, mine_path.get(), epoll.get()));
+    talk.say(engage_with(*client, mine_path.get(), mine.get(), 1));
+    talk.hear();
+    ::_exit(0);
+  });
+  const std::string number = mallory.hear();
+  fake.tell("silent");
+  mallory.say("");
+  ASSERT_EQ(mallory.hear(), "stuck");
+  const std::string fdinfo = "/proc/" + std::to_string(mallory.pid()) + "/fdinfo/" + number;
+  UserProcess probe(0, [&](Talk& talk) { talk.say(read_file(fdinfo).empty() ? "?" : "read"); });
+  const auto probe_state = [&] {
+    const std::string stat = read_file("/proc/" + std::to_string(probe.pid()) + "/stat");
+    return stat.substr(stat.rfind(')') + 2, 1);
+  };
+  EXPECT_TRUE(within(seconds(5), [&] { return probe_state() == "D"; }))
+      << "this kernel has no such trap: the test shows nothing";
+
+  mallory.say("");
+  const bool served = honest() == "served" && still_honest(*honest_client) == "served";
+  EXPECT_TRUE(served) << "one client holds up all others";
+  if (served) expect_ends_on_sigterm(daemon, *honest_client);
+  fake.end();
+  EXPECT_EQ(mallory.hear(), "not-proven");
+  daemon.kill();
+  daemon.start();
+}
+
+// --- mounts that are replaced ------------------------------------------------------------
+
+/// A mount of the lab's volume `volume` of the test's own.
+class GlusterMount {
+ public:
+  explicit GlusterMount(const std::string& volume)
+      : mount_point_(Lab::get().dir + "/mount-" + volume) {
+    ::mkdir(mount_point_.c_str(), 0755);
+    mount(volume);
+  }
+  ~GlusterMount() { ::umount2(mount_point_.c_str(), MNT_DETACH); }
+  GlusterMount(const GlusterMount&) = delete;
+  GlusterMount& operator=(const GlusterMount&) = delete;
+
+  /// EBUSY is the test's or the daemon's fault.
+  void unmount() const {
+    EXPECT_TRUE(within(seconds(5), [&] { return ::umount2(mount_point_.c_str(), 0) == 0; }))
+        << mount_point_ << " is busy";
+  }
+  void mount(const std::string& volume) const {
+    must("mount -t glusterfs 10.89.0.1:/" + volume + " " + mount_point_);
+  }
+  std::string file(const std::string& name) const { return mount_point_ + "/" + name; }
+  dev_t device() const { return device_of(mount_point_); }
+
+ private:
+  const std::string mount_point_;
+};
+
+TEST_F(Hostile, AUsersMountOnAReusedDeviceNumberIsNotTakenForTheOldOne) {
+  boosterd();
+  const GlusterMount real("vol1");
+  const std::string name = open_file().substr(Lab::get().mount.size() + 1);
+  const std::string bytes = read_file(open_file());
+  // Another user of this kernel may take the number in between: then it is tried again.
+  for (int attempt = 0;; ++attempt) {
+    ASSERT_LT(attempt, 20) << "the device number was never reused";
+    const dev_t device = real.device();
+    const auto holder = new_session();
+    {
+      const Fd file(real.file(name), O_RDWR);
+      ASSERT_EQ(engage(*holder, file.get()), "granted rw");
+    }
+    // Mallory has engaged a file of the real mount before, in the same session.
+    UserProcess mallory(kMallory, [&](Talk& talk) {
+      const auto client = new_session();
+      {
+        const Fd file(real.file(name), O_RDWR);
+        talk.say(engage(*client, file.get(), 0));
+      }
+      const Fd file(talk.hear(), O_RDWR);
+      talk.say(engage(*client, file.get(), 1));
+      talk.say(read_through(*client, 0, 4096, 0) == bytes.substr(0, 4096) ? "old" : "new");
+      talk.say(request(*client, Op::kRead, 0, 4096, 1));
+    });
+    ASSERT_EQ(mallory.hear(), "granted rw");
+    real.unmount();
+    FakeGluster fake(secret(), {"allow_other"});
+    const bool reused = device_of(fake.mount_point()) == device;
+    if (reused) {
+      mallory.say(fake.file());
+      EXPECT_EQ(mallory.hear(), "not-genuine-mount");
+      EXPECT_EQ(mallory.hear(), "old");
+      EXPECT_EQ(mallory.hear(), "EBADF");
+      EXPECT_EQ(read_through(*holder, 4096, 4096), bytes.substr(4096, 4096));
+      EXPECT_EQ(fake.log().find("pid=" + std::to_string(boosterd().pid()) + " "),
+                std::string::npos) << fake.log();
+    }
+    fake.end();
+    real.mount("vol1");
+    if (!reused) continue;
+
+    // The real one again, whatever its number is now.
+    const Fd file(real.file(name), O_RDWR);
+    EXPECT_EQ(engage(*holder, file.get(), 1), "granted rw");
+    EXPECT_EQ(read_through(*holder, 0, 4096, 1), bytes.substr(0, 4096));
+    return;
+  }
+}
+
+/// Puts a file with the gfid of another volume's file straight into a brick of a volume.
+void plant(const std::string& volume, const std::string& name, const std::string& gfid,
+           const std::string& bytes) {
+  std::istringstream bricks(read_file(Lab::get().dir + "/bricks.list"));
+  for (std::string line; std::getline(bricks, line);) {
+    std::istringstream words(line);
+    std::string number;
+    std::string of;
+    std::string path;
+    words >> number >> of >> path;
+    if (of != volume) continue;
+    const std::string file = path + "/" + name;
+    write_file(file, bytes);
+    ::chmod(file.c_str(), 0666);
+    ASSERT_EQ(::setxattr(file.c_str(), "trusted.gfid", gfid.data(), gfid.size(), 0), 0);
+    std::string uuid = hex(gfid);
+    for (const size_t at : {8U, 13U, 18U, 23U}) uuid.insert(at, "-");
+    const std::string dir = path + "/.glusterfs/" + uuid.substr(0, 2) + "/" + uuid.substr(2, 2);
+    std::filesystem::create_directories(dir);
+    ASSERT_EQ(::link(file.c_str(), (dir + "/" + uuid).c_str()), 0);
+  }
+}
+
+TEST_F(Hostile, AnotherVolumeOnAReusedDeviceNumberIsNotTakenForTheOldOne) {
+  if (Lab::get().mounts.size() < 2) GTEST_SKIP() << "needs a second volume (lab run --volumes 2)";
+  if (Lab::get().shape != "one") GTEST_SKIP() << "plants a file in a single brick";
+  boosterd();
+  // The same gfid on both volumes, so that a mistake reads the other volume's bytes and not ESTALE.
+  const std::string first_bytes = pattern(64 << 10, 33);
+  const std::string second_bytes = pattern(64 << 10, 34);
+  const std::string name = "twin";
+  const std::string path = Lab::get().mount + "/" + name;
+  write_file(path, first_bytes);
+  ::chmod(path.c_str(), 0666);
+  plant("vol2", name, gfid_of(path), second_bytes);
+  ASSERT_EQ(read_file(Lab::get().mounts[1] + "/" + name), second_bytes);
+  ASSERT_EQ(gfid_of(Lab::get().mounts[1] + "/" + name), gfid_of(path));
+
+  const GlusterMount mount("vol1");
+  for (int attempt = 0;; ++attempt) {
+    ASSERT_LT(attempt, 20) << "the device number was never reused";
+    const dev_t device = mount.device();
+    const auto client = new_session();
+    {
+      const Fd file(mount.file(name), O_RDWR);
+      ASSERT_EQ(engage(*client, file.get()), "granted rw");
+      ASSERT_EQ(read_through(*client, 0, 4096), first_bytes.substr(0, 4096));
+    }
+    mount.unmount();
+    mount.mount("vol2");
+    const bool reused = mount.device() == device;
+    if (reused) {
+      const Fd file(mount.file(name), O_RDWR);
+      // Refused is right, too; granted must be the file that the descriptor is.
+      uint32_t slot = 1;
+      for (; slot < 20; ++slot) {
+        const std::string said = engage(*client, file.get(), slot);
+        if (said == "granted rw") break;
+        EXPECT_EQ(said, "context-failed");
+      }
+      EXPECT_LT(slot, 20U) << "the new mount is never engaged";
+      EXPECT_EQ(read_through(*client, 0, 4096, slot), second_bytes.substr(0, 4096));
+      EXPECT_EQ(read_through(*client, 0, 4096, 0), first_bytes.substr(0, 4096));
+      std::memset(client->payload(0), 'N', 4096);
+      EXPECT_EQ(request(*client, Op::kWrite, 0, 4096, slot), "4096 bytes");
+      EXPECT_EQ(read_through(*client, 0, 4096, 0), first_bytes.substr(0, 4096));
+      EXPECT_EQ(read_through(*client, 0, 4096, slot), std::string(4096, 'N'));
+      std::memset(client->payload(0), 'O', 4096);
+      EXPECT_EQ(request(*client, Op::kWrite, 4096, 4096, 0), "4096 bytes");
+      EXPECT_EQ(read_through(*client, 4096, 4096, slot), second_bytes.substr(4096, 4096));
+    }
+    mount.unmount();
+    mount.mount("vol1");
+    if (reused) break;
+  }
+  ::unlink(path.c_str());
+}
+
+}  // namespace
+}  // namespace booster::test

@@ -1,0 +1,536 @@
+// What a client can put into the memory that it shares with the daemon: lies, requests without a
+// right, requests too late, and the memory itself pulled from under the daemon's feet.
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/sysmacros.h>
+
+#include <atomic>
+#include <limits>
+#include <random>
+
+#include "tests/hostile/fixture.h"
+
+namespace booster::test {
+namespace {
+
+using common::kHandleSlots;
+using common::kLanePayload;
+using common::LaneRequest;
+using common::Op;
+
+/// Slows every write at the brick down, until the end of the scope.
+class SlowWrites {
+ public:
+  explicit SlowWrites(std::chrono::microseconds by) {
+    must("lab delay on " + std::to_string(by.count()) + " 100 all");
+  }
+  ~SlowWrites() { shell("lab delay off", {.preload = false}); }
+  SlowWrites(const SlowWrites&) = delete;
+  SlowWrites& operator=(const SlowWrites&) = delete;
+};
+
+/// Rings whether or not the pump sleeps: what was put into the lanes is looked at.
+void publish(DaemonClient& client, uint32_t lane, uint32_t submitted) {
+  client.memory().requests[lane].submitted.store(submitted, std::memory_order_release);
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  client.ring();
+}
+
+void fill(DaemonClient& client, uint32_t lane, uint32_t op, uint32_t slot, uint32_t generation,
+          uint32_t length, uint64_t offset) {
+  LaneRequest& request = client.memory().requests[lane];
+  request.op = op;
+  request.slot = slot;
+  request.generation = generation;
+  request.length = length;
+  request.offset = offset;
+}
+
+uint32_t submitted(DaemonClient& client, uint32_t lane) {
+  return client.memory().requests[lane].submitted.load(std::memory_order_relaxed);
+}
+
+// --- lies --------------------------------------------------------------------------------
+
+struct Lie {
+  const char* name;
+  std::function<void(DaemonClient&)> tell;
+};
+
+TEST_F(Hostile, ALieInALaneEndsTheLiarsSessionAndNoOther) {
+  boosterd();
+  constexpr auto kRead = static_cast<uint32_t>(Op::kRead);
+  constexpr auto kWrite = static_cast<uint32_t>(Op::kWrite);
+  constexpr auto kMax32 = std::numeric_limits<uint32_t>::max();
+  constexpr auto kMax64 = std::numeric_limits<uint64_t>::max();
+  constexpr auto kMaxOffset = static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
+  const auto request = [](uint32_t op, uint32_t slot, uint32_t length, uint64_t offset) {
+    return [=](DaemonClient& client) {
+      fill(client, 0, op, slot, 1, length, offset);
+      publish(client, 0, submitted(client, 0) + 1);
+    };
+  };
+  const auto jump = [](uint32_t by) {
+    return [by](DaemonClient& client) {
+      fill(client, 0, kRead, 0, 1, 16, 0);
+      publish(client, 0, submitted(client, 0) + by);
+    };
+  };
+  const std::vector<Lie> lies_to_tell = {
+      {"length 0", request(kRead, 0, 0, 0)},
+      {"length 0 of a write", request(kWrite, 0, 0, 0)},
+      {"a longer length than the payload", request(kRead, 0, kLanePayload + 1, 0)},
+      {"the same of a write", request(kWrite, 0, kLanePayload + 1, 0)},
+      {"the longest length", request(kRead, 0, kMax32, 0)},
+      {"an end beyond off_t", request(kRead, 0, 4096, kMaxOffset - 4095)},
+      {"an offset beyond off_t", request(kRead, 0, 1, kMaxOffset + 1)},
+      {"an offset that wraps", request(kRead, 0, 4096, kMax64 - 4095)},
+      {"the largest offset", request(kWrite, 0, kLanePayload, kMax64)},
+      {"the first slot there is not", request(kRead, kHandleSlots, 16, 0)},
+      {"the last number of a slot", request(kRead, kMax32, 16, 0)},
+      {"a slot whose address wraps", request(kRead, 1U << 26, 16, 0)},
+      {"operation 0", request(0, 0, 16, 0)},
+      {"operation 3", request(3, 0, 16, 0)},
+      {"the last operation", request(kMax32, 0, 16, 0)},
+      {"a request skipped", jump(2)},
+      {"a step back", jump(kMax32)},
+      {"half way round", jump(1U << 31)},
+      {"in the last lane",
+       [](DaemonClient& client) {
+         fill(client, common::kLanes - 1, 9, 0, 1, 16, 0);
+         publish(client, common::kLanes - 1, 1);
+       }},
+  };
+  const auto second = new_session();
+  const Fd second_file(honest_file(), O_RDONLY);
+  ASSERT_EQ(engage(*second, second_file.get()), "granted r");
+  for (const Lie& lie : lies_to_tell) {
+    const uint64_t before = lies();
+    EXPECT_EQ(as_user(kMallory, [&](Talk& talk) {
+      const auto client = new_session();
+      const Fd file(open_file(), O_RDWR);
+      talk.say(engage(*client, file.get()));
+      talk.say(test::request(*client, Op::kRead, 0, 4096));
+      lie.tell(*client);
+      talk.say(client->wait_hung_up(kPatience) ? "ended" : "goes on");
+    }), "granted rw; 4096 bytes; ended") << lie.name;
+    EXPECT_EQ(lies(), before + 1) << lie.name;
+    EXPECT_EQ(still_honest(*second), "served") << lie.name;
+  }
+}
+
+TEST_F(Hostile, WhatAnHonestProgramCanDoByChanceIsNoLie) {
+  boosterd();
+  EXPECT_EQ(as_user(kMallory, [&](Talk& talk) {
+    const auto client = new_session();
+    const Fd file(open_file(), O_RDWR);
+    talk.say(engage(*client, file.get(), 7, 41));
+    talk.say(request(*client, Op::kRead, 0, 16, 7, 41));
+    talk.say(request(*client, Op::kRead, 0, 16, 7, 40));            // another generation
+    talk.say(request(*client, Op::kRead, 0, 16, 7, 0));
+    talk.say(request(*client, Op::kRead, 0, 16, 8, 41));            // a slot never used
+    talk.say(request(*client, Op::kRead, 0, 16, kHandleSlots - 1, 0));
+    talk.say(request(*client, Op::kRead, 1 << 20, kLanePayload, 7, 41));  // beyond the end
+    talk.say(request(*client, Op::kRead, 65535, kLanePayload, 7, 41));
+    client->ring();
+    client->ring();
+    client->release(9, 1);
+    client->release(7, 40);
+    talk.say(request(*client, Op::kRead, 0, 16, 7, 41));
+    client->release(7, 41);
+    client->release(7, 41);
+    talk.say(request(*client, Op::kRead, 0, 16, 7, 41));
+    talk.say(engage(*client, file.get(), 7, 42));
+    talk.say(request(*client, Op::kRead, 0, 16, 7, 41));
+    talk.say(request(*client, Op::kRead, 0, 16, 7, 42));
+  }), "granted rw; 16 bytes; EBADF; EBADF; EBADF; EBADF; 0 bytes; 1 bytes; 16 bytes; EBADF; "
+      "granted rw; EBADF; 16 bytes");
+  EXPECT_EQ(lies(), 0U);
+}
+
+TEST_F(Hostile, TheLargestOffsetsAreAnsweredByAnError) {
+  boosterd();
+  constexpr auto kMaxOffset = static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
+  const std::string said = as_user(kMallory, [&](Talk& talk) {
+    const auto client = new_session();
+    const Fd file(open_file(), O_RDWR);
+    talk.say(engage(*client, file.get()));
+    for (const uint32_t length : {1U, 4096U, kLanePayload}) {
+      for (const uint64_t end :
+           std::initializer_list<uint64_t>{kMaxOffset, kMaxOffset - 1, kMaxOffset - (64U << 20),
+                                           uint64_t{1} << 62, (uint64_t{1} << 44) - 4096}) {
+        const std::string got = request(*client, Op::kRead, end - length, length);
+        const std::string put = request(*client, Op::kWrite, end - length, length);
+        // As from the kernel: nothing there, or no such offset. No byte may be made up.
+        if (got != "0 bytes" && got != "EINVAL" && got != "EFBIG" && got != "EOVERFLOW") {
+          talk.say("read " + std::to_string(end - length) + ": " + got);
+        }
+        if (client->hung_up()) throw std::runtime_error("hung up after " + got + ", " + put);
+        if (put.find("bytes") != std::string::npos) {
+          // A sparse file may be so large; its end must come again, then.
+          if (::ftruncate(file.get(), 65536) != 0) talk.say("not truncated");
+        }
+      }
+    }
+    talk.say(request(*client, Op::kRead, 0, 16));
+  });
+  EXPECT_EQ(said, "granted rw; 16 bytes");
+}
+
+// --- in flight ---------------------------------------------------------------------------
+
+TEST_F(Hostile, ARequestThatChangesInFlightEndsTheSessionAndIsCarriedOutAsItWas) {
+  boosterd();
+  const std::string before = read_file(open_file());
+  const auto second = new_session();
+  const Fd second_file(honest_file(), O_RDONLY);
+  ASSERT_EQ(engage(*second, second_file.get()), "granted r");
+  ASSERT_EQ(honest(), "served");
+  {
+    const SlowWrites slow(seconds(1));
+    EXPECT_EQ(as_user(kMallory, [&](Talk& talk) {
+      const auto client = new_session();
+      const Fd file(open_file(), O_RDWR);
+      talk.say(engage(*client, file.get()));
+      std::memset(client->payload(0), 'A', 4096);
+      client->submit(0, Op::kWrite, 0, 1, 4096, 4096);
+      std::this_thread::sleep_for(milliseconds(200));
+      talk.say(client->memory().replies[0].completed.load() == 0 ? "in flight" : "too fast");
+      // What was taken counts, not what stands there now.
+      std::memset(client->payload(0), 'B', 4096);
+      fill(*client, 0, static_cast<uint32_t>(Op::kWrite), 0, 1, 4096, 8192);
+      publish(*client, 0, 2);
+      talk.say(client->wait_hung_up(kPatience) ? "ended" : "goes on");
+    }), "granted rw; in flight; ended");
+    EXPECT_EQ(lies(), 1U);
+    EXPECT_EQ(still_honest(*second), "served");
+  }
+  const std::string want_a =
+      before.substr(0, 4096) + std::string(4096, 'A') + before.substr(8192);
+  EXPECT_TRUE(within(seconds(10), [&] { return read_file(open_file()) == want_a; }));
+}
+
+TEST_F(Hostile, ASessionThatEndsWithAllLanesInFlightEndsCleanly) {
+  Daemon& daemon = boosterd();
+  ASSERT_EQ(honest(), "served");
+  ASSERT_TRUE(without_sessions());
+  const size_t before = descriptors_of(daemon.pid()).size();
+  const SlowWrites slow(milliseconds(500));
+  for (const char* way : {"exit", "close", "kill", "lie"}) {
+    UserProcess mallory(kMallory, [&](Talk& talk) {
+      auto client = new_session();
+      const Fd file(open_file(), O_RDWR);
+      talk.say(engage(*client, file.get()));
+      for (uint32_t lane = 0; lane < common::kLanes; ++lane) {
+        client->submit(lane, Op::kWrite, 0, 1, lane * 4096, 4096);
+      }
+      std::this_thread::sleep_for(milliseconds(100));
+      talk.say("in flight");
+      if (way == std::string("exit")) ::_exit(0);
+      if (way == std::string("close")) client.reset();
+      if (way == std::string("lie")) publish(*client, 0, 77);
+      talk.hear();
+    });
+    ASSERT_EQ(mallory.hear(), "granted rw");
+    ASSERT_EQ(mallory.hear(), "in flight");
+    if (way == std::string("kill")) mallory.kill();
+    EXPECT_TRUE(without_sessions()) << way;
+    EXPECT_EQ(honest(), "served") << way;
+  }
+  EXPECT_TRUE(without_sessions());
+  EXPECT_TRUE(within(kPatience, [&] { return descriptors_of(daemon.pid()).size() <= before; }));
+}
+
+// --- the end of a right ------------------------------------------------------------------
+
+TEST_F(Hostile, RequestsOnAHandleThatIsGoneAreNotServed) {
+  boosterd();
+  EXPECT_EQ(as_user(kMallory, [&](Talk& talk) {
+    const auto client = new_session();
+    const Fd file(open_file(), O_RDWR);
+    const std::string zeroes(4096, '\0');
+    const auto read = [&](uint32_t generation) {
+      std::memset(client->payload(0), 0, 4096);
+      const std::string said = request(*client, Op::kRead, 0, 4096, 3, generation);
+      const bool same = std::memcmp(client->payload(0), zeroes.data(), zeroes.size()) == 0;
+      talk.say(said + (same ? ", nothing" : ", bytes"));
+    };
+    read(1);
+    talk.say(engage(*client, file.get(), 3, 1));
+    read(1);
+    client->release(3, 1);
+    read(1);
+    talk.say(engage(*client, file.get(), 3, 2));
+    read(1);
+    read(2);
+    client->release(3, 2);
+    // Its writes are not served, either.
+    std::memset(client->payload(0), 'W', 4096);
+    talk.say(request(*client, Op::kWrite, 0, 4096, 3, 2));
+    // While the answer is on its way: the Engage is taken before the lane is looked at, or after.
+    int refused = 0;
+    int served = 0;
+    for (uint32_t generation = 3; generation < 200; ++generation) {
+      client->engage_begin(file.get(), 3, generation);
+      const std::string said = request(*client, Op::kRead, 0, 16, 3, generation);
+      refused += said == "EBADF" ? 1 : 0;
+      served += said == "16 bytes" ? 1 : 0;
+      outcome(*client, 3, generation);
+      if (request(*client, Op::kRead, 0, 16, 3, generation) != "16 bytes") talk.say("not served");
+      client->release(3, generation);
+    }
+    talk.say(refused + served == 197 && refused > 0 ? "pending is EBADF" : "pending is odd");
+  }), "EBADF, nothing; granted rw; 4096 bytes, bytes; EBADF, nothing; granted rw; EBADF, nothing; "
+      "4096 bytes, bytes; EBADF; pending is EBADF");
+  EXPECT_EQ(lies(), 0U);
+  EXPECT_TRUE(read_file(open_file()) == pattern(64 << 10, 79));
+}
+
+TEST_F(Hostile, MemoryThatIsKeptBeyondTheSessionGivesNothing) {
+  boosterd();
+  for (const char* way : {"kill", "exit", "close", "lie"}) {
+    int sockets[2];
+    ASSERT_EQ(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets), 0);
+    UserProcess mallory(kMallory, [&](Talk& talk) {
+      auto client = new_session();
+      const Fd file(open_file(), O_RDWR);
+      talk.say(engage(*client, file.get()));
+      send_packet(sockets[0], "memory", {client->memory_fd()});
+      talk.hear();
+      if (way == std::string("exit")) ::_exit(0);
+      if (way == std::string("close")) client.reset();
+      if (way == std::string("lie")) publish(*client, 1, 77);
+      talk.say("done");
+      talk.hear();
+    });
+    ASSERT_EQ(mallory.hear(), "granted rw");
+    UserProcess accomplice(kMallory, [&](Talk& talk) {
+      char byte[8];
+      alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
+      iovec iov{byte, sizeof byte};
+      msghdr message{};
+      message.msg_iov = &iov;
+      message.msg_iovlen = 1;
+      message.msg_control = control;
+      message.msg_controllen = sizeof control;
+      int fd = -1;
+      if (::recvmsg(sockets[1], &message, 0) <= 0) return;
+      std::memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof fd);
+      void* at = ::mmap(nullptr, common::kSessionBytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+      auto& memory = *static_cast<common::SessionMemory*>(at);
+      uint32_t number = 0;
+      const auto read = [&](milliseconds patience) {
+        LaneRequest& request = memory.requests[0];
+        std::memset(memory.payload[0], 0, 4096);
+        request.op = static_cast<uint32_t>(Op::kRead);
+        request.slot = 0;
+        request.generation = 1;
+        request.length = 4096;
+        request.offset = 0;
+        request.submitted.store(++number, std::memory_order_release);
+        talk.say("put");
+        const bool answered = within(patience, [&] {
+          return memory.replies[0].completed.load(std::memory_order_acquire) == number;
+        });
+        const std::string zeroes(4096, '\0');
+        const bool same = std::memcmp(memory.payload[0], zeroes.data(), zeroes.size()) == 0;
+        talk.say((answered ? std::to_string(memory.replies[0].length) : "no answer") +
+                 std::string(same ? ", nothing" : ", bytes"));
+      };
+      read(kPatience);
+      talk.hear();
+      read(milliseconds(1500));
+    });
+    // The session lives, and its process does not mind a helper with its memory: that is a right
+    // shared. (The session's own process rings.)
+    ASSERT_EQ(accomplice.hear(), "put");
+    EXPECT_EQ(accomplice.hear(), "4096, bytes") << way;
+    if (way == std::string("kill")) {
+      mallory.kill();
+    } else {
+      mallory.say("");
+      if (way != std::string("exit")) {
+        EXPECT_EQ(mallory.hear(), "done");
+      }
+    }
+    EXPECT_TRUE(without_sessions()) << way;
+    // Somebody else's traffic keeps the pump awake.
+    accomplice.say("");
+    EXPECT_EQ(accomplice.hear(), "put");
+    EXPECT_EQ(honest(), "served");
+    EXPECT_EQ(accomplice.hear(), "no answer, nothing") << way;
+    ::close(sockets[0]);
+    ::close(sockets[1]);
+  }
+}
+
+TEST_F(Hostile, ASocketThatIsKeptBeyondTheProcessGivesNothing) {
+  boosterd();
+  EXPECT_EQ(as_user(kMallory, [&](Talk& talk) {
+    int up[2];
+    if (::pipe(up) != 0) return;
+    const pid_t session = ::fork();
+    if (session == 0) {
+      ::prctl(PR_SET_DUMPABLE, 1);
+      const auto client = new_session();
+      const Fd file(open_file(), O_RDWR);
+      talk.say(engage(*client, file.get()));
+      if (::fork() != 0) ::_exit(0);
+      // The accomplice: socket, memory and file of a process that is no more.
+      talk.say(client->wait_hung_up(kPatience) ? "ended" : "goes on");
+      client->submit(0, Op::kRead, 0, 1, 0, 16);
+      talk.say(answer(*client, 0, milliseconds(500)) ? "answered" : "not answered");
+      ::_exit(0);
+    }
+    ::close(up[1]);
+    ::waitpid(session, nullptr, 0);
+  }), "granted rw; ended; not answered");
+}
+
+// --- a file that becomes privileged ------------------------------------------------------
+
+/// The kernel takes the set-user-id bit away when a user writes; the daemon writes as root.
+TEST_F(Hostile, AWriteToAFileThatHasBecomeSetUserIdTakesTheBitAway) {
+  boosterd();
+  const auto mode_after = [&](const std::string& name, bool boosted) {
+    const std::string path = make_file(name, "#!/bin/true\n", 0666);
+    UserProcess mallory(kMallory, [&](Talk& talk) {
+      const auto client = new_session();
+      const Fd file(path, O_RDWR);
+      talk.say(engage(*client, file.get()));
+      talk.hear();
+      if (boosted) {
+        std::memcpy(client->payload(0), "#!/bin/sh\n", 10);
+        talk.say(request(*client, Op::kWrite, 0, 10));
+      } else {
+        talk.say(std::to_string(::pwrite(file.get(), "#!/bin/sh\n", 10, 0)) + " bytes");
+      }
+    });
+    EXPECT_EQ(mallory.hear(), "granted rw");
+    EXPECT_EQ(::chmod(path.c_str(), 06777), 0);
+    mallory.say("");
+    const std::string said = mallory.hear();
+    struct stat status {};
+    within(seconds(2), [&] {
+      return ::stat(path.c_str(), &status) == 0 && (status.st_mode & 06000) == 0;
+    });
+    std::string text = said;
+    if ((status.st_mode & S_ISUID) != 0) text += ", set-user-id";
+    if ((status.st_mode & S_ISGID) != 0) text += ", set-group-id";
+    return text;
+  };
+  EXPECT_EQ(mode_after("by-kernel", false), "10 bytes");
+  // Refusing the write, so that the kernel does it, is as good.
+  const std::string boosted = mode_after("by-daemon", true);
+  EXPECT_TRUE(boosted == "10 bytes" || boosted.find("10 bytes") == std::string::npos) << boosted;
+}
+
+// --- the memory itself -------------------------------------------------------------------
+
+TEST_F(Hostile, TheSessionMemoryCannotBeResized) {
+  boosterd();
+  EXPECT_EQ(as_user(kMallory, [&](Talk& talk) {
+    const auto client = new_session();
+    const int fd = client->memory_fd();
+    const auto result = [](int returned) -> std::string {
+      return returned == 0 ? "done" : strerrorname_np(errno);
+    };
+    const auto bytes = static_cast<off_t>(common::kSessionBytes);
+    talk.say(result(::ftruncate(fd, 0)));
+    talk.say(result(::ftruncate(fd, bytes - 4096)));
+    talk.say(result(::ftruncate(fd, bytes + 4096)));
+    talk.say(result(::fallocate(fd, 0, bytes, 4096)));
+    talk.say(result(::fallocate(fd, FALLOC_FL_COLLAPSE_RANGE, 0, 4096)));
+    talk.say(::pwrite(fd, "x", 1, bytes) == 1 ? "written" : strerrorname_np(errno));
+    talk.say(result(::fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE)));
+    talk.say(result(::fcntl(fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE)));
+    const int seals = ::fcntl(fd, F_GET_SEALS);
+    constexpr int kWanted = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+    talk.say((seals & kWanted) == kWanted ? "sealed" : "not sealed");
+    const Fd file(open_file(), O_RDWR);
+    talk.say(engage(*client, file.get()));
+    talk.say(request(*client, Op::kRead, 0, 4096));
+  }), "EPERM; EPERM; EPERM; EPERM; EOPNOTSUPP; EPERM; EPERM; EPERM; sealed; granted rw; 4096 bytes");
+}
+
+TEST_F(Hostile, PagesThatTheClientTakesAwayOrCannotUseDoNotHarmTheDaemon) {
+  boosterd();
+  const auto second = new_session();
+  const Fd second_file(honest_file(), O_RDONLY);
+  ASSERT_EQ(engage(*second, second_file.get()), "granted r");
+  UserProcess mallory(kMallory, [&](Talk& talk) {
+    const auto client = new_session();
+    const Fd file(open_file(), O_RDWR);
+    talk.say(engage(*client, file.get()));
+    // The payload vanishes while the daemon fills and reads it.
+    std::atomic<bool> stop{false};
+    std::thread puncher([&] {
+      const auto at = static_cast<off_t>(offsetof(common::SessionMemory, payload));
+      const off_t size = static_cast<off_t>(common::kSessionBytes) - at;
+      while (!stop) {
+        ::fallocate(client->memory_fd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at, size);
+        ::madvise(client->payload(0), static_cast<size_t>(size), MADV_REMOVE);
+        ::madvise(client->payload(0), static_cast<size_t>(size), MADV_PAGEOUT);
+      }
+    });
+    int answered = 0;
+    for (int i = 0; i < rounds(300, 5000); ++i) {
+      const auto lane = static_cast<uint32_t>(i) % common::kLanes;
+      const Op op = i % 3 == 0 ? Op::kWrite : Op::kRead;
+      const std::string said = request(*client, op, 0, 65536, 0, 1, lane);
+      answered += said == "65536 bytes" ? 1 : 0;
+    }
+    stop = true;
+    puncher.join();
+    talk.say(answered == rounds(300, 5000) ? "all answered" : std::to_string(answered));
+    // Executable, and read-only: only this process's view of it.
+    talk.say(::mprotect(client->payload(0), 4096, PROT_READ | PROT_EXEC) == 0 ? "protected"
+                                                                             : "refused");
+    talk.say(request(*client, Op::kRead, 0, 4096));
+    // All of it, and the daemon's own words with it.
+    ::fallocate(client->memory_fd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+                static_cast<off_t>(common::kSessionBytes));
+    talk.say(client->memory().header.magic == 0 ? "gone" : "there");
+    client->ring();
+    talk.hear();
+  });
+  EXPECT_EQ(mallory.hear(), "granted rw");
+  EXPECT_EQ(mallory.hear(), "all answered");
+  const std::string executable = mallory.hear();
+  EXPECT_TRUE(executable == "protected" || executable == "refused") << executable;
+  EXPECT_EQ(mallory.hear(), "4096 bytes");
+  EXPECT_EQ(mallory.hear(), "gone");
+  EXPECT_EQ(still_honest(*second), "served");
+  EXPECT_EQ(honest(), "served");
+  mallory.kill();
+  EXPECT_EQ(still_honest(*second), "served");
+}
+
+TEST_F(Hostile, GarbageInEveryWordOfTheMemoryEndsOnlyThatSession) {
+  boosterd();
+  const auto second = new_session();
+  const Fd second_file(honest_file(), O_RDONLY);
+  ASSERT_EQ(engage(*second, second_file.get()), "granted r");
+  std::minstd_rand seeds(4711);
+  for (int i = 0; i < rounds(30, 500); ++i) {
+    const auto seed = static_cast<uint32_t>(seeds());
+    EXPECT_EQ(as_user(kMallory, [&](Talk& talk) {
+      const auto client = new_session();
+      const Fd file(open_file(), O_RDWR);
+      talk.say(engage(*client, file.get()));
+      std::minstd_rand random(seed);
+      auto* words = reinterpret_cast<uint32_t*>(&client->memory());
+      // Lanes 1 and up get a number that no first request has, so that it is a lie for certain.
+      for (size_t word = 0; word < offsetof(common::SessionMemory, payload) / 4; ++word) {
+        words[word] = static_cast<uint32_t>(random());
+      }
+      client->memory().requests[3].submitted.store(2, std::memory_order_release);
+      client->ring();
+      talk.say(client->wait_hung_up(kPatience) ? "ended" : "goes on");
+    }), "granted rw; ended") << "seed " << seed;
+    EXPECT_EQ(still_honest(*second), "served") << "seed " << seed;
+  }
+}
+
+}  // namespace
+}  // namespace booster::test

@@ -1,0 +1,383 @@
+// Contexts and sessions: one context a mount, whoever asks and however many at once; and nothing is
+// left of a client, a file or a mount that has gone.
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <thread>
+
+#include "tests/integration/harness.h"
+#include "tests/integration/puppet.h"
+#include "tests/programs/bytes.h"
+
+namespace booster::test {
+namespace {
+
+/// Waits until `done`, as long as something that is merely slow may take.
+bool eventually(const std::function<bool()>& done) {
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+  while (!done()) {
+    if (std::chrono::steady_clock::now() > deadline) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  return true;
+}
+
+const admin::Mount* mount_of(const admin::Stats& stats, const std::string& path) {
+  struct stat st {};
+  if (::stat(path.c_str(), &st) != 0) return nullptr;
+  for (const admin::Mount& mount : stats.mounts()) {
+    if (mount.dev_major() == major(st.st_dev) && mount.dev_minor() == minor(st.st_dev)) {
+      return &mount;
+    }
+  }
+  return nullptr;
+}
+
+const admin::Session* session_of(const admin::Stats& stats, pid_t pid) {
+  for (const admin::Session& session : stats.sessions()) {
+    if (session.pid() == static_cast<uint32_t>(pid)) return &session;
+  }
+  return nullptr;
+}
+
+uint64_t handles(const admin::Stats& stats) {
+  uint64_t sum = 0;
+  for (const admin::Mount& mount : stats.mounts()) sum += mount.handles();
+  return sum;
+}
+
+uint64_t refused(const admin::Stats& stats, const std::string& reason) {
+  for (const admin::Refused& refused : stats.totals().refused()) {
+    if (refused.reason() == reason) return refused.count();
+  }
+  return 0;
+}
+
+/// A program works on the mount, boosted, with the right bytes.
+void expect_boosted(const Daemon& daemon, const std::string& dir, size_t size = 100000) {
+  const uint64_t read_before = daemon.boosted_read_bytes();
+  const uint64_t written_before = daemon.boosted_write_bytes();
+  {
+    Puppet puppet;
+    EXPECT_EQ(puppet.tell("make-and-check", dir + "/boosted", size, 5), "right");
+    puppet.leave();
+  }
+  EXPECT_TRUE(read_file(dir + "/boosted") == bytes_at(0, size, 5));
+  EXPECT_EQ(daemon.boosted_write_bytes() - written_before, size);
+  EXPECT_EQ(daemon.boosted_read_bytes() - read_before, size);
+  ::unlink((dir + "/boosted").c_str());
+}
+
+/// One more FUSE mount in this lab host.
+class ExtraMount {
+ public:
+  /// `command` mounts on its last argument, which is added here.
+  explicit ExtraMount(std::vector<std::string> command) : path_(Lab::get().dir + "/mnt.XXXXXX") {
+    EXPECT_NE(::mkdtemp(path_.data()), nullptr);
+    command.push_back(path_);
+    const RunResult result = run(command, {.preload = false});
+    EXPECT_EQ(result.status, 0) << result.out << result.err;
+    EXPECT_TRUE(eventually([&] { return is_mounted(); })) << command[0];
+  }
+  ~ExtraMount() {
+    run({"umount", "--lazy", path_}, {.preload = false});
+    ::rmdir(path_.c_str());
+  }
+  ExtraMount(const ExtraMount&) = delete;
+  ExtraMount& operator=(const ExtraMount&) = delete;
+  const std::string& path() const { return path_; }
+  bool is_mounted() const {
+    return run({"findmnt", "-n", "-t", "fuse.glusterfs", path_}, {.preload = false}).status == 0;
+  }
+
+ private:
+  std::string path_;
+};
+
+std::string server_volume() {
+  return std::string(std::getenv("BOOSTER_LAB_SERVER")) + ":/" + std::getenv("BOOSTER_LAB_VOLUME");
+}
+
+TEST(Context, AHundredProcessesAtOnceShareOne) {
+  Daemon daemon;
+  ScratchDir dir;
+  constexpr int kProcesses = 100;
+  constexpr size_t kSize = 50000;
+  std::vector<std::unique_ptr<Puppet>> puppets;
+  for (int i = 0; i < kProcesses; ++i) puppets.push_back(std::make_unique<Puppet>());
+  EXPECT_EQ(daemon.stats().totals().sessions_opened(), 0U);  // none has touched the mount
+
+  for (int i = 0; i < kProcesses; ++i) {
+    puppets[static_cast<size_t>(i)]->order("make-and-check", dir.file(std::to_string(i)), kSize, i);
+  }
+  for (const auto& puppet : puppets) EXPECT_EQ(puppet->answer(), "right");
+
+  const admin::Stats stats = daemon.stats();
+  ASSERT_EQ(stats.mounts_size(), 1);
+  EXPECT_EQ(stats.mounts(0).contexts_built(), 1U);
+  EXPECT_EQ(stats.mounts(0).context(), admin::Mount::READY);
+  EXPECT_EQ(stats.mounts(0).mount_point(), Lab::get().mount);
+  EXPECT_EQ(stats.mounts(0).handles(), static_cast<uint64_t>(kProcesses));
+  EXPECT_EQ(stats.mounts(0).engaged_inodes(), static_cast<uint64_t>(kProcesses));
+  EXPECT_EQ(stats.sessions_size(), kProcesses);
+  EXPECT_EQ(stats.totals().sessions_opened(), static_cast<uint64_t>(kProcesses));
+  for (const auto& puppet : puppets) {
+    const admin::Session* session = session_of(stats, puppet->pid());
+    ASSERT_NE(session, nullptr);
+    EXPECT_EQ(session->write_bytes(), kSize);
+    EXPECT_EQ(session->read_bytes(), kSize);
+  }
+  for (const auto& puppet : puppets) puppet->leave();
+  for (int i = 0; i < kProcesses; ++i) {
+    EXPECT_TRUE(read_file(dir.file(std::to_string(i))) ==
+                bytes_at(0, kSize, static_cast<uint64_t>(i)));
+  }
+  EXPECT_TRUE(eventually([&] { return daemon.stats().sessions_size() == 0; }));
+  EXPECT_TRUE(eventually([&] { return handles(daemon.stats()) == 0; }));
+}
+
+TEST(Context, EachMountHasItsOwnAndFilesOfOneMountShareIt) {
+  ASSERT_GE(Lab::get().mounts.size(), 2U) << "needs lab run --volumes 2";
+  Daemon daemon;
+  ScratchDir first(Lab::get().mounts[0]);
+  ScratchDir second(Lab::get().mounts[1]);
+  Puppet puppet;
+  EXPECT_EQ(puppet.tell("make-and-check", first.file("a"), 10000, 1), "right");
+  EXPECT_EQ(puppet.tell("make-and-check", first.file("b"), 10000, 2), "right");
+  EXPECT_EQ(daemon.stats().mounts_size(), 1);
+  EXPECT_EQ(puppet.tell("make-and-check", second.file("a"), 10000, 3), "right");
+  EXPECT_EQ(puppet.tell("make-and-check", second.file("b"), 10000, 4), "right");
+
+  // A second mount of the first volume is a mount like any other.
+  ExtraMount again({"mount", "-t", "glusterfs", server_volume()});
+  ScratchDir third(again.path());
+  EXPECT_EQ(puppet.tell("make-and-check", third.file("a"), 10000, 5), "right");
+
+  const admin::Stats stats = daemon.stats();
+  EXPECT_EQ(stats.mounts_size(), 3);
+  for (const std::string& dir : {first.path(), second.path(), third.path()}) {
+    const admin::Mount* mount = mount_of(stats, dir);
+    ASSERT_NE(mount, nullptr) << dir;
+    EXPECT_EQ(mount->contexts_built(), 1U) << dir;
+    EXPECT_EQ(mount->engaged_inodes(), dir == third.path() ? 1U : 2U) << dir;
+  }
+  EXPECT_EQ(stats.totals().write_bytes(), 50000U);
+  puppet.leave();
+  EXPECT_EQ(read_file(third.file("a")), bytes_at(0, 10000, 5));
+}
+
+TEST(Context, AnIdleOneClosesAndComesBackWhenItIsNeeded) {
+  Daemon daemon("[context]\nidle_seconds = 1\n");
+  ScratchDir dir;
+  expect_boosted(daemon, dir.path());
+  EXPECT_TRUE(eventually([&] {
+    const admin::Stats stats = daemon.stats();
+    return stats.mounts_size() == 1 && stats.mounts(0).context() == admin::Mount::NONE;
+  }));
+  expect_boosted(daemon, dir.path());
+  EXPECT_EQ(daemon.stats().mounts(0).contexts_built(), 2U);
+
+  // One that is used stays, however long nothing is asked of it.
+  Puppet puppet;
+  EXPECT_EQ(puppet.tell("make-and-check", dir.file("held"), 10000, 1), "right");
+  std::this_thread::sleep_for(std::chrono::milliseconds(3500));
+  EXPECT_EQ(daemon.stats().mounts(0).context(), admin::Mount::READY);
+  EXPECT_EQ(daemon.stats().mounts(0).contexts_built(), 2U);
+}
+
+TEST(Context, TheVolfileComesFromTheServers) {
+  Daemon daemon;
+  ScratchDir dir;
+  expect_boosted(daemon, dir.path());
+  const admin::Stats stats = daemon.stats();
+  ASSERT_EQ(stats.mounts_size(), 1);
+  EXPECT_EQ(stats.mounts(0).volfile_from(), "server");
+  EXPECT_EQ(stats.mounts(0).source(), server_volume());
+}
+
+TEST(Context, AMountMadeFromAVolfileIsServedFromTheMountItself) {
+  // As glusterd would send it to a client.
+  const std::string volfile =
+      Lab::get().dir + "/server/glusterd/vols/vol1/trusted-vol1.tcp-fuse.vol";
+  ASSERT_FALSE(read_file(volfile).empty()) << volfile;
+  Daemon daemon;
+  for (const std::vector<std::string>& command :
+       {std::vector<std::string>{"mount", "-t", "glusterfs", volfile},
+        std::vector<std::string>{"glusterfs", "--volfile=" + volfile}}) {
+    ExtraMount extra(command);
+    ScratchDir dir(extra.path());
+    expect_boosted(daemon, dir.path());
+    const admin::Stats stats = daemon.stats();
+    const admin::Mount* mount = mount_of(stats, extra.path());
+    ASSERT_NE(mount, nullptr) << command[0];
+    EXPECT_EQ(mount->volfile_from(), "mount") << command[0];
+    EXPECT_EQ(mount->context(), admin::Mount::READY) << command[0] << ": " << mount->error();
+  }
+}
+
+TEST(Context, AMountWhoseFilesAreClosedCanBeUnmountedAndComeBack) {
+  Daemon daemon;
+  ExtraMount extra({"mount", "-t", "glusterfs", server_volume()});
+  const std::string name = "/umount-test." + std::to_string(::getpid());
+  Puppet puppet;  // lives on: it is the files that hold a mount, not the process or the context
+  for (int round = 0; round < rounds(3, 20); ++round) {
+    const uint64_t before = daemon.boosted_write_bytes();
+    ASSERT_EQ(puppet.tell("open", "a", "rw+creat", extra.path() + name), "0");
+    ASSERT_EQ(puppet.tell("pwrite", "a", 0, 70000, round), "70000");
+    ASSERT_EQ(puppet.tell("pread", "a", 0, 70000, round), "70000");
+    EXPECT_EQ(daemon.boosted_write_bytes() - before, 70000U) << round;
+    ASSERT_EQ(puppet.tell("close", "a", "close"), "0");
+    const admin::Stats stats = daemon.stats();
+    ASSERT_NE(mount_of(stats, extra.path()), nullptr);
+    EXPECT_EQ(mount_of(stats, extra.path())->context(), admin::Mount::READY);
+
+    const RunResult gone = run({"umount", extra.path()}, {.preload = false});
+    ASSERT_EQ(gone.status, 0) << "round " << round << ": " << gone.err
+                              << shell("fuser -vm '" + extra.path() + "' 2>&1; ls -l /proc/" +
+                                           std::to_string(daemon.pid()) + "/fd",
+                                       {.preload = false})
+                                     .out;
+    ASSERT_FALSE(extra.is_mounted());
+    EXPECT_TRUE(eventually([&] { return daemon.stats().mounts_size() == 0; }))
+        << "the context of a mount that has gone is kept";
+    const RunResult back = run({"mount", "-t", "glusterfs", server_volume(), extra.path()},
+                               {.preload = false});
+    ASSERT_EQ(back.status, 0) << back.err;
+    EXPECT_TRUE(read_file(extra.path() + name) ==
+                bytes_at(0, 70000, static_cast<uint64_t>(round)));
+  }
+  ::unlink((extra.path() + name).c_str());
+}
+
+// --- sessions ----------------------------------------------------------------------------------
+
+TEST(Context, NothingIsLeftOfAClientThatHasGone) {
+  Daemon daemon;
+  ScratchDir dir;
+  for (const char* how : {"exit", "kill", "exec", "close"}) {
+    Puppet puppet;
+    ASSERT_EQ(puppet.tell("open", "a", "rw+creat", dir.file("a")), "0");
+    ASSERT_EQ(puppet.tell("pwrite", "a", 0, 5000, 1), "5000");
+    ASSERT_EQ(puppet.tell("open", "b", "rw+creat", dir.file("b")), "0");
+    ASSERT_EQ(puppet.tell("pwrite", "b", 0, 5000, 2), "5000");
+    {
+      const admin::Stats stats = daemon.stats();
+      const admin::Session* session = session_of(stats, puppet.pid());
+      ASSERT_NE(session, nullptr) << how;
+      EXPECT_EQ(session->handles(), 2U) << how;
+      EXPECT_EQ(session->files_size(), 2) << how;
+      EXPECT_EQ(handles(stats), 2U) << how;
+    }
+    const std::string what = how;
+    if (what == "exit") puppet.order("exit");
+    if (what == "kill") puppet.child().signal(SIGKILL);
+    if (what == "exec") {
+      EXPECT_EQ(puppet.tell("exec"), "ready");
+    }
+    if (what == "close") {
+      ASSERT_EQ(puppet.tell("close", "a", "close"), "0");
+      ASSERT_EQ(puppet.tell("close", "b", "close"), "0");
+    }
+    EXPECT_TRUE(eventually([&] {
+      const admin::Stats stats = daemon.stats();
+      const bool session_gone = session_of(stats, puppet.pid()) == nullptr;
+      return handles(stats) == 0 && session_gone == (what != "close");
+    })) << how << ": " << daemon.stats().ShortDebugString();
+    EXPECT_TRUE(eventually([&] {
+      const admin::Stats stats = daemon.stats();
+      return stats.mounts(0).engaged_inodes() == 0;
+    })) << how;
+  }
+  EXPECT_EQ(daemon.boosted_write_bytes(), 4U * 10000);
+}
+
+TEST(Context, ManyShortSessionsLeaveNothingInTheDaemon) {
+  Daemon daemon;
+  ScratchDir dir;
+  expect_boosted(daemon, dir.path());
+  EXPECT_TRUE(eventually([&] { return daemon.stats().sessions_size() == 0; }));
+  const uint32_t before = daemon.stats().process().descriptors();
+  for (int i = 0; i < rounds(20, 1000); ++i) {
+    Puppet puppet;
+    ASSERT_EQ(puppet.tell("make-and-check", dir.file("file"), 3000, i), "right");
+    if (i % 3 == 0) puppet.child().signal(SIGKILL);
+  }
+  EXPECT_TRUE(eventually([&] {
+    const admin::Stats stats = daemon.stats();
+    return stats.sessions_size() == 0 && handles(stats) == 0 &&
+           stats.process().descriptors() <= before;
+  })) << before << " descriptors before, now "
+      << daemon.stats().process().descriptors();
+}
+
+// --- limits ------------------------------------------------------------------------------------
+
+TEST(Context, BeyondTheLimitOfSessionsProgramsUseFuse) {
+  Daemon daemon("[limits]\nsessions = 2\n");
+  ScratchDir dir;
+  std::vector<std::unique_ptr<Puppet>> puppets;
+  for (int i = 0; i < 5; ++i) {
+    puppets.push_back(std::make_unique<Puppet>());
+    EXPECT_EQ(puppets.back()->tell("make-and-check", dir.file(std::to_string(i)), 30000, i),
+              "right");
+  }
+  const admin::Stats stats = daemon.stats();
+  EXPECT_EQ(stats.sessions_size(), 2);
+  EXPECT_GE(stats.totals().sessions_refused(), 3U);
+  EXPECT_EQ(stats.totals().write_bytes(), 2U * 30000);
+
+  // A place that becomes free is taken.
+  puppets.front()->leave();
+  puppets.erase(puppets.begin());
+  EXPECT_TRUE(eventually([&] { return daemon.stats().sessions_size() == 1; }));
+  EXPECT_TRUE(eventually([&] {
+    EXPECT_EQ(puppets.back()->tell("make-and-check", dir.file("late"), 30000, 9), "right");
+    return session_of(daemon.stats(), puppets.back()->pid()) != nullptr;
+  }));
+  for (const auto& puppet : puppets) puppet->leave();
+  EXPECT_EQ(read_file(dir.file("3")), bytes_at(0, 30000, 3));
+}
+
+TEST(Context, BeyondAUsersLimitOnlyThatUserUsesFuse) {
+  Daemon daemon("[limits]\nsessions_per_uid = 1\n");
+  ScratchDir dir;
+  const RunOptions nobody{.uid = 65534};
+  Puppet first(nobody);
+  Puppet second(nobody);
+  Puppet root;
+  EXPECT_EQ(first.tell("make-and-check", dir.file("1"), 30000, 1), "right");
+  EXPECT_EQ(second.tell("make-and-check", dir.file("2"), 30000, 2), "right");
+  EXPECT_EQ(root.tell("make-and-check", dir.file("3"), 30000, 3), "right");
+  const admin::Stats stats = daemon.stats();
+  EXPECT_EQ(stats.sessions_size(), 2);
+  EXPECT_NE(session_of(stats, first.pid()), nullptr);
+  EXPECT_EQ(session_of(stats, second.pid()), nullptr);
+  EXPECT_NE(session_of(stats, root.pid()), nullptr);
+  EXPECT_GE(stats.totals().sessions_refused(), 1U);
+  EXPECT_EQ(stats.totals().write_bytes(), 2U * 30000);
+}
+
+TEST(Context, BeyondTheLimitOfHandlesFilesUseFuse) {
+  Daemon daemon("[limits]\nhandles = 3\n");
+  ScratchDir dir;
+  Puppet puppet;
+  for (int i = 0; i < 6; ++i) {
+    EXPECT_EQ(puppet.tell("make-and-check", dir.file(std::to_string(i)), 30000, i), "right");
+  }
+  const admin::Stats stats = daemon.stats();
+  EXPECT_EQ(handles(stats), 3U);
+  EXPECT_EQ(refused(stats, "limit"), 3U);
+  EXPECT_EQ(stats.totals().write_bytes(), 3U * 30000);
+  puppet.leave();
+  for (int i = 0; i < 6; ++i) {
+    EXPECT_EQ(read_file(dir.file(std::to_string(i))),
+              bytes_at(0, 30000, static_cast<uint64_t>(i)));
+  }
+}
+
+}  // namespace
+}  // namespace booster::test

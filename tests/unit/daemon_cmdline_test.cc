@@ -1,0 +1,89 @@
+// The command line of a mount's glusterfs process, as .meta/cmdline shows it.
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "daemon/gluster/cmdline.h"
+
+namespace booster::daemon::gluster {
+namespace {
+
+MountOptions parse(const std::string& arguments) {
+  return parse_meta_cmdline("{ \n  \"Cmdlinestr\": \"/usr/sbin/glusterfs " + arguments + "\"\n}");
+}
+
+TEST(MetaCmdline, WhatMountGlusterfsStarts) {
+  const MountOptions options =
+      parse("--process-name fuse --volfile-server=10.0.0.1 --volfile-id=/vol1 /mnt/vol1");
+  ASSERT_EQ(options.servers.size(), 1U);
+  EXPECT_EQ(options.servers[0].host, "10.0.0.1");
+  EXPECT_EQ(options.servers[0].transport, "tcp");
+  EXPECT_EQ(options.servers[0].port, 0);
+  EXPECT_EQ(options.volfile_id, "vol1");
+  EXPECT_TRUE(options.volfile.empty());
+  EXPECT_FALSE(options.writeback_cache);
+  EXPECT_FALSE(options.read_only);
+}
+
+TEST(MetaCmdline, SeveralServersWithPortAndTransport) {
+  const MountOptions options = parse(
+      "--volfile-server=a --volfile-server b,c:24010 -s d --volfile-server-port=24008 "
+      "--volfile-server-transport=tcp --volfile-id=vol.tcp --subdir-mount=/dir /mnt");
+  ASSERT_EQ(options.servers.size(), 5U - 1U);
+  EXPECT_EQ(options.servers[0].host, "a");
+  EXPECT_EQ(options.servers[0].port, 24008);
+  EXPECT_EQ(options.servers[1].host, "b");
+  EXPECT_EQ(options.servers[2].host, "c");
+  EXPECT_EQ(options.servers[2].port, 24010);
+  EXPECT_EQ(options.servers[3].host, "d");
+  EXPECT_EQ(options.volfile_id, "vol.tcp");
+  EXPECT_EQ(options.subdir, "/dir");
+}
+
+TEST(MetaCmdline, Ipv6UnixAndRdma) {
+  EXPECT_EQ(parse("--volfile-server=fe80::1 --volfile-id=v").servers[0].host, "fe80::1");
+  const auto bracketed = parse("--volfile-server=[fe80::1]:24010").servers[0];
+  EXPECT_EQ(bracketed.host, "fe80::1");
+  EXPECT_EQ(bracketed.port, 24010);
+  const auto path = parse("--volfile-server=/run/g.sock --volfile-server-transport=unix");
+  EXPECT_EQ(path.servers[0].transport, "unix");
+  EXPECT_EQ(path.servers[0].host, "/run/g.sock");
+  EXPECT_EQ(parse("--volfile-server=a --volfile-server-transport=rdma").servers[0].transport,
+            "tcp");
+}
+
+TEST(MetaCmdline, MountedFromAFile) {
+  EXPECT_EQ(parse("--volfile=/etc/v.vol /mnt").volfile, "/etc/v.vol");
+  EXPECT_EQ(parse("-f /etc/v.vol /mnt").volfile, "/etc/v.vol");
+  EXPECT_EQ(parse("-f/etc/v.vol /mnt").volfile, "/etc/v.vol");
+}
+
+TEST(MetaCmdline, WritebackCacheInEverySpelling) {
+  for (const char* on : {"--kernel-writeback-cache", "--kernel-writeback-cache=yes",
+                         "--kernel-writeback-cache=on", "--kernel-writeback-cache=1",
+                         "--kernel-writeback-cache=TRUE", "--kernel-writeback-cache=what",
+                         "--kernel-write", "--kernel-write=on"}) {
+    EXPECT_TRUE(parse(std::string("--volfile-id=v ") + on + " /mnt").writeback_cache) << on;
+  }
+  for (const char* off :
+       {"", "--kernel-writeback-cache=no", "--kernel-writeback-cache=Off",
+        "--kernel-writeback-cache=0", "--kernel-writeback-cache=disable"}) {
+    EXPECT_FALSE(parse(std::string("--volfile-id=v ") + off + " /mnt").writeback_cache) << off;
+  }
+}
+
+TEST(MetaCmdline, ReadOnlyClients) {
+  EXPECT_TRUE(parse("--read-only --volfile-id=v /mnt").read_only);
+  EXPECT_TRUE(parse("--worm --volfile-id=v /mnt").read_only);
+}
+
+TEST(MetaCmdline, GarbageIsNoCrash) {
+  for (const char* text : {"", "{", "\"Cmdlinestr\": \"", "{ \"Cmdlinestr\": \"x -s", "-s", "--",
+                           "--volfile-server", "--volfile-server=[", "--volfile-server=:"}) {
+    parse_meta_cmdline(text);
+    parse(text);
+  }
+}
+
+}  // namespace
+}  // namespace booster::daemon::gluster

@@ -1,0 +1,148 @@
+// What the daemon accepts from shared memory.
+#include <gtest/gtest.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <limits>
+#include <memory>
+
+#include "daemon/data/channel.h"
+#include "daemon/data/request.h"
+#include "daemon/data/session_memory.h"
+
+namespace booster::daemon::data {
+namespace {
+
+using common::Op;
+
+constexpr Request kGood{.op = Op::kRead, .slot = 0, .generation = 1, .length = 1, .offset = 0};
+constexpr auto kMax = static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
+
+Request with(auto change) {
+  Request request = kGood;
+  change(request);
+  return request;
+}
+
+TEST(Request, TheBordersOfWhatIsWellFormed) {
+  EXPECT_TRUE(is_well_formed(kGood));
+  EXPECT_TRUE(is_well_formed(with([](Request& r) { r.op = Op::kWrite; })));
+  EXPECT_TRUE(is_well_formed(with([](Request& r) { r.slot = common::kHandleSlots - 1; })));
+  EXPECT_TRUE(is_well_formed(with([](Request& r) { r.length = common::kLanePayload; })));
+  EXPECT_TRUE(is_well_formed(with([](Request& r) { r.offset = kMax - 1; })));
+}
+
+TEST(Request, WhatNoHonestClientSends) {
+  EXPECT_FALSE(is_well_formed(with([](Request& r) { r.op = static_cast<Op>(0); })));
+  EXPECT_FALSE(is_well_formed(with([](Request& r) { r.op = static_cast<Op>(3); })));
+  EXPECT_FALSE(is_well_formed(with([](Request& r) { r.slot = common::kHandleSlots; })));
+  EXPECT_FALSE(is_well_formed(with([](Request& r) { r.slot = ~0U; })));
+  EXPECT_FALSE(is_well_formed(with([](Request& r) { r.length = 0; })));
+  EXPECT_FALSE(is_well_formed(with([](Request& r) { r.length = common::kLanePayload + 1; })));
+  EXPECT_FALSE(is_well_formed(with([](Request& r) { r.length = ~0U; })));
+  EXPECT_FALSE(is_well_formed(with([](Request& r) { r.offset = kMax; })));
+  EXPECT_FALSE(is_well_formed(with([](Request& r) { r.offset = kMax + 1; })));
+  EXPECT_FALSE(is_well_formed(with([](Request& r) { r.offset = ~uint64_t{0}; })));
+}
+
+TEST(SessionMemory, IsSealedPrivateAndFilled) {
+  auto memory = SessionMemory::create(5000);
+  ASSERT_TRUE(memory.ok());
+  common::SessionMemory& shared = ***memory;
+  EXPECT_EQ(shared.header.magic, common::kSessionMagic);
+  EXPECT_EQ(shared.header.quarantine_ms.load(std::memory_order_relaxed), 5000U);
+  EXPECT_EQ(shared.header.pump_asleep.load(std::memory_order_relaxed), 1U);
+  const UniqueFd fd = (*memory)->take_fd();
+  struct stat status {};
+  ASSERT_EQ(::fstat(fd.get(), &status), 0);
+  EXPECT_EQ(status.st_mode & 07777, 0600U);
+  EXPECT_EQ(static_cast<size_t>(status.st_size), common::kSessionBytes);
+  EXPECT_NE(::ftruncate(fd.get(), 4096), 0);
+  EXPECT_NE(::ftruncate(fd.get(), status.st_size + 4096), 0);
+  EXPECT_NE(::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_WRITE), 0);
+}
+
+// A channel without a pump: what is submitted is answered with EBADF, or is a lie.
+class ChannelTest : public ::testing::Test, public Submitter {
+ protected:
+  ChannelTest() {
+    auto memory = SessionMemory::create(5000);
+    channel_ = std::make_shared<Channel>(*memory, stats_, quarantine_);
+  }
+  void begin(gluster::Gate&) override {}
+  bool end(gluster::Gate&) override { return true; }
+
+  common::SessionMemory& shared() { return *channel_->memory(); }
+  void submit(uint32_t lane, uint32_t number, uint32_t length = 1) {
+    common::LaneRequest& request = shared().requests[lane];
+    request.op = static_cast<uint32_t>(Op::kRead);
+    request.length = length;
+    request.submitted.store(number, std::memory_order_release);
+  }
+  Channel::Scan scan() { return channel_->scan(*this, Clock::now()); }
+
+  stats::PumpStats stats_;
+  Quarantine quarantine_{5000};
+  std::shared_ptr<Channel> channel_;
+};
+
+TEST_F(ChannelTest, NothingSubmittedIsNothingToDo) {
+  EXPECT_EQ(scan(), Channel::Scan::kNothing);
+}
+
+TEST_F(ChannelTest, ARequestWithoutAHandleIsAnsweredNotPunished) {
+  for (uint32_t number = 1; number < 100; ++number) {
+    submit(3, number);
+    EXPECT_EQ(scan(), Channel::Scan::kWorked);
+    EXPECT_EQ(shared().replies[3].completed.load(std::memory_order_acquire), number);
+    EXPECT_EQ(shared().replies[3].error, EBADF);
+    EXPECT_EQ(scan(), Channel::Scan::kNothing);
+  }
+  EXPECT_EQ(stats_.traffic.errors.get(), 99U);
+}
+
+TEST_F(ChannelTest, ASkippedNumberIsALie) {
+  submit(0, 2);
+  EXPECT_EQ(scan(), Channel::Scan::kLie);
+}
+
+TEST_F(ChannelTest, ANumberThatGoesBackIsALie) {
+  submit(0, 1);
+  EXPECT_EQ(scan(), Channel::Scan::kWorked);
+  submit(0, 0);
+  EXPECT_EQ(scan(), Channel::Scan::kLie);
+}
+
+TEST_F(ChannelTest, AMalformedRequestIsALie) {
+  submit(7, 1, 0);
+  EXPECT_EQ(scan(), Channel::Scan::kLie);
+}
+
+TEST_F(ChannelTest, AClosedChannelTakesNothing) {
+  channel_->close();
+  submit(0, 1);
+  EXPECT_EQ(scan(), Channel::Scan::kNothing);
+}
+
+TEST_F(ChannelTest, ASleepingClientsRefusalIsPublishedInItsSlot) {
+  channel_->publish_refused(5, 9, common::Reason::kUnlinked);
+  EXPECT_EQ(shared().slots[5].state.load(std::memory_order_acquire),
+            common::slot_state(9, common::HandleSlot::kRefused));
+  EXPECT_EQ(shared().slots[5].reason, static_cast<uint32_t>(common::Reason::kUnlinked));
+}
+
+TEST(Quarantine, IsTenTimesTheSlowestWriteButNeverLess) {
+  Quarantine quarantine(5000);
+  quarantine.note_write(std::chrono::milliseconds(3));
+  EXPECT_EQ(quarantine.ms(), 5000U);
+  quarantine.note_write(std::chrono::milliseconds(601));
+  EXPECT_EQ(quarantine.ms(), 6100U);
+  quarantine.note_write(std::chrono::milliseconds(10));
+  EXPECT_EQ(quarantine.ms(), 6100U);
+}
+
+}  // namespace
+}  // namespace booster::daemon::data
