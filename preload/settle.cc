@@ -17,37 +17,52 @@ constexpr uint64_t kDrainEveryMs = 1000;
 /// A claim in progress is one write; a stuck brick must not stop a fork for ever.
 constexpr uint32_t kShareWaitMs = 2000;
 
-/// Brings the kernel's own copy of size and times up to date. One forced statx is not enough: the
-/// FUSE client tells the kernel of the fallocate by a notification of its own, and when that arrives
-/// while the statx is under way, the kernel hands out the fresh answer but does not keep it
-/// (fi->attr_version in fuse_change_attributes). stat and read would ask again; a page fault in
-/// somebody's mapping would not, and die of the old size. So ask until what is kept is what was told.
-bool refresh_attributes(int fd) {
+bool same_time(const statx_timestamp& a, const statx_timestamp& b) {
+  return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
+}
+
+/// The calls after which FUSE serves nothing that is older than the bricks. The fallocate changes
+/// the file's times, by which the client's caches and the kernel find out that they are stale; the
+/// fadvise drops the kernel's pages; the statx brings size and times, and unmaps what is mapped.
+///
+/// Two things are checked, because each was seen to fail now and then:
+/// - What statx told must be what the kernel kept. The client tells the kernel of the fallocate by a
+///   notification of its own; when that arrives while the statx is under way, the kernel hands out
+///   the fresh answer but does not keep it (fi->attr_version in fuse_change_attributes). stat and
+///   read would ask again; a page fault in somebody's mapping would not, and die of the old size.
+/// - The modification time must have changed. A client's cache that answers from before the change,
+///   or a file system that stamps two changes within one tick alike, leaves everybody believing
+///   that nothing has happened.
+long fence_once(int fd, uint64_t offset) {
   constexpr int kAttempts = 8;
+  constexpr uint64_t kTickMs = 5;  // longer than a tick of the clock that stamps files
+  struct statx before;
+  if (!raw::attributes(fd, AT_STATX_DONT_SYNC, before)) return -EIO;
+  bool touch = true;
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    if (touch) {
+      const long result =
+          raw::raw_syscall(SYS_fallocate, fd, FALLOC_FL_KEEP_SIZE, static_cast<long>(offset), 1);
+      if (raw::is_error(result)) return result;
+      touch = false;
+    }
+    raw::raw_syscall(SYS_fadvise64, fd, 0, 0, POSIX_FADV_DONTNEED);
     struct statx told;
     struct statx kept;
     if (!raw::attributes(fd, AT_STATX_FORCE_SYNC, told) ||
         !raw::attributes(fd, AT_STATX_DONT_SYNC, kept)) {
-      return false;
+      return -EIO;
     }
-    if (told.stx_size == kept.stx_size && told.stx_mtime.tv_sec == kept.stx_mtime.tv_sec &&
-        told.stx_mtime.tv_nsec == kept.stx_mtime.tv_nsec) {
-      return true;
+    if (told.stx_size != kept.stx_size || !same_time(told.stx_mtime, kept.stx_mtime)) continue;
+    if (!same_time(told.stx_mtime, before.stx_mtime)) {
+      // What the first fadvise passed over because it was mapped is not any more.
+      raw::raw_syscall(SYS_fadvise64, fd, 0, 0, POSIX_FADV_DONTNEED);
+      return 0;
     }
+    raw::sleep_ms(kTickMs);
+    touch = true;
   }
-  return false;
-}
-
-/// The calls after which FUSE serves nothing that is older than the bricks. In this order: the
-/// fallocate changes the file, so that the client's caches are found stale; the fadvise drops the
-/// kernel's pages; the statx brings the size and times.
-long fence_once(int fd, uint64_t offset) {
-  const long result =
-      raw::raw_syscall(SYS_fallocate, fd, FALLOC_FL_KEEP_SIZE, static_cast<long>(offset), 1);
-  if (raw::is_error(result)) return result;
-  raw::raw_syscall(SYS_fadvise64, fd, 0, 0, POSIX_FADV_DONTNEED);
-  return refresh_attributes(fd) ? 0 : -EIO;
+  return -EIO;
 }
 
 bool names(int fd, const Inode& inode) {

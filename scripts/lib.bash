@@ -35,7 +35,8 @@ build() {
   shift
   (
     cd "$root" || exit
-    cmake --preset "$preset" >/dev/null
+    # Ninja configures again by itself when a CMakeLists.txt has changed.
+    [[ -e build/$preset/build.ninja ]] || cmake --preset "$preset" >/dev/null || exit
     cmake --build --preset "$preset" ${1:+--target "$@"}
   )
 }

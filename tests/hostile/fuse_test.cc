@@ -24,8 +24,14 @@ void let_users_mount() {
     ::mknod((dir + "/fuse").c_str(), S_IFCHR | 0666, makedev(10, 229));
     ::chmod((dir + "/fuse").c_str(), 0666);
     write_file(dir + "/fuse.conf", "user_allow_other\n");
-    return ::mount((dir + "/fuse").c_str(), "/dev/fuse", nullptr, MS_BIND, nullptr) == 0 &&
-           ::mount((dir + "/fuse.conf").c_str(), "/etc/fuse.conf", nullptr, MS_BIND, nullptr) == 0;
+    // fusermount3 wants to know the name of its caller.
+    write_file(dir + "/passwd", read_file("/etc/passwd") + "mallory:x:" + std::to_string(kMallory) +
+                                    ":" + std::to_string(kMallory) + "::/:/bin/sh\n");
+    const auto cover = [&dir](const char* name, const char* path) {
+      return ::mount((dir + "/" + name).c_str(), path, nullptr, MS_BIND, nullptr) == 0;
+    };
+    return cover("fuse", "/dev/fuse") && cover("fuse.conf", "/etc/fuse.conf") &&
+           cover("passwd", "/etc/passwd");
   }();
   ASSERT_TRUE(once);
 }

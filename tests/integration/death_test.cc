@@ -1,0 +1,524 @@
+// Daemons that are killed, stopped, missing or not what they should be: the program sees no error
+// and loses no byte, and is boosted again as soon as there is a daemon.
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <functional>
+#include <future>
+#include <memory>
+#include <random>
+#include <sstream>
+#include <thread>
+
+#include "common/abi.h"
+#include "proto/control.pb.h"
+#include "tests/integration/harness.h"
+#include "tests/integration/puppet.h"
+#include "tests/programs/bytes.h"
+
+namespace booster::test {
+namespace {
+
+using std::chrono::milliseconds;
+using Clock = std::chrono::steady_clock;
+
+bool eventually(const std::function<bool()>& done) {
+  const auto deadline = Clock::now() + std::chrono::seconds(60);
+  while (!done()) {
+    if (Clock::now() > deadline) return false;
+    std::this_thread::sleep_for(milliseconds(10));
+  }
+  return true;
+}
+
+/// Uniform, and different in every run.
+milliseconds random_time(int from_ms, int to_ms) {
+  static std::mt19937 random{std::random_device{}()};
+  return milliseconds(std::uniform_int_distribution<int>(from_ms, to_ms)(random));
+}
+
+// --- killed under load -------------------------------------------------------------------------
+
+/// Programs that read and write on the mount without pause, and judge every byte.
+class Load {
+ public:
+  explicit Load(const ScratchDir& dir) {
+    const std::string read = dir.file("read");
+    write_file(read, bytes_at(0, 8 << 20, 1));
+    add("read-in-order", read, 0, 8 << 20, 65536, 1);
+    add("read-anywhere", read, 0, 8 << 20, 200'000, 1);
+    for (const char* name : {"dd", "small", "shared"}) write_file(dir.file(name), "");
+    add("write-in-order", dir.file("dd"), 0, 4 << 20, 65536, 1'000'000);
+    add("write-in-order", dir.file("small"), 0, 300'000, 1000, 2'000'000);
+    // Two processes, each with its own half of one file.
+    add("write-anywhere", dir.file("shared"), 0, 256 << 10, 4096, 3'000'000);
+    add("write-anywhere", dir.file("shared"), 256 << 10, 4 << 20, 131072, 4'000'000);
+    for (const auto& worker : workers_) EXPECT_EQ(worker->child.read_line(), "ready");
+  }
+
+  int size() const { return static_cast<int>(workers_.size()); }
+
+  /// Ends them; none may have seen an error, and what they wrote must be there.
+  void expect_right() {
+    for (const auto& worker : workers_) {
+      const RunResult result = worker->child.wait();
+      EXPECT_EQ(result.status, 0) << worker->kind << ": " << result.out.substr(0, 500) << result.err;
+      EXPECT_EQ(result.err, "") << worker->kind;
+      std::istringstream lines(result.out);
+      const std::string bytes = read_file(worker->file);
+      for (std::string line; std::getline(lines, line);) {
+        std::istringstream words(line);
+        std::string word;
+        uint64_t offset = 0;
+        size_t length = 0;
+        uint64_t seed = 0;
+        words >> word;
+        if (word == "done") slowest_ += worker->kind + ": " + line + "\n";
+        if (word != "extent") continue;
+        words >> offset >> length >> seed;
+        ASSERT_GE(bytes.size(), offset + length) << worker->kind;
+        const size_t right = first_wrong(bytes.data() + offset, length, offset, seed);
+        EXPECT_EQ(right, length) << worker->kind << ": wrong byte at " << offset + right
+                                 << ", seed should be " << seed;
+      }
+    }
+  }
+  const std::string& slowest() const { return slowest_; }
+
+ private:
+  struct Worker {
+    std::string kind;
+    std::string file;
+    Child child;
+  };
+  void add(const std::string& kind, const std::string& file, uint64_t start, uint64_t size,
+           uint64_t block, uint64_t seed) {
+    const std::vector<std::string> argv = {
+        probe_path(),          "worker",             kind,
+        file,                  std::to_string(start), std::to_string(size),
+        std::to_string(block), std::to_string(seed)};
+    workers_.push_back(std::unique_ptr<Worker>(
+        new Worker{kind, file, Child(argv, {.timeout = std::chrono::seconds(300)})}));
+  }
+
+  std::vector<std::unique_ptr<Worker>> workers_;
+  std::string slowest_;
+};
+
+/// All of the load goes through this daemon.
+bool all_boosted(const Daemon& daemon, int workers) {
+  const admin::Stats stats = daemon.stats();
+  int busy = 0;
+  for (const admin::Session& session : stats.sessions()) {
+    busy += session.read_bytes() + session.write_bytes() > 0;
+  }
+  return busy == workers && stats.totals().read_bytes() > 0 && stats.totals().write_bytes() > 0;
+}
+
+void kill_under_load(const std::string& config, int kills) {
+  Daemon daemon(config);
+  ScratchDir dir;
+  Load load(dir);
+  for (int kill = 1; kill <= kills; ++kill) {
+    // One in four strikes while programs connect, engage and wait.
+    if (kill % 4 != 0) {
+      ASSERT_TRUE(eventually([&] { return all_boosted(daemon, load.size()); }))
+          << "not boosted again after " << kill - 1 << " kills: "
+          << daemon.stats().ShortDebugString() << read_file(daemon.log_path());
+    }
+    std::this_thread::sleep_for(random_time(0, kill % 4 != 0 ? 400 : 1500));
+    daemon.kill(SIGKILL);
+    if (kill % 3 == 0) std::this_thread::sleep_for(random_time(0, 1500));
+    daemon.start();
+  }
+  EXPECT_TRUE(eventually([&] { return all_boosted(daemon, load.size()); }));
+  load.expect_right();
+  std::printf("%d kills\n%s", kills, load.slowest().c_str());
+}
+
+TEST(Death, UnderLoadNoByteIsLostAndWorkIsBoostedAgain) {
+  // With bricks that are not slowed, still ten times the slowest answer: the daemon sees to that.
+  kill_under_load("[failure]\nquarantine_min_ms = 300\n",
+                  rounds(5, Lab::get().shape == "one" ? 190 : 47));
+}
+
+TEST(Death, UnderLoadNoByteIsLostWithTheDefaultQuarantine) {
+  kill_under_load("", rounds(1, Lab::get().shape == "one" ? 10 : 3));
+}
+
+// --- killed with a slow brick ------------------------------------------------------------------
+
+class SlowBrick {
+ public:
+  SlowBrick(milliseconds delay, int percent) {
+    const RunResult result =
+        run({"lab", "delay", "on", std::to_string(delay.count() * 1000), std::to_string(percent)},
+            {.preload = false});
+    EXPECT_EQ(result.status, 0) << result.out << result.err;
+  }
+  ~SlowBrick() {
+    const RunResult result = run({"lab", "delay", "off"}, {.preload = false});
+    EXPECT_EQ(result.status, 0) << result.out << result.err;
+  }
+  SlowBrick(const SlowBrick&) = delete;
+  SlowBrick& operator=(const SlowBrick&) = delete;
+};
+
+/// What the bricks hold, past the kernel's cache.
+std::string read_past_caches(const std::string& path, size_t size) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC);
+  const size_t room = (size + 4095) / 4096 * 4096;
+  std::unique_ptr<void, void (*)(void*)> buffer(std::aligned_alloc(4096, room), &std::free);
+  size_t done = 0;
+  ssize_t got;
+  while (done < size && (got = ::pread(fd, static_cast<char*>(buffer.get()) + done, room - done,
+                                       static_cast<off_t>(done))) > 0) {
+    done += static_cast<size_t>(got);
+  }
+  ::close(fd);
+  return std::string(static_cast<char*>(buffer.get()), std::min(done, size));
+}
+
+constexpr size_t kSlowSize = 100 * 1024;  // more than quick-read keeps
+constexpr milliseconds kSlowness{1500};
+
+/// Programs write through a daemon that is killed meanwhile; as soon as a write has returned,
+/// another program writes the same place through FUSE. Returns how often the former came back.
+int old_bytes_that_come_back(Daemon& daemon, int kills) {
+  constexpr int kFiles = 12;
+  int old = 0;
+  for (int kill = 0; kill < kills; ++kill) {
+    ScratchDir dir;
+    std::vector<std::unique_ptr<Puppet>> puppets;
+    for (int i = 0; i < kFiles; ++i) {
+      write_file(dir.file(std::to_string(i)), "");
+      puppets.push_back(std::make_unique<Puppet>());
+      EXPECT_EQ(puppets.back()->tell("open", "a", "rw", dir.file(std::to_string(i))), "0");
+      // Engages; at the end of the file the kernel answers.
+      EXPECT_EQ(puppets.back()->tell("pread", "a", 0, 100, 1), "0");
+    }
+    for (const auto& puppet : puppets) puppet->order("pwrite", "a", 0, kSlowSize, 2);
+    std::this_thread::sleep_for(random_time(50, 450));
+    daemon.kill(SIGKILL);
+
+    std::vector<std::thread> others;
+    for (int i = 0; i < kFiles; ++i) {
+      others.emplace_back([&, i] {
+        EXPECT_EQ(puppets[static_cast<size_t>(i)]->answer(), std::to_string(kSlowSize));
+        const int fd = ::open(dir.file(std::to_string(i)).c_str(), O_WRONLY | O_CLOEXEC);
+        const std::string bytes = bytes_at(0, kSlowSize, 3);
+        EXPECT_EQ(::pwrite(fd, bytes.data(), bytes.size(), 0), static_cast<ssize_t>(bytes.size()));
+        EXPECT_EQ(::close(fd), 0);
+      });
+    }
+    daemon.start();
+    for (auto& other : others) other.join();
+    // Time for whatever is still queued.
+    std::this_thread::sleep_for(2 * kSlowness + milliseconds(500));
+    for (int i = 0; i < kFiles; ++i) {
+      const std::string bytes = read_past_caches(dir.file(std::to_string(i)), kSlowSize);
+      EXPECT_EQ(bytes.size(), kSlowSize);
+      if (bytes == bytes_at(0, kSlowSize, 3)) continue;
+      EXPECT_EQ(bytes, bytes_at(0, kSlowSize, 2)) << "neither old nor new";
+      ++old;
+    }
+    for (const auto& puppet : puppets) puppet->leave();
+  }
+  return old;
+}
+
+bool full_run() { return rounds(0, 1) == 1; }
+
+TEST(Death, NothingOldComesBackFromASlowBrick) {
+  if (!full_run() && Lab::get().shape != "one") GTEST_SKIP() << "only in full runs";
+  const SlowBrick slow(kSlowness, 50);
+  Daemon daemon;
+  EXPECT_EQ(old_bytes_that_come_back(daemon, rounds(1, 8)), 0);
+}
+
+// If this fails, the one before proves nothing.
+TEST(Death, WithoutAQuarantineOldBytesWouldComeBack) {
+  if (!full_run()) GTEST_SKIP() << "only in full runs";
+  const SlowBrick slow(kSlowness, 50);
+  Daemon daemon("[failure]\nquarantine_min_ms = 100\n");
+  EXPECT_GT(old_bytes_that_come_back(daemon, 5), 0);
+}
+
+TEST(Death, TheQuarantineFollowsTheSlowestAnswer) {
+  if (!full_run()) GTEST_SKIP() << "only in full runs";
+  const SlowBrick slow(kSlowness, 100);
+  Daemon daemon("[failure]\nquarantine_min_ms = 100\n");
+  ScratchDir dir;
+  write_file(dir.file("a"), "");
+  Puppet puppet;
+  ASSERT_EQ(puppet.tell("open", "a", "rw", dir.file("a")), "0");
+  ASSERT_EQ(puppet.tell("pwrite", "a", 0, kSlowSize, 1), std::to_string(kSlowSize));
+  EXPECT_EQ(daemon.boosted_write_bytes(), kSlowSize);
+  std::this_thread::sleep_for(milliseconds(1000));  // the daemon tells its clients twice a second
+  puppet.order("pwrite", "a", 0, kSlowSize, 2);
+  std::this_thread::sleep_for(milliseconds(200));
+  daemon.kill(SIGKILL);
+  const auto killed = Clock::now();
+  EXPECT_EQ(puppet.answer(), std::to_string(kSlowSize));
+  EXPECT_GE(Clock::now() - killed, 10 * kSlowness);
+  daemon.start();
+}
+
+// --- stopped -----------------------------------------------------------------------------------
+
+TEST(Death, AStoppedDaemonIsWaitedForAndNothingIsDoneTwice) {
+  Daemon daemon;
+  ScratchDir dir;
+  Puppet writer;
+  Puppet reader;
+  ASSERT_EQ(writer.tell("open", "a", "rw+creat", dir.file("a")), "0");
+  ASSERT_EQ(writer.tell("pwrite", "a", 0, 50000, 1), "50000");
+  ASSERT_EQ(writer.tell("fsync", "a"), "0");
+  ASSERT_EQ(reader.tell("open", "a", "r", dir.file("a")), "0");
+  ASSERT_EQ(reader.tell("pread", "a", 0, 50000, 1), "50000");
+  const admin::Totals before = daemon.stats().totals();
+
+  daemon.signal(SIGSTOP);
+  reader.order("pread", "a", 0, 50000, 1);
+  writer.order("pwrite", "a", 50000, 30000, 1);
+  auto read = std::async(std::launch::async, [&] { return reader.answer(); });
+  auto written = std::async(std::launch::async, [&] { return writer.answer(); });
+  EXPECT_EQ(read.wait_for(milliseconds(3000)), std::future_status::timeout);
+  EXPECT_EQ(written.wait_for(milliseconds(100)), std::future_status::timeout);
+  EXPECT_EQ(read_file(dir.file("a")), bytes_at(0, 50000, 1)) << "something was done through FUSE";
+
+  // Programs that start now use FUSE, unless they are told to wait.
+  const RunResult other = run({"dd", "if=" + dir.file("a"), "of=" + dir.file("b"), "bs=1000",
+                               "conv=notrunc", "status=none"},
+                              {.eager = false});
+  EXPECT_EQ(other.status, 0) << other.err;
+  EXPECT_EQ(other.err, "");
+  EXPECT_EQ(read_file(dir.file("b")), bytes_at(0, 50000, 1));
+
+  daemon.signal(SIGCONT);
+  EXPECT_EQ(read.get(), "50000");
+  EXPECT_EQ(written.get(), "30000");
+  const admin::Totals after = daemon.stats().totals();
+  EXPECT_EQ(after.read_calls() - before.read_calls(), 1U);
+  EXPECT_EQ(after.write_calls() - before.write_calls(), 1U);
+  EXPECT_EQ(after.write_bytes() - before.write_bytes(), 30000U);
+  writer.leave();
+  EXPECT_EQ(read_file(dir.file("a")), bytes_at(0, 80000, 1));
+}
+
+TEST(Death, AStoppedDaemonThatIsKilledIsADeadDaemon) {
+  Daemon daemon("[failure]\nquarantine_min_ms = 300\n");
+  ScratchDir dir;
+  Puppet puppet;
+  ASSERT_EQ(puppet.tell("open", "a", "rw+creat", dir.file("a")), "0");
+  ASSERT_EQ(puppet.tell("pwrite", "a", 0, 50000, 1), "50000");
+  daemon.signal(SIGSTOP);
+  puppet.order("pwrite", "a", 20000, 50000, 1);
+  std::this_thread::sleep_for(milliseconds(300));
+  daemon.kill(SIGKILL);
+  EXPECT_EQ(puppet.answer(), "50000");
+  EXPECT_EQ(puppet.tell("pread", "a", 0, 70000, 1), "70000");
+  daemon.start();
+  EXPECT_TRUE(eventually([&] {
+    EXPECT_EQ(puppet.tell("pwrite", "a", 0, 1000, 1), "1000");
+    return daemon.boosted_write_bytes() > 0;
+  }));
+  puppet.leave();
+  EXPECT_EQ(read_file(dir.file("a")), bytes_at(0, 70000, 1));
+}
+
+// --- missing, or not a daemon ------------------------------------------------------------------
+
+/// Whoever answers on the control socket instead of boosterd.
+class FakeDaemon {
+ public:
+  enum Manner { kWrongAbi, kTooManySessions, kHangsUp, kSilent, kGarbage, kWrongMemory };
+
+  explicit FakeDaemon(Manner manner, uid_t uid = 0) : manner_(manner) {
+    ::mkdir("/run/booster", 0755);
+    ::unlink(common::kControlSocket);
+    listener_ = ::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    std::strcpy(address.sun_path, common::kControlSocket);
+    EXPECT_EQ(::bind(listener_, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+    // Clients are told who listened, as of now.
+    EXPECT_EQ(::seteuid(uid), 0);
+    EXPECT_EQ(::listen(listener_, 64), 0);
+    EXPECT_EQ(::seteuid(0), 0);
+    thread_ = std::thread([this] { serve(); });
+  }
+  ~FakeDaemon() {
+    stop_ = true;
+    thread_.join();
+    for (int client : clients_) ::close(client);
+    ::close(listener_);
+    ::unlink(common::kControlSocket);
+  }
+  FakeDaemon(const FakeDaemon&) = delete;
+  FakeDaemon& operator=(const FakeDaemon&) = delete;
+
+  int connections() const { return connections_; }
+  int packets() const { return packets_; }
+  uint32_t abi_seen() const { return abi_seen_; }
+
+ private:
+  void serve() {
+    while (!stop_) {
+      pollfd waiting{listener_, POLLIN, 0};
+      if (::poll(&waiting, 1, 20) != 1) continue;
+      const int client = ::accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
+      if (client < 0) continue;
+      ++connections_;
+      char packet[common::kMaxPacket];
+      const ssize_t got = ::recv(client, packet, sizeof(packet), 0);
+      control::ToDaemon hello;
+      if (got > 0) {
+        ++packets_;
+        if (hello.ParseFromArray(packet, static_cast<int>(got))) {
+          abi_seen_ = hello.hello().abi_version();
+        }
+      }
+      answer(client);
+      if (manner_ == kSilent) {
+        clients_.push_back(client);
+      } else {
+        ::close(client);
+      }
+    }
+  }
+
+  void answer(int client) const {
+    control::FromDaemon message;
+    switch (manner_) {
+      case kWrongAbi: message.mutable_refusal()->set_code(control::Refusal::WRONG_ABI); break;
+      case kTooManySessions:
+        message.mutable_refusal()->set_code(control::Refusal::TOO_MANY_SESSIONS);
+        break;
+      case kWrongMemory:  // and no descriptor
+        message.mutable_welcome()->set_abi_version(common::kAbiVersion);
+        message.mutable_welcome()->set_memory_bytes(common::kSessionBytes);
+        break;
+      case kGarbage: ::send(client, "\377\377\377\377 what?", 10, MSG_NOSIGNAL); return;
+      case kHangsUp:
+      case kSilent: return;
+    }
+    const std::string packet = message.SerializeAsString();
+    ::send(client, packet.data(), packet.size(), MSG_NOSIGNAL);
+  }
+
+  const Manner manner_;
+  int listener_ = -1;
+  std::atomic<bool> stop_{false};
+  std::atomic<int> connections_{0};
+  std::atomic<int> packets_{0};
+  std::atomic<uint32_t> abi_seen_{0};
+  std::vector<int> clients_;
+  std::thread thread_;
+};
+
+/// A program's day, which must be the same whatever answers: writes, reads, copies, appends.
+void expect_right_through_fuse(const RunOptions& options) {
+  ScratchDir dir;
+  const std::string source = Lab::get().dir + "/death-source";
+  write_file(source, bytes_at(0, 300'000, 7));
+  RunOptions in_dir = options;
+  in_dir.cwd = dir.path();
+  in_dir.timeout = std::chrono::seconds(60);
+  const RunResult result =
+      shell("dd if='" + source + "' of=a bs=7000 status=none && cat a a > b && cp b c && "
+            "echo end >> c && dd if=a of=c bs=1000 seek=3 count=5 conv=notrunc status=none && "
+            "tail -c 4 c && cmp a <(head -c 300000 b)",
+            in_dir);
+  EXPECT_EQ(result.status, 0);
+  EXPECT_EQ(result.out, "end\n");
+  EXPECT_EQ(result.err, "");
+  const std::string bytes = bytes_at(0, 300'000, 7);
+  EXPECT_TRUE(read_file(dir.file("a")) == bytes);
+  EXPECT_TRUE(read_file(dir.file("b")) == bytes + bytes);
+  std::string c = bytes + bytes + "end\n";
+  c.replace(3000, 5000, bytes.substr(0, 5000));
+  EXPECT_TRUE(read_file(dir.file("c")) == c);
+}
+
+TEST(Death, WithoutADaemonProgramsUseFuse) {
+  ::unlink(common::kControlSocket);
+  for (bool eager : {true, false}) expect_right_through_fuse({.eager = eager});
+}
+
+TEST(Death, WithWhateverAnswersProgramsUseFuse) {
+  for (const auto manner : {FakeDaemon::kTooManySessions, FakeDaemon::kHangsUp,
+                            FakeDaemon::kGarbage, FakeDaemon::kWrongMemory}) {
+    const FakeDaemon fake(manner);
+    for (bool eager : {true, false}) expect_right_through_fuse({.eager = eager});
+    EXPECT_GT(fake.packets(), 0) << manner;
+    EXPECT_EQ(fake.abi_seen(), common::kAbiVersion) << manner;
+  }
+  const FakeDaemon silent(FakeDaemon::kSilent);
+  expect_right_through_fuse({.eager = false});
+  EXPECT_GT(silent.connections(), 0);
+}
+
+TEST(Death, ADaemonOfAnotherVersionIsToldOfOnceAndLeftAlone) {
+  const FakeDaemon fake(FakeDaemon::kWrongAbi);
+  const std::string log = Lab::get().dir + "/wrong-version.log";
+  ScratchDir dir;
+  Puppet puppet({.env = {{"GLFS_BOOSTER_LOGFILE", log}}});
+  const auto until = Clock::now() + milliseconds(3500);
+  for (int i = 0; Clock::now() < until; ++i) {
+    ASSERT_EQ(puppet.tell("make-and-check", dir.file("a"), 20000, i), "right");
+  }
+  puppet.leave();
+  EXPECT_EQ(fake.connections(), 1);
+  const std::string lines = read_file(log);
+  EXPECT_EQ(std::count(lines.begin(), lines.end(), '\n'), 1) << lines;
+  EXPECT_NE(lines.find("version"), std::string::npos) << lines;
+  ::unlink(log.c_str());
+}
+
+TEST(Death, AMissingDaemonIsLookedForAtMostOnceASecond) {
+  const FakeDaemon fake(FakeDaemon::kHangsUp);
+  ScratchDir dir;
+  const auto start = Clock::now();
+  Puppet puppet;
+  while (Clock::now() - start < milliseconds(4500)) {
+    ASSERT_EQ(puppet.tell("make-and-check", dir.file("a"), 20000, 1), "right");
+  }
+  puppet.leave();
+  const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(Clock::now() - start);
+  EXPECT_GE(fake.connections(), 2) << "it is not looked for again";
+  EXPECT_LE(fake.connections(), seconds.count() + 2);
+}
+
+TEST(Death, ADaemonThatIsNotRootsIsToldNothing) {
+  const FakeDaemon fake(FakeDaemon::kHangsUp, 65534);
+  expect_right_through_fuse({});
+  EXPECT_GT(fake.connections(), 0);
+  EXPECT_EQ(fake.packets(), 0);
+}
+
+TEST(Death, WhenADaemonComesLateRunningProgramsAreBoosted) {
+  ::unlink(common::kControlSocket);
+  ScratchDir dir;
+  Puppet puppet({.eager = false});
+  ASSERT_EQ(puppet.tell("open", "a", "rw+creat", dir.file("a")), "0");
+  ASSERT_EQ(puppet.tell("pwrite", "a", 0, 100000, 1), "100000");
+  Daemon daemon;
+  EXPECT_TRUE(eventually([&] {
+    EXPECT_EQ(puppet.tell("pwrite", "a", 0, 100000, 2), "100000");
+    EXPECT_EQ(puppet.tell("pread", "a", 0, 100000, 2), "100000");
+    return daemon.boosted_write_bytes() > 0 && daemon.boosted_read_bytes() > 0;
+  }));
+  puppet.leave();
+  EXPECT_TRUE(read_file(dir.file("a")) == bytes_at(0, 100000, 2));
+}
+
+}  // namespace
+}  // namespace booster::test
