@@ -70,19 +70,26 @@ inline long pwrite(int fd, const void* buffer, size_t length, int64_t offset) {
 inline long status_flags(int fd) {
   return raw_syscall(SYS_fcntl, fd, F_GETFL);
 }
-/// How many of the pages in a range of an open file the kernel holds; `pages` when it does not tell,
-/// which it does only to a caller who owns the file or may write it.
-inline uint64_t cached_pages(int fd, uint64_t offset, size_t length, uint64_t pages) {
+/// What the kernel's page cache holds of a range of an open file, in pages; `length` 0: to the end.
+/// -errno where it does not tell: -ENOSYS before Linux 6.5, -EPERM to a caller who neither owns the
+/// file nor has it open for writing.
+inline long page_cache(int fd, uint64_t offset, uint64_t length) {
   struct {
     uint64_t offset, length;
   } range{offset, length};
   struct {
     uint64_t cached, dirty, writeback, evicted, recently_evicted;
   } found{};
-  constexpr long kCachestat = 451;  // Linux 6.5; glibc 2.36 has no name for it
+  constexpr long kCachestat = 451;  // glibc 2.36 has no name for it
   const long result = raw_syscall(kCachestat, fd, word(&range), word(&found), 0);
-  if (!is_error(result)) return found.cached;
-  if (result != -38 /* ENOSYS */) return pages;
+  return is_error(result) ? result : static_cast<long>(found.cached);
+}
+
+/// How many of the `pages` pages of a range the kernel holds; all of them when it does not tell.
+inline uint64_t cached_pages(int fd, uint64_t offset, size_t length, uint64_t pages) {
+  const long held = page_cache(fd, offset, length);
+  if (!is_error(held)) return static_cast<uint64_t>(held);
+  if (held != -38 /* ENOSYS */) return pages;
 
   // Older kernels: map the range, untouched, and ask about the mapping.
   constexpr uint64_t kPage = 4096;
@@ -126,10 +133,11 @@ inline uint64_t coarse_now_ms() {
   return static_cast<uint64_t>(now.tv_sec) * 1000 + static_cast<uint64_t>(now.tv_nsec) / 1'000'000;
 }
 
-inline void sleep_ms(uint64_t ms) {
-  timespec left{static_cast<time_t>(ms / 1000), static_cast<long>(ms % 1000) * 1'000'000};
+inline void sleep_us(uint64_t us) {
+  timespec left{static_cast<time_t>(us / 1'000'000), static_cast<long>(us % 1'000'000) * 1000};
   while (raw_syscall(SYS_nanosleep, word(&left), word(&left)) == -4 /* EINTR */) {
   }
 }
+inline void sleep_ms(uint64_t ms) { sleep_us(ms * 1000); }
 
 }  // namespace booster::preload::raw

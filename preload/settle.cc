@@ -17,13 +17,28 @@ constexpr uint64_t kDrainEveryMs = 1000;
 /// A claim in progress is one write; a stuck brick must not stop a fork for ever.
 constexpr uint32_t kShareWaitMs = 2000;
 
+/// Drops the kernel's pages of the file. What some program has mapped, fadvise passes over; that is
+/// dropped by the FUSE client's notification of the fallocate, from a thread of its own and a little
+/// later, so this waits for it (seen: 2 ms on a busy machine). A kernel that does not tell what it
+/// holds is believed to hold nothing.
+bool drop_pages(int fd) {
+  constexpr int kLooks = 500;
+  constexpr uint64_t kLookEveryUs = 200;
+  for (int look = 0; look < kLooks; ++look) {
+    raw::raw_syscall(SYS_fadvise64, fd, 0, 0, POSIX_FADV_DONTNEED);
+    if (raw::page_cache(fd, 0, 0) <= 0) return true;
+    raw::sleep_us(kLookEveryUs);
+  }
+  return false;
+}
+
 bool same_time(const statx_timestamp& a, const statx_timestamp& b) {
   return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
 }
 
 /// The calls after which FUSE serves nothing that is older than the bricks. The fallocate changes
 /// the file's times, by which the client's caches and the kernel find out that they are stale; the
-/// fadvise drops the kernel's pages; the statx brings size and times, and unmaps what is mapped.
+/// fadvise drops the kernel's pages; the statx brings size and times.
 ///
 /// Two things are checked, because each was seen to fail now and then:
 /// - What statx told must be what the kernel kept. The client tells the kernel of the fallocate by a
@@ -46,7 +61,6 @@ long fence_once(int fd, uint64_t offset) {
       if (raw::is_error(result)) return result;
       touch = false;
     }
-    raw::raw_syscall(SYS_fadvise64, fd, 0, 0, POSIX_FADV_DONTNEED);
     struct statx told;
     struct statx kept;
     if (!raw::attributes(fd, AT_STATX_FORCE_SYNC, told) ||
@@ -54,11 +68,7 @@ long fence_once(int fd, uint64_t offset) {
       return -EIO;
     }
     if (told.stx_size != kept.stx_size || !same_time(told.stx_mtime, kept.stx_mtime)) continue;
-    if (!same_time(told.stx_mtime, before.stx_mtime)) {
-      // What the first fadvise passed over because it was mapped is not any more.
-      raw::raw_syscall(SYS_fadvise64, fd, 0, 0, POSIX_FADV_DONTNEED);
-      return 0;
-    }
+    if (!same_time(told.stx_mtime, before.stx_mtime)) return drop_pages(fd) ? 0 : -EBUSY;
     raw::sleep_ms(kTickMs);
     touch = true;
   }
