@@ -3,13 +3,13 @@
 #include "daemon/config.h"
 
 #include <fmt/format.h>
+#include <toml++/toml.h>
 
 #include <algorithm>
 #include <filesystem>
 #include <limits>
 #include <set>
 #include <string_view>
-#include <toml++/toml.h>
 #include <variant>
 
 #include "common/abi.h"
@@ -18,14 +18,14 @@ namespace booster::daemon {
 namespace {
 
 struct NumberKey {
-  int64_t Config::* member;
+  int64_t Config::*member;
   int64_t initial;
   int64_t min;
   int64_t max;
 };
 
 struct TextKey {
-  std::string Config::* member;
+  std::string Config::*member;
   const char* initial;
   std::vector<const char*> choices;  // empty: any text
 };
@@ -73,7 +73,8 @@ const std::vector<Key>& keys() {
        "The same for each user. Root is not limited.",
        NumberKey{&Config::sessions_per_uid, 1024, 1, 1'000'000}},
       {"limits", "session_memory_bytes", "bytes", true,
-       "Address space of the shared memory of all sessions, 8.7 MiB each. It is virtual: pages are\n"
+       "Address space of the shared memory of all sessions, 8.7 MiB each. It is virtual: pages "
+       "are\n"
        "taken when a lane first carries so much, so a program of small calls holds some KiB, and\n"
        "only 8 threads with 1 MiB calls each hold all of it. The default is above what the limit\n"
        "of sessions allows; lower it where untrusted users could fill the memory of the host.",

@@ -51,8 +51,8 @@ Outcome<Config> configure(const Arguments& arguments) {
 }
 
 void start_log(const Config& config) {
-  auto logger = std::make_shared<spdlog::logger>(
-      "boosterd", std::make_shared<spdlog::sinks::stderr_sink_mt>());
+  auto logger = std::make_shared<spdlog::logger>("boosterd",
+                                                 std::make_shared<spdlog::sinks::stderr_sink_mt>());
   // The journal has its own time stamps.
   logger->set_pattern(::isatty(STDERR_FILENO) != 0 ? "%Y-%m-%dT%H:%M:%S.%e level=%l %v"
                                                    : "level=%l %v");

@@ -30,7 +30,9 @@ std::string unescape(std::string_view text) {
   std::string out;
   out.reserve(text.size());
   for (size_t i = 0; i < text.size(); ++i) {
-    const auto octal = [&](size_t at) { return at < text.size() && text[at] >= '0' && text[at] <= '7'; };
+    const auto octal = [&](size_t at) {
+      return at < text.size() && text[at] >= '0' && text[at] <= '7';
+    };
     if (text[i] == '\\' && octal(i + 1) && octal(i + 2) && octal(i + 3)) {
       out.push_back(static_cast<char>((text[i + 1] - '0') * 64 + (text[i + 2] - '0') * 8 +
                                       (text[i + 3] - '0')));
@@ -117,8 +119,9 @@ Result<std::string> MountTable::read() const {
   while (true) {
     const size_t at = table.size();
     table.resize(at + chunk);
-    // Offset 0 starts the kernel's list over. It hands out about a page at a time and keeps a cursor
-    // in the list between reads, so that a mount which is there all the while is never skipped.
+    // Offset 0 starts the kernel's list over. It hands out about a page at a time and keeps a
+    // cursor in the list between reads, so that a mount which is there all the while is never
+    // skipped.
     const ssize_t n = ::pread(fd_.get(), table.data() + at, chunk, static_cast<off_t>(at));
     if (n < 0 && errno == EINTR) {
       table.resize(at);

@@ -27,8 +27,8 @@ struct Packet {
 /// Receives what is there: kNone if nothing is, kEnd if the peer has hung up. Never blocks.
 Packet receive(int socket);
 
-/// Sends one packet, with `descriptor` unless it is -1. Never blocks and raises no SIGPIPE: false if
-/// it could not be sent at once.
+/// Sends one packet, with `descriptor` unless it is -1. Never blocks and raises no SIGPIPE: false
+/// if it could not be sent at once.
 bool send(int socket, const std::string& bytes, int descriptor);
 
 }  // namespace booster::daemon::control

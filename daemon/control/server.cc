@@ -75,9 +75,8 @@ Server::Server(Config config, Listeners listeners, MountTable mount_table, Reloa
       stop_timer_(io_) {
   std::signal(SIGPIPE, SIG_IGN);
   raise_descriptor_limit();
-  admin_ = std::make_unique<stats::AdminServer>(
-      io_, listeners.admin.release(),
-      [this](auto done) { collect(std::move(done)); });
+  admin_ = std::make_unique<stats::AdminServer>(io_, listeners.admin.release(),
+                                                [this](auto done) { collect(std::move(done)); });
 }
 
 Server::~Server() = default;
@@ -128,8 +127,8 @@ void Server::wait_for_clients() {
 
 void Server::accept_clients() {
   for (int i = 0; i < kAcceptsPerTurn && !stopping_; ++i) {
-    UniqueFd client(::accept4(control_.native_handle(), nullptr, nullptr,
-                              SOCK_CLOEXEC | SOCK_NONBLOCK));
+    UniqueFd client(
+        ::accept4(control_.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (!client) {
       if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
         // Clients wait in the queue, and use FUSE, until others have gone.
@@ -179,8 +178,7 @@ void Server::wait_for_mounts() {
 void Server::sweep_mounts() {
   const auto table = mount_table_.read();
   if (!table) return;
-  shared_.mounts.sweep(
-      [&table](dev_t dev) { return is_genuine(lines_of_device(*table, dev)); });
+  shared_.mounts.sweep([&table](dev_t dev) { return is_genuine(lines_of_device(*table, dev)); });
 }
 
 void Server::house_keeping() {
@@ -265,8 +263,8 @@ void Server::stop() {
 }
 
 void Server::finish() {
-  const bool drained = std::all_of(pumps_.begin(), pumps_.end(),
-                                   [](const auto& pump) { return pump->drained(); });
+  const bool drained =
+      std::all_of(pumps_.begin(), pumps_.end(), [](const auto& pump) { return pump->drained(); });
   if (drained || std::chrono::steady_clock::now() >= stop_by_) {
     spdlog::info("event=stopped drained={}", drained);
     spdlog::default_logger()->flush();

@@ -76,12 +76,9 @@ bool Session::on_packet(Packet& packet) {
   if (message.body_case() == proto::ToDaemon::kEngage) return on_engage(message.engage(), packet);
   if (!packet.descriptors.empty()) return false;
   switch (message.body_case()) {
-    case proto::ToDaemon::kHello:
-      return on_hello(message.hello());
-    case proto::ToDaemon::kRelease:
-      return on_release(message.release());
-    default:
-      return false;
+    case proto::ToDaemon::kHello: return on_hello(message.hello());
+    case proto::ToDaemon::kRelease: return on_release(message.release());
+    default: return false;
   }
 }
 
@@ -105,15 +102,14 @@ bool Session::on_hello(const proto::Hello& hello) {
     return refuse(proto::Refusal::OUT_OF_MEMORY);
   }
   peer_ = std::move(*peer);
-  process_.assign(::fcntl(peer_.pidfd.get(), F_DUPFD_CLOEXEC, 0));
+  process_.assign(peer_.pidfd.get());  // lent: released in end()
   process_.async_wait(boost::asio::posix::stream_descriptor::wait_read,
                       [self = shared_from_this()](const boost::system::error_code& error) {
                         if (!error) self->end(Why::kPeerGone, "process ended");
                       });
 
   const UniqueFd memory_fd = (*memory)->take_fd();
-  channel_ =
-      std::make_shared<data::Channel>(*memory, home_.pump.stats(), home_.shared.quarantine);
+  channel_ = std::make_shared<data::Channel>(*memory, home_.pump.stats(), home_.shared.quarantine);
   proto::FromDaemon message;
   proto::Welcome& welcome = *message.mutable_welcome();
   welcome.set_abi_version(common::kAbiVersion);
@@ -130,8 +126,8 @@ bool Session::on_hello(const proto::Hello& hello) {
     if (const auto self = weak.lock()) self->end(Why::kLie, "malformed request");
   });
   home_.shared.totals.sessions_opened.add();
-  spdlog::debug("event=session-opened session={} pid={} uid={} command=\"{}\"", id_, peer_.pid, uid_,
-                peer_.command);
+  spdlog::debug("event=session-opened session={} pid={} uid={} command=\"{}\"", id_, peer_.pid,
+                uid_, peer_.command);
   return true;
 }
 
@@ -175,6 +171,7 @@ bool Session::on_engage(const proto::Engage& engage, Packet& packet) {
     return true;
   }
 
+  spdlog::debug("event=engage session={} slot={}", id_, index);
   slot.state = data::Channel::Slot::State::kPending;
   slot.generation = generation;
   slot.flags = (proof->access_mode != O_WRONLY ? uint32_t{common::kHandleReadable} : 0U) |
@@ -196,8 +193,8 @@ bool Session::on_engage(const proto::Engage& engage, Packet& packet) {
   order.epoch = epoch;
   // relaxed: a hint that saves work.
   order.wanted = [wanted = slot.wanted] { return wanted->load(std::memory_order_relaxed); };
-  order.done = [weak = weak_from_this(), &io = home_.pump.io(), index, wanted = slot.wanted](
-                   Result<std::shared_ptr<gluster::File>, Reason> answer) {
+  order.done = [weak = weak_from_this(), &io = home_.pump.io(), index,
+                wanted = slot.wanted](Result<std::shared_ptr<gluster::File>, Reason> answer) {
     boost::asio::post(io, [weak, index, wanted, answer = std::move(answer)]() mutable {
       if (const auto self = weak.lock()) self->engage_answered(index, wanted, std::move(answer));
     });
@@ -220,6 +217,8 @@ void Session::engage_answered(uint32_t index, const std::shared_ptr<std::atomic<
     refuse_slot(index, generation, answer.error());
     return;
   }
+  spdlog::debug("event=engaged session={} slot={} gfid={}", id_, index,
+                gluster::to_string((*answer)->inode()->gfid()));
   channel_->publish_ready(index, *slot, std::move(*answer));
   home_.shared.totals.engaged.add();
 }
@@ -269,8 +268,9 @@ void Session::end(Why why, const char* detail) {
   stats::Totals& totals = home_.shared.totals;
   if (why == Why::kLie) {
     totals.sessions_ended_for_lies.add();
-    spdlog::warn("event=session-ended-for-lie session={} pid={} uid={} command=\"{}\" reason=\"{}\"",
-                 id_, peer_.pid, uid_, peer_.command, detail);
+    spdlog::warn(
+        "event=session-ended-for-lie session={} pid={} uid={} command=\"{}\" reason=\"{}\"", id_,
+        peer_.pid, uid_, peer_.command, detail);
   } else {
     spdlog::debug("event=session-ended session={} pid={} reason=\"{}\"", id_, peer_.pid, detail);
   }
@@ -285,7 +285,7 @@ void Session::end(Why why, const char* detail) {
   boost::system::error_code ignored;
   hello_timer_.cancel();
   socket_.close(ignored);
-  process_.close(ignored);
+  if (process_.is_open()) process_.release();
   peer_.pidfd.reset();
   peer_.proc_dir.reset();
   handle_tickets_.clear();

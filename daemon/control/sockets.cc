@@ -18,7 +18,9 @@
 namespace booster::daemon::control {
 namespace {
 
-std::string reason() { return strerrordesc_np(errno); }
+std::string reason() {
+  return strerrordesc_np(errno);
+}
 
 bool to_address(const std::string& path, sockaddr_un& address) {
   address = {};
@@ -47,8 +49,8 @@ Outcome<UniqueFd> make_listener(const std::string& path, int type, mode_t mode, 
     return Failure{fmt::format("{}: cannot be made: {}", directory.string(), reason())};
   }
   if (is_live(address, type)) {
-    return Failure{
-        fmt::format("{}: boosterd is already running; stop it first, or choose another path", path)};
+    return Failure{fmt::format(
+        "{}: boosterd is already running; stop it first, or choose another path", path)};
   }
   struct stat status {};
   if (::lstat(path.c_str(), &status) == 0) {
@@ -109,8 +111,7 @@ Outcome<Listeners> open_listeners(const Config& config) {
     listeners.made_control = config.control_socket;
   }
   if (!listeners.admin) {
-    auto made =
-        make_listener(config.admin_socket, SOCK_STREAM, 0660, config.admin_group.c_str());
+    auto made = make_listener(config.admin_socket, SOCK_STREAM, 0660, config.admin_group.c_str());
     if (!made) {
       if (!listeners.made_control.empty()) ::unlink(listeners.made_control.c_str());
       return Failure{made.error()};

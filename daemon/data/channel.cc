@@ -119,7 +119,8 @@ Channel::Scan Channel::submit(Lane& lane, const std::shared_ptr<gluster::File>& 
   };
   gluster::Gate& gate = file->gate();
   if (gate.stalled()) {
-    // Some thread hangs in libgfapi for this mount; the pump would, too. The lane keeps the channel.
+    // Some thread hangs in libgfapi for this mount; the pump would, too. The lane keeps the
+    // channel.
     file->post([call](gluster::File& target) { call(target); });
     return Scan::kWorked;
   }
@@ -137,13 +138,16 @@ bool Channel::busy() const {
   });
 }
 
-void Channel::heartbeat(Clock::time_point now) {
+void Channel::note_writes_in_flight(Clock::time_point now) {
   for (const Lane& lane : lanes_) {
     // Pump-written fields: request_ and start_ can be read while in flight, and after.
     if (lane.in_flight_.load(std::memory_order_relaxed) && lane.request_.op == Op::kWrite) {
       quarantine_.note_write(now - lane.start_);
     }
   }
+}
+
+void Channel::show_quarantine() {
   (*memory_)->header.quarantine_ms.store(quarantine_.ms(), std::memory_order_relaxed);
 }
 

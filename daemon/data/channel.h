@@ -103,11 +103,14 @@ class Channel : public std::enable_shared_from_this<Channel> {
 
   /// True while a request has not been answered.
   bool busy() const;
-  /// Tells the quarantine how old the writes in flight are, and the client the current quarantine.
-  void heartbeat(Clock::time_point now);
+  /// Tells the quarantine how old the writes in flight are.
+  void note_writes_in_flight(Clock::time_point now);
+  /// Tells the client the current quarantine.
+  void show_quarantine();
 
   // For the pump alone.
-  bool active = false;
+  bool active = false;   // looked at in every round
+  bool watched = false;  // looked at in every heartbeat
   Clock::time_point last_work{};
 
  private:

@@ -156,10 +156,13 @@ void Pump::poll_handlers() {
 
 bool Pump::scan_one(const std::shared_ptr<Channel>& channel, Turn& turn, bool& worked) {
   switch (channel->scan(turn, now_)) {
-    case Channel::Scan::kNothing:
-      return true;
+    case Channel::Scan::kNothing: return true;
     case Channel::Scan::kWorked:
       channel->last_work = now_;
+      if (!channel->watched) {
+        channel->watched = true;
+        watched_.push_back(channel);
+      }
       worked = true;
       return true;
     case Channel::Scan::kThreadLost:
@@ -179,9 +182,8 @@ bool Pump::scan_one(const std::shared_ptr<Channel>& channel, Turn& turn, bool& w
 
 bool Pump::scan_all(Turn& turn, bool& worked) {
   if (draining_) {
-    const bool busy = std::any_of(members_.begin(), members_.end(), [](const auto& member) {
-      return member.second.channel->busy();
-    });
+    const bool busy = std::any_of(members_.begin(), members_.end(),
+                                  [](const auto& member) { return member.second.channel->busy(); });
     if (!busy) drained_.store(true, std::memory_order_release);
     return true;
   }
@@ -239,7 +241,22 @@ bool Pump::fall_asleep(Turn& turn, bool& found) {
 void Pump::heartbeat() {
   heartbeats_.fetch_add(1, std::memory_order_relaxed);
   const auto now = Clock::now();
-  for (const auto& [key, member] : members_) member.channel->heartbeat(now);
+  for (size_t i = 0; i < watched_.size();) {
+    Channel& channel = *watched_[i];
+    channel.note_writes_in_flight(now);
+    if (channel.busy()) {
+      ++i;
+      continue;
+    }
+    channel.watched = false;
+    watched_[i] = std::move(watched_.back());
+    watched_.pop_back();
+  }
+  // Only when it has changed: idle sessions cost nothing.
+  if (quarantine_shown_ != quarantine_.ms()) {
+    quarantine_shown_ = quarantine_.ms();
+    for (const auto& [key, member] : members_) member.channel->show_quarantine();
+  }
   heartbeat_timer_.expires_after(kHeartbeatEvery);
   heartbeat_timer_.async_wait([this](const boost::system::error_code& error) {
     if (!error) heartbeat();

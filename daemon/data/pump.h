@@ -83,6 +83,8 @@ class Pump {
   };
   std::unordered_map<Channel*, Member> members_;
   std::vector<std::shared_ptr<Channel>> active_;
+  std::vector<std::shared_ptr<Channel>> watched_;  // may have requests in flight
+  uint32_t quarantine_shown_ = 0;
   Clock::time_point now_{};
   Clock::time_point last_poll_{};
   bool draining_ = false;
@@ -90,10 +92,10 @@ class Pump {
   std::atomic<bool> drained_{false};
   std::atomic<uint64_t> heartbeats_{0};
 
-  // Who runs the loop: epoch (high 16 bits), number of the call into libgfapi, and in the lowest bit
-  // whether a thread is inside that call now. A thread enters and leaves by changing it, rescue()
-  // takes the loop away from one that is inside by raising the epoch; compare-and-swap decides who
-  // was first.
+  // Who runs the loop: epoch (high 16 bits), number of the call into libgfapi, and in the lowest
+  // bit whether a thread is inside that call now. A thread enters and leaves by changing it,
+  // rescue() takes the loop away from one that is inside by raising the epoch; compare-and-swap
+  // decides who was first.
   std::atomic<uint64_t> turn_{0};
   std::atomic<gluster::Gate*> inside_gate_{nullptr};
   uint64_t turn_seen_ = 0;  // by rescue()

@@ -41,9 +41,8 @@ Result<std::shared_ptr<SessionMemory>> SessionMemory::create(uint32_t quarantine
     return errno_failure();
   }
   try {
-    boost::interprocess::mapped_region region(MemfdMapping{fd.get()},
-                                              boost::interprocess::read_write, 0,
-                                              common::kSessionBytes);
+    boost::interprocess::mapped_region region(
+        MemfdMapping{fd.get()}, boost::interprocess::read_write, 0, common::kSessionBytes);
     std::shared_ptr<SessionMemory> memory(new SessionMemory(std::move(fd), std::move(region)));
     // A new memfd is zero: every word but these starts right.
     common::SessionHeader& header = (*memory)->header;

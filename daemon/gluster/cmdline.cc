@@ -43,9 +43,7 @@ class Options {
     return given == name ||
            (shortest != 0 && given.size() >= shortest && given == name.substr(0, given.size()));
   }
-  bool is(char letter) const {
-    return word_.size() >= 2 && word_[0] == '-' && word_[1] == letter;
-  }
+  bool is(char letter) const { return word_.size() >= 2 && word_[0] == '-' && word_[1] == letter; }
 
   /// The option's mandatory value: after '=', or the next word.
   std::string value() {
@@ -83,7 +81,8 @@ bool is_off(std::string value) {
 int to_port(std::string_view text) {
   int port = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), port);
-  if (error != std::errc() || end != text.data() + text.size() || port < 1 || port > 65535) return 0;
+  if (error != std::errc() || end != text.data() + text.size() || port < 1 || port > 65535)
+    return 0;
   return port;
 }
 

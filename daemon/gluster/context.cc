@@ -14,6 +14,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <string_view>
 #include <vector>
 
 #include "daemon/gluster/worker.h"
@@ -72,8 +73,7 @@ int log_level_number(const std::string& level) {
 /// A volume's name comes from a command line and becomes part of a file name.
 std::string log_file(const std::string& dir, std::string volume) {
   std::replace_if(
-      volume.begin(), volume.end(),
-      [](char c) { return c == '/' || c == '\0' || c == '.'; }, '-');
+      volume.begin(), volume.end(), [](char c) { return c == '/' || c == '\0' || c == '.'; }, '-');
   return fmt::format("{}/{}.log", dir, volume.empty() ? "volume" : volume);
 }
 
@@ -104,14 +104,10 @@ glfs* new_fs(const std::string& volume, const ContextSettings& settings) {
   // would hand each request to yet another thread, and booster never waits in one. Without
   // post-op delay a replicated file is handed over to FUSE at once (DESIGN sections 5, 6, 9).
   static constexpr Option kOptions[] = {
-      {"*-write-behind", "pass-through", "true"},
-      {"*-read-ahead", "pass-through", "true"},
-      {"*-io-cache", "pass-through", "true"},
-      {"*-open-behind", "pass-through", "true"},
-      {"*-md-cache", "pass-through", "true"},
-      {"*-quick-read", "max-file-size", "0"},
-      {"*-io-threads", "pass-through", "true"},
-      {"*-replicate-*", "post-op-delay-secs", "0"},
+      {"*-write-behind", "pass-through", "true"}, {"*-read-ahead", "pass-through", "true"},
+      {"*-io-cache", "pass-through", "true"},     {"*-open-behind", "pass-through", "true"},
+      {"*-md-cache", "pass-through", "true"},     {"*-quick-read", "max-file-size", "0"},
+      {"*-io-threads", "pass-through", "true"},   {"*-replicate-*", "post-op-delay-secs", "0"},
   };
   for (const Option& option : kOptions) {
     glfs_set_xlator_option(fs, option.translators, option.key, option.value);
@@ -189,6 +185,19 @@ bool has_translator(const std::string& volfile, const std::string& type) {
   return volfile.find("type " + type + "\n") != std::string::npos;
 }
 
+std::string without_meta(const std::string& volfile) {
+  static constexpr std::string_view kEnd = "end-volume\n";
+  std::string out;
+  for (size_t at = 0; at < volfile.size();) {
+    const size_t end = volfile.find(kEnd, at);
+    const std::string block =
+        volfile.substr(at, end == std::string::npos ? end : end + kEnd.size() - at);
+    at += block.size();
+    if (!has_translator(block, "meta")) out += block;
+  }
+  return out;
+}
+
 Outcome<std::shared_ptr<Context>> Context::build(const MountOptions& options,
                                                  const ContextSettings& settings,
                                                  const ReadVolfile& read_volfile) {
@@ -204,7 +213,7 @@ Outcome<std::shared_ptr<Context>> Context::build(const MountOptions& options,
     spdlog::info("event=no-volfile-server volume={} reason=\"{}\"", volume, from_server.error());
     const auto text = read_volfile();
     if (!text) return Failure{from_server.error() + "; " + text.error()};
-    const auto from_mount = start_from_volfile(*text, volume, settings);
+    const auto from_mount = start_from_volfile(without_meta(*text), volume, settings);
     if (!from_mount) return Failure{from_server.error() + "; " + from_mount.error()};
     context.reset(new Context(*from_mount, is_disperse(*text), false));
   }
@@ -212,14 +221,16 @@ Outcome<std::shared_ptr<Context>> Context::build(const MountOptions& options,
   const auto after = stats::process_cost();
   context->cost_ = {
       .threads = static_cast<int>(after.threads) - static_cast<int>(before.threads),
-      .resident_bytes = static_cast<int64_t>(after.resident_bytes) -
-                        static_cast<int64_t>(before.resident_bytes),
+      .resident_bytes =
+          static_cast<int64_t>(after.resident_bytes) - static_cast<int64_t>(before.resident_bytes),
       .connections = static_cast<int>(after.connections) - static_cast<int>(before.connections),
       .build_time = std::chrono::steady_clock::now() - start,
   };
   return context;
 }
 
-Context::~Context() { end_in_background(fs_); }
+Context::~Context() {
+  end_in_background(fs_);
+}
 
 }  // namespace booster::daemon::gluster

@@ -30,6 +30,10 @@ struct ContextSettings {
 /// True if the graph described by `volfile` has a translator of this type, e.g. "features/shard".
 bool has_translator(const std::string& volfile, const std::string& type);
 
+/// The graph of a mount as `.meta` shows it, without what libgfapi adds by itself: a second "meta"
+/// translator of the same name makes the graph invalid.
+std::string without_meta(const std::string& volfile);
+
 class Context {
  public:
   /// Reads the volfile of the mount's own graph through the mount; may block.

@@ -52,8 +52,8 @@ void Inode::note_size(const struct glfs_stat* status, uint64_t version) {
   const uint64_t current = size_version_.load(std::memory_order_relaxed);  // written under mutex_
   const bool newer =
       version == current || seconds > size_seconds_ ||
-      (seconds == size_seconds_ && (nanoseconds > size_nanoseconds_ ||
-                                    (nanoseconds == size_nanoseconds_ && size > size_)));
+      (seconds == size_seconds_ &&
+       (nanoseconds > size_nanoseconds_ || (nanoseconds == size_nanoseconds_ && size > size_)));
   if (!newer) return;
   size_seconds_ = seconds;
   size_nanoseconds_ = nanoseconds;
@@ -75,9 +75,9 @@ void Inode::show_size(uint64_t size) {
 // that make them valid follow later (ec's delayed post-op): a client that vanishes before takes the
 // write with it. Of what gfapi offers, flush and fsync force the update first (ec_manager_flush and
 // ec_manager_fsync call ec_flush_size_version and wait for it before they go to the bricks; v10.3,
-// ec-generic.c). fsync also waits for the disks, so it is flush: glfs_close sends one, and closing a
-// glfs_dup, which asks no brick, sends nothing else. One flush serves all writes of the inode that
-// were answered before it began.
+// ec-generic.c). fsync also waits for the disks, so it is flush: glfs_close sends one, and closing
+// a glfs_dup, which asks no brick, sends nothing else. One flush serves all writes of the inode
+// that were answered before it began.
 void Inode::await_flush(Io& io) {
   std::shared_ptr<File> file = io.file_;
   {

@@ -134,8 +134,8 @@ class File : public std::enable_shared_from_this<File> {
  private:
   friend class Inode;
   friend class Mount;
-  static void on_answer(glfs_fd* fd, ssize_t result, struct glfs_stat* before, struct glfs_stat* after,
-                        void* data);
+  static void on_answer(glfs_fd* fd, ssize_t result, struct glfs_stat* before,
+                        struct glfs_stat* after, void* data);
   void prepare(Io& io, bool write);
   static int submitted(Io& io, int result);
 

@@ -34,9 +34,13 @@ bool is_on(int fd, dev_t dev) {
 }
 
 /// The file has no name any more.
-bool is_gone(int error) { return error == ENOENT || error == ESTALE; }
+bool is_gone(int error) {
+  return error == ENOENT || error == ESTALE;
+}
 
-std::string device_name(dev_t dev) { return fmt::format("{}:{}", major(dev), minor(dev)); }
+std::string device_name(dev_t dev) {
+  return fmt::format("{}:{}", major(dev), minor(dev));
+}
 
 }  // namespace
 
@@ -131,7 +135,8 @@ Reason Mount::identify(uint64_t epoch) {
   if (!identified_ || epoch > verified_epoch_) {
     const auto uuid = read_meta(".meta/process_uuid");
     if (!uuid) {
-      spdlog::warn("event=mount-unknown dev={} error=\"{}\"", device_name(place_.dev), uuid.error());
+      spdlog::warn("event=mount-unknown dev={} error=\"{}\"", device_name(place_.dev),
+                   uuid.error());
       return Reason::kContextFailed;
     }
     if (identified_ && *uuid != process_uuid_) {
@@ -165,14 +170,17 @@ Reason Mount::identify(uint64_t epoch) {
     }
     identified_ = true;
   }
-  // Each client's shard translator keeps a file's size and blocks to itself and adds to the size what
-  // it believes it has added (shard_refresh_base_file, shard_update_file_size; v10.3, shard.c), and
-  // its fallocate knows no KEEP_SIZE, so that there is no fence. FUSE beside booster breaks files.
+  // Each client's shard translator keeps a file's size and blocks to itself and adds to the size
+  // what it believes it has added (shard_refresh_base_file, shard_update_file_size; v10.3,
+  // shard.c), and its fallocate knows no KEEP_SIZE, so that there is no fence. FUSE beside booster
+  // breaks files.
   if (sharded_) return Reason::kContextFailed;
   return options_.writeback_cache ? Reason::kWritebackCache : Reason::kNone;
 }
 
-void Mount::retire() { retired_.store(true, std::memory_order_release); }
+void Mount::retire() {
+  retired_.store(true, std::memory_order_release);
+}
 
 // --- context -----------------------------------------------------------------------------
 
@@ -183,22 +191,16 @@ void Mount::with_context(Wish wish) {
   {
     const std::lock_guard lock(mutex_);
     switch (state_) {
-      case ContextState::kReady:
-        context = context_;
-        break;
+      case ContextState::kReady: context = context_; break;
       case ContextState::kFailed: {
-        const std::chrono::seconds pause(
-            settings_.retry_seconds->load(std::memory_order_relaxed));
+        const std::chrono::seconds pause(settings_.retry_seconds->load(std::memory_order_relaxed));
         refuse = Clock::now() - failed_at_ < pause;
         build = !refuse;
         break;
       }
       case ContextState::kNone:
-      case ContextState::kClosing:
-        build = true;
-        break;
-      case ContextState::kBuilding:
-        break;
+      case ContextState::kClosing: build = true; break;
+      case ContextState::kBuilding: break;
     }
     if (build) state_ = ContextState::kBuilding;
     if (!context && !refuse) waiting_.push_back(std::move(wish));
@@ -223,9 +225,8 @@ void Mount::start_build() {
       const std::lock_guard lock(self->identity_mutex_);
       options = self->options_;
     }
-    self->build_finished(Context::build(options, self->settings_.context, [&self] {
-      return self->read_meta(kActiveVolfile);
-    }));
+    self->build_finished(Context::build(options, self->settings_.context,
+                                        [&self] { return self->read_meta(kActiveVolfile); }));
   });
 }
 
@@ -277,9 +278,9 @@ void Mount::tick() {
     const auto now = Clock::now();
     const std::chrono::seconds patience(
         settings_.build_timeout_seconds->load(std::memory_order_relaxed));
-    const auto on_time = std::partition(
-        waiting_.begin(), waiting_.end(),
-        [&](const Wish& wish) { return now - wish.since < patience; });
+    const auto on_time = std::partition(waiting_.begin(), waiting_.end(), [&](const Wish& wish) {
+      return now - wish.since < patience;
+    });
     std::move(on_time, waiting_.end(), std::back_inserter(late));
     waiting_.erase(on_time, waiting_.end());
 
@@ -300,7 +301,8 @@ void Mount::tick() {
     }
   }
   for (const Wish& wish : late) wish.done(Failure{Reason::kContextFailed});
-  if (idle) spdlog::info("event=context-idle dev={} source={}", device_name(place_.dev), place_.source);
+  if (idle)
+    spdlog::info("event=context-idle dev={} source={}", device_name(place_.dev), place_.source);
 }
 
 // --- opening -----------------------------------------------------------------------------
@@ -313,8 +315,10 @@ std::shared_ptr<Inode> Mount::inode_for(const Wish& wish) {
     inode = std::make_shared<Inode>(place_.dev, wish.inode, wish.gfid);
     entry = inode;
   }
-  // Dead entries go when as many have come as there are live ones, so that it costs next to nothing.
-  if (inodes_.size() > 2 * static_cast<size_t>(open_files_->load(std::memory_order_relaxed)) + 1024) {
+  // Dead entries go when as many have come as there are live ones, so that it costs next to
+  // nothing.
+  if (inodes_.size() >
+      2 * static_cast<size_t>(open_files_->load(std::memory_order_relaxed)) + 1024) {
     std::erase_if(inodes_, [](const auto& item) { return item.second.expired(); });
   }
   return inode;

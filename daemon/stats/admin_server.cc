@@ -59,11 +59,10 @@ class AdminServer::Connection : public std::enable_shared_from_this<Connection> 
       ErrorCode ignored;
       if (!error && self) self->socket_.close(ignored);
     });
-    boost::asio::async_read(
-        socket_, boost::asio::buffer(length_),
-        [self = shared_from_this()](const ErrorCode& error, size_t) {
-          if (!error) self->read_body();
-        });
+    boost::asio::async_read(socket_, boost::asio::buffer(length_),
+                            [self = shared_from_this()](const ErrorCode& error, size_t) {
+                              if (!error) self->read_body();
+                            });
   }
 
  private:
@@ -111,8 +110,7 @@ class AdminServer::Connection : public std::enable_shared_from_this<Connection> 
 };
 
 AdminServer::AdminServer(boost::asio::io_context& io, int listener, Collect collect)
-    : acceptor_(io, boost::asio::local::stream_protocol(), listener),
-      collect_(std::move(collect)) {
+    : acceptor_(io, boost::asio::local::stream_protocol(), listener), collect_(std::move(collect)) {
   accept();
 }
 

@@ -1,5 +1,5 @@
-// Answers boosterctl on the admin socket, on the main thread. A client that is slow or sends garbage
-// is hung up on; nobody is waited for.
+// Answers boosterctl on the admin socket, on the main thread. A client that is slow or sends
+// garbage is hung up on; nobody is waited for.
 #pragma once
 
 #include <boost/asio/io_context.hpp>

@@ -66,9 +66,8 @@ ProcessCost process_cost() {
 
   rusage usage{};
   if (getrusage(RUSAGE_SELF, &usage) == 0) {
-    cost.cpu_seconds =
-        static_cast<double>(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
-        static_cast<double>(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
+    cost.cpu_seconds = static_cast<double>(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
+                       static_cast<double>(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
   }
 
   std::unordered_set<uint64_t> established;

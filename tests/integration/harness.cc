@@ -269,8 +269,32 @@ void Daemon::start() {
 
 bool Daemon::running() const { return pid_ > 0 && ::kill(pid_, 0) == 0; }
 
+namespace {
+
+/// Whether every thread of a process has stopped: SIGSTOP returns before they have.
+bool is_stopped(pid_t pid) {
+  std::error_code error;
+  for (const auto& task :
+       std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/task", error)) {
+    const std::string stat = read_file(task.path() / "stat");
+    const size_t state = stat.rfind(')');
+    if (state == std::string::npos || state + 2 >= stat.size() || stat[state + 2] != 'T') {
+      return false;
+    }
+  }
+  return !error;
+}
+
+}  // namespace
+
 void Daemon::signal(int number) const {
-  if (pid_ > 0) ::kill(pid_, number);
+  if (pid_ <= 0) return;
+  ::kill(pid_, number);
+  const auto deadline = Clock::now() + std::chrono::seconds(20);
+  while (number == SIGSTOP && !is_stopped(pid_)) {
+    if (Clock::now() > deadline) die("boosterd does not stop at SIGSTOP");
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
 }
 
 void Daemon::kill(int signal) {

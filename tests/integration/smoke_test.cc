@@ -44,5 +44,25 @@ TEST(Smoke, WithoutADaemonEverythingGoesThroughFuse) {
   EXPECT_EQ(result.err, "");
 }
 
+/// GlusterFS supports sharding for one client of a file at a time, and FUSE is one already.
+TEST(Shard, AShardedVolumeIsLeftToFuseAndSaysWhy) {
+  Daemon daemon;
+  ScratchDir dir;
+  const std::string bytes = pattern(20 << 20, 4);
+  const std::string source = Lab::get().dir + "/source";
+  write_file(source, bytes);
+  const RunResult result =
+      run({"dd", "if=" + source, "of=" + dir.file("copy"), "bs=1M", "status=none"});
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_EQ(result.err, "");
+  EXPECT_TRUE(read_file(dir.file("copy")) == bytes);
+  EXPECT_EQ(daemon.boosted_write_bytes(), 0U);
+  const booster::admin::Stats stats = daemon.stats();
+  ASSERT_EQ(stats.mounts_size(), 1);
+  EXPECT_NE(stats.mounts(0).error().find("sharded"), std::string::npos) << stats.mounts(0).error();
+  ASSERT_EQ(stats.totals().refused_size(), 1);
+  EXPECT_EQ(stats.totals().refused(0).count(), 1U);
+}
+
 }  // namespace
 }  // namespace booster::test

@@ -1,5 +1,5 @@
-// A client of boosterd for tests: speaks the protocol by the book, and lets a test break any rule of
-// it. One thread. Errors are thrown, since in a test they end it.
+// A client of boosterd for tests: speaks the protocol by the book, and lets a test break any rule
+// of it. One thread. Errors are thrown, since in a test they end it.
 #pragma once
 
 #include <fcntl.h>
@@ -168,7 +168,7 @@ class DaemonClient {
     request.offset = offset;
     const uint32_t number = request.submitted.load(std::memory_order_relaxed) + 1;
     request.submitted.store(number, std::memory_order_release);  // partner: the pump's acquire
-    std::atomic_thread_fence(std::memory_order_seq_cst);  // partner: after pump_asleep = 1
+    std::atomic_thread_fence(std::memory_order_seq_cst);         // partner: after pump_asleep = 1
     if (memory_->header.pump_asleep.load(std::memory_order_relaxed) != 0) {
       ring();
       ++doorbells;

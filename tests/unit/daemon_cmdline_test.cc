@@ -4,6 +4,7 @@
 #include <string>
 
 #include "daemon/gluster/cmdline.h"
+#include "daemon/gluster/context.h"
 
 namespace booster::daemon::gluster {
 namespace {
@@ -59,15 +60,14 @@ TEST(MetaCmdline, MountedFromAFile) {
 }
 
 TEST(MetaCmdline, WritebackCacheInEverySpelling) {
-  for (const char* on : {"--kernel-writeback-cache", "--kernel-writeback-cache=yes",
-                         "--kernel-writeback-cache=on", "--kernel-writeback-cache=1",
-                         "--kernel-writeback-cache=TRUE", "--kernel-writeback-cache=what",
-                         "--kernel-write", "--kernel-write=on"}) {
+  for (const char* on :
+       {"--kernel-writeback-cache", "--kernel-writeback-cache=yes", "--kernel-writeback-cache=on",
+        "--kernel-writeback-cache=1", "--kernel-writeback-cache=TRUE",
+        "--kernel-writeback-cache=what", "--kernel-write", "--kernel-write=on"}) {
     EXPECT_TRUE(parse(std::string("--volfile-id=v ") + on + " /mnt").writeback_cache) << on;
   }
-  for (const char* off :
-       {"", "--kernel-writeback-cache=no", "--kernel-writeback-cache=Off",
-        "--kernel-writeback-cache=0", "--kernel-writeback-cache=disable"}) {
+  for (const char* off : {"", "--kernel-writeback-cache=no", "--kernel-writeback-cache=Off",
+                          "--kernel-writeback-cache=0", "--kernel-writeback-cache=disable"}) {
     EXPECT_FALSE(parse(std::string("--volfile-id=v ") + off + " /mnt").writeback_cache) << off;
   }
 }
@@ -83,6 +83,22 @@ TEST(MetaCmdline, GarbageIsNoCrash) {
     parse_meta_cmdline(text);
     parse(text);
   }
+}
+
+TEST(Volfile, TranslatorsAreFoundByTheirWholeType) {
+  const std::string volfile = "volume a\n    type cluster/disperse\nend-volume\n";
+  EXPECT_TRUE(has_translator(volfile, "cluster/disperse"));
+  EXPECT_FALSE(has_translator(volfile, "cluster/disp"));
+  EXPECT_FALSE(has_translator("volume cluster/disperse\n", "cluster/disperse"));
+}
+
+TEST(Volfile, MetaIsLeftOutAndNothingElse) {
+  const std::string io = "volume v\n    type debug/io-stats\n    subvolumes u\nend-volume\n\n";
+  const std::string meta = "volume meta-autoload\n    type meta\n    subvolumes v\nend-volume\n";
+  EXPECT_EQ(without_meta(io + meta), io);
+  EXPECT_EQ(without_meta(io), io);
+  EXPECT_EQ(without_meta(""), "");
+  EXPECT_EQ(without_meta("torn"), "torn");
 }
 
 }  // namespace

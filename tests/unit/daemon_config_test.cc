@@ -81,7 +81,8 @@ TEST_F(ConfigFile, UnknownTableIsNamed) {
 }
 
 TEST_F(ConfigFile, OutOfRangeWrongTypeAndWrongWordNameTheRange) {
-  const std::string range = path_ + ":2: data.spin_us must be a whole number of microseconds "
+  const std::string range = path_ +
+                            ":2: data.spin_us must be a whole number of microseconds "
                             "from 0 to 10000";
   EXPECT_EQ(error_of("[data]\nspin_us = 10001\n"), range);
   EXPECT_EQ(error_of("[data]\nspin_us = -1\n"), range);

@@ -93,9 +93,9 @@ TEST(MountInfo, TheOwnTableHasTheDeviceOfRoot) {
 }
 
 TEST(FdInfo, ParsesWhatTheKernelWrites) {
-  const FdInfo info =
-      parse_fdinfo("pos:\t10\nflags:\t02100002\nmnt_id:\t101\nino:\t9007199254740993\n"
-                   "lock:\t1: POSIX  ADVISORY  WRITE 1 00:30:1 0 EOF\n");
+  const FdInfo info = parse_fdinfo(
+      "pos:\t10\nflags:\t02100002\nmnt_id:\t101\nino:\t9007199254740993\n"
+      "lock:\t1: POSIX  ADVISORY  WRITE 1 00:30:1 0 EOF\n");
   EXPECT_TRUE(info.has_flags && info.has_mount_id && info.has_inode);
   EXPECT_EQ(info.flags, 02100002U);
   EXPECT_EQ(info.flags & O_ACCMODE, static_cast<unsigned>(O_RDWR));
