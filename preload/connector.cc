@@ -153,8 +153,7 @@ Connector::Welcome Connector::receive_welcome() {
     } else if (answer.which_body == booster_control_FromDaemon_welcome_tag && memory_fd >= 0) {
       const auto& welcome = answer.body.welcome;
       adopted = welcome.abi_version == common::kAbiVersion &&
-                adopt(memory_fd, welcome.memory_bytes, welcome.nonce,
-                      {welcome.min_call_bytes});
+                adopt(memory_fd, welcome.memory_bytes, welcome.nonce, {welcome.min_call_bytes});
     }
   }
   if (memory_fd >= 0) raw::close(memory_fd);

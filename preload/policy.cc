@@ -202,8 +202,8 @@ Reason admit(Description& description, const Call& call, long& flags) {
 
 /// A descriptor that has moved less in all, and in this call, does not make a process connect.
 constexpr uint64_t kConnectBytes = 64 << 10;
-/// So many small calls in a row are boosted on an inode whose boosted writes FUSE does not know yet:
-/// each costs less than the fence that the kernel's way would need first.
+/// So many small calls in a row are boosted on an inode whose boosted writes FUSE does not know
+/// yet: each costs less than the fence that the kernel's way would need first.
 constexpr uint32_t kSmallCalls = 8;
 
 /// Whether the way through the daemon is expected to be the faster one. Without a page cache of its

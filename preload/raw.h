@@ -47,8 +47,8 @@ inline bool identify(int fd, FileId& id) {
 
 /// Attributes of an open file; `sync` is AT_STATX_FORCE_SYNC or AT_STATX_DONT_SYNC.
 inline bool attributes(int fd, int sync, struct statx& st) {
-  return !is_error(raw_syscall(SYS_statx, fd, word(""), AT_EMPTY_PATH | sync, STATX_BASIC_STATS,
-                               word(&st)));
+  return !is_error(
+      raw_syscall(SYS_statx, fd, word(""), AT_EMPTY_PATH | sync, STATX_BASIC_STATS, word(&st)));
 }
 
 /// Asks the file system for fresh attributes. On FUSE this orders after every earlier write of the
@@ -101,8 +101,8 @@ inline uint64_t cached_pages(int fd, uint64_t offset, size_t length, uint64_t pa
   if (is_error(address)) return pages;
   unsigned char resident[kMost];
   uint64_t count = 0;
-  if (!is_error(raw_syscall(SYS_mincore, address, static_cast<long>(asked * kPage),
-                            word(resident)))) {
+  if (!is_error(
+          raw_syscall(SYS_mincore, address, static_cast<long>(asked * kPage), word(resident)))) {
     for (size_t i = 0; i < asked; ++i) count += resident[i] & 1;
   } else {
     count = asked;
@@ -138,6 +138,8 @@ inline void sleep_us(uint64_t us) {
   while (raw_syscall(SYS_nanosleep, word(&left), word(&left)) == -4 /* EINTR */) {
   }
 }
-inline void sleep_ms(uint64_t ms) { sleep_us(ms * 1000); }
+inline void sleep_ms(uint64_t ms) {
+  sleep_us(ms * 1000);
+}
 
 }  // namespace booster::preload::raw

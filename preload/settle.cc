@@ -18,9 +18,9 @@ constexpr uint64_t kDrainEveryMs = 1000;
 constexpr uint32_t kShareWaitMs = 2000;
 
 /// Drops the kernel's pages of the file. What some program has mapped, fadvise passes over; that is
-/// dropped by the FUSE client's notification of the fallocate, from a thread of its own and a little
-/// later, so this waits for it (seen: 2 ms on a busy machine). A kernel that does not tell what it
-/// holds is believed to hold nothing.
+/// dropped by the FUSE client's notification of the fallocate, from a thread of its own and a
+/// little later, so this waits for it (seen: 2 ms on a busy machine). A kernel that does not tell
+/// what it holds is believed to hold nothing.
 bool drop_pages(int fd) {
   constexpr int kLooks = 500;
   constexpr uint64_t kLookEveryUs = 200;
@@ -41,7 +41,8 @@ bool same_time(const statx_timestamp& a, const statx_timestamp& b) {
 /// fadvise drops the kernel's pages; the statx brings size and times.
 ///
 /// Two things are checked, because each was seen to fail now and then:
-/// - What statx told must be what the kernel kept. The client tells the kernel of the fallocate by a
+/// - What statx told must be what the kernel kept. The client tells the kernel of the fallocate by
+/// a
 ///   notification of its own; when that arrives while the statx is under way, the kernel hands out
 ///   the fresh answer but does not keep it (fi->attr_version in fuse_change_attributes). stat and
 ///   read would ask again; a page fault in somebody's mapping would not, and die of the old size.

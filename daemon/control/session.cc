@@ -32,6 +32,10 @@ Session::Session(PumpSessions& home, uint64_t id, uid_t uid, UniqueFd socket, Ti
 
 void Session::start() {
   home_.sessions[id_] = shared_from_this();
+  // Not left to the listening socket: who connects before it has this would have no credentials.
+  // An Engage counts only after Welcome, so none can have been sent yet.
+  const int on = 1;
+  ::setsockopt(socket_.native_handle(), SOL_SOCKET, SO_PASSCRED, &on, sizeof on);
   hello_timer_.expires_after(kHelloWithin);
   hello_timer_.async_wait([self = shared_from_this()](const boost::system::error_code& error) {
     if (!error) self->end(Why::kSilent, "no Hello in time");

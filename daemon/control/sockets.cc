@@ -119,9 +119,6 @@ Outcome<Listeners> open_listeners(const Config& config) {
     listeners.admin = std::move(*made);
     listeners.made_admin = config.admin_socket;
   }
-  // Accepted sockets inherit it, so that no packet comes without its sender's credentials.
-  const int on = 1;
-  ::setsockopt(listeners.control.get(), SOL_SOCKET, SO_PASSCRED, &on, sizeof on);
   return listeners;
 }
 

@@ -1,5 +1,5 @@
-// What hostile_test.cc and the fuzzer share: other users' processes to attack from, packets with any
-// number of descriptors, requests whose answer is not waited for without end, and the daemon's
+// What hostile_test.cc and the fuzzer share: other users' processes to attack from, packets with
+// any number of descriptors, requests whose answer is not waited for without end, and the daemon's
 // statistics. Built on tests/unit/daemon_client.h, the client that keeps the rules.
 #pragma once
 
@@ -88,7 +88,8 @@ inline std::string outcome(DaemonClient& client, uint32_t index, uint32_t genera
 }
 
 /// An Engage by the book.
-inline std::string engage(DaemonClient& client, int fd, uint32_t slot = 0, uint32_t generation = 1) {
+inline std::string engage(DaemonClient& client, int fd, uint32_t slot = 0,
+                          uint32_t generation = 1) {
   client.engage_begin(fd, slot, generation);
   return outcome(client, slot, generation);
 }
@@ -175,7 +176,9 @@ class Fd {
   int fd_ = -1;
 };
 
-inline Fd path_of(int fd) { return {"/proc/self/fd/" + std::to_string(fd), O_PATH}; }
+inline Fd path_of(int fd) {
+  return {"/proc/self/fd/" + std::to_string(fd), O_PATH};
+}
 
 /// An Engage with everything chosen: the O_PATH of one file, the number of another.
 inline std::string engage_with(DaemonClient& client, int path_fd, int number, uint32_t slot = 0,

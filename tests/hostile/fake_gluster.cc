@@ -220,8 +220,7 @@ int main(int argc, char** argv) {
   operations.write = write_node;
   operations.getxattr = getxattr;
   operations.flush = flush;
-  fuse_session* session =
-      fuse_session_new(&arguments, &operations, sizeof operations, nullptr);
+  fuse_session* session = fuse_session_new(&arguments, &operations, sizeof operations, nullptr);
   if (!session || fuse_session_mount(session, argv[1]) != 0) return 1;
   std::printf("ready\n");
   const int status = serve(session, log);

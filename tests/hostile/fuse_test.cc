@@ -1,5 +1,6 @@
 // A user's own file system against the daemon: it calls itself GlusterFS, answers any gfid, takes
-// over a device number, or never answers at all. The daemon must neither believe it nor wait for it.
+// over a device number, or never answers at all. The daemon must neither believe it nor wait for
+// it.
 #include <sched.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -73,12 +74,9 @@ class FakeGluster {
                        const std::string& at = new_directory(kMallory))
       : mount_point_(at), log_(new_directory(kMallory) + "/log") {
     let_users_mount();
-    std::vector<std::string> words{hostile_program("fake_gluster"),
-                                   mount_point_,
-                                   hex(gfid_of(model)),
-                                   std::to_string(inode_of(model)),
-                                   "65536",
-                                   log_};
+    std::vector<std::string> words{
+        hostile_program("fake_gluster"), mount_point_, hex(gfid_of(model)),
+        std::to_string(inode_of(model)), "65536",      log_};
     words.insert(words.end(), options.begin(), options.end());
     server_.emplace(words, RunOptions{.preload = false, .uid = kMallory});
     if (server_->read_line() != "ready") {
@@ -140,7 +138,8 @@ void engage_and_read(Talk& talk, const std::string& file) {
   talk.say(engage(*client, fd.get()));
   if (!client->hung_up()) talk.say(request(*client, Op::kRead, 0, 4096));
   const std::string zeroes(4096, '\0');
-  talk.say(std::memcmp(client->payload(0), zeroes.data(), zeroes.size()) == 0 ? "nothing" : "bytes");
+  talk.say(std::memcmp(client->payload(0), zeroes.data(), zeroes.size()) == 0 ? "nothing"
+                                                                              : "bytes");
 }
 
 TEST_F(Hostile, AUsersOwnMountIsNotBelieved) {
@@ -153,25 +152,33 @@ TEST_F(Hostile, AUsersOwnMountIsNotBelieved) {
     EXPECT_NE(line.find(" - fuse.glusterfs 10.89.0.1:/vol1 "), std::string::npos) << line;
     EXPECT_NE(line.find("user_id=12345"), std::string::npos) << line;
     const std::string gfid = gfid_of(secret());
-    EXPECT_EQ(as_user(kMallory, [&](Talk& talk) {
-      talk.say(gfid_of(fake.file()) == gfid && inode_of(fake.file()) == inode_of(secret())
-                   ? "passes for the secret"
-                   : "is another");
-    }), "passes for the secret");
+    EXPECT_EQ(as_user(kMallory,
+                      [&](Talk& talk) {
+                        talk.say(gfid_of(fake.file()) == gfid &&
+                                         inode_of(fake.file()) == inode_of(secret())
+                                     ? "passes for the secret"
+                                     : "is another");
+                      }),
+              "passes for the secret");
     EXPECT_EQ(as_user(kMallory, [&](Talk& talk) { engage_and_read(talk, fake.file()); }),
-              "not-genuine-mount; EBADF; nothing") << option;
+              "not-genuine-mount; EBADF; nothing")
+        << option;
     // Nor with the number of a descriptor that is the real thing, or the other way round.
-    EXPECT_EQ(as_user(kMallory, [&](Talk& talk) {
-      const auto client = new_session();
-      const Fd real(open_file(), O_RDWR);
-      const Fd unreal(fake.file(), O_RDWR);
-      talk.say(engage_with(*client, path_of(unreal.get()).get(), real.get(), 0));
-      talk.say(engage_with(*client, path_of(real.get()).get(), unreal.get(), 1));
-      talk.say(engage_with(*client, Fd(secret(), O_PATH).get(), unreal.get(), 2));
-      talk.say(engage_with(*client, path_of(real.get()).get(), real.get(), 3));
-    }), "not-genuine-mount; not-proven; not-proven; granted rw") << option;
+    EXPECT_EQ(as_user(kMallory,
+                      [&](Talk& talk) {
+                        const auto client = new_session();
+                        const Fd real(open_file(), O_RDWR);
+                        const Fd unreal(fake.file(), O_RDWR);
+                        talk.say(engage_with(*client, path_of(unreal.get()).get(), real.get(), 0));
+                        talk.say(engage_with(*client, path_of(real.get()).get(), unreal.get(), 1));
+                        talk.say(engage_with(*client, Fd(secret(), O_PATH).get(), unreal.get(), 2));
+                        talk.say(engage_with(*client, path_of(real.get()).get(), real.get(), 3));
+                      }),
+              "not-genuine-mount; not-proven; not-proven; granted rw")
+        << option;
     const std::string asked = "pid=" + std::to_string(daemon.pid()) + " ";
-    EXPECT_EQ(fake.log().find(asked), std::string::npos) << "the daemon has asked it: " << fake.log();
+    EXPECT_EQ(fake.log().find(asked), std::string::npos)
+        << "the daemon has asked it: " << fake.log();
     EXPECT_NE(fake.log().find("pid="), std::string::npos);
   }
 }
@@ -183,23 +190,28 @@ TEST_F(Hostile, ARootsOwnMountInItsOwnNamespaceIsNotBelieved) {
   const std::string log = new_directory(kMallory) + "/log";
   const std::string gfid = hex(gfid_of(secret()));
   const std::string inode = std::to_string(inode_of(secret()));
-  EXPECT_EQ(as_user(kMallory, [&](Talk& talk) {
-    if (::unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0) throw std::runtime_error("unshare");
-    write_file("/proc/self/setgroups", "deny");
-    write_file("/proc/self/uid_map", "0 12345 1");
-    write_file("/proc/self/gid_map", "0 12345 1");
-    Child server({hostile_program("fake_gluster"), mount_point, gfid, inode, "65536", log},
-                 {.preload = false});
-    talk.say(server.read_line());
-    // The kernel shows the owner as seen from the mount's user namespace.
-    const std::string line = mount_line(mount_point);
-    talk.say(line.find("fuse.glusterfs") != std::string::npos &&
-                     line.find("user_id=0") != std::string::npos
-                 ? "looks genuine"
-                 : line);
-    engage_and_read(talk, open_file());
-    engage_and_read(talk, mount_point + "/file");
-  }), "ready; looks genuine; granted rw; 4096 bytes; bytes; not-genuine-mount; EBADF; nothing");
+  EXPECT_EQ(
+      as_user(kMallory,
+              [&](Talk& talk) {
+                if (::unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0)
+                  throw std::runtime_error("unshare");
+                write_file("/proc/self/setgroups", "deny");
+                write_file("/proc/self/uid_map", "0 12345 1");
+                write_file("/proc/self/gid_map", "0 12345 1");
+                Child server(
+                    {hostile_program("fake_gluster"), mount_point, gfid, inode, "65536", log},
+                    {.preload = false});
+                talk.say(server.read_line());
+                // The kernel shows the owner as seen from the mount's user namespace.
+                const std::string line = mount_line(mount_point);
+                talk.say(line.find("fuse.glusterfs") != std::string::npos &&
+                                 line.find("user_id=0") != std::string::npos
+                             ? "looks genuine"
+                             : line);
+                engage_and_read(talk, open_file());
+                engage_and_read(talk, mount_point + "/file");
+              }),
+      "ready; looks genuine; granted rw; 4096 bytes; bytes; not-genuine-mount; EBADF; nothing");
 }
 
 // --- not waited for ----------------------------------------------------------------------
@@ -319,15 +331,12 @@ TEST_F(Hostile, ADescriptorWhoseFdinfoHangsHoldsNobodyUp) {
     const Fd epoll(::epoll_create1(EPOLL_CLOEXEC));
     const Fd event(::eventfd(1, EFD_CLOEXEC));
     epoll_event wanted{EPOLLIN, {}};
-    if (page == MAP_FAILED ||
-        ::epoll_ctl(epoll.get(), EPOLL_CTL_ADD, event.get(), &wanted) != 0) {
+    if (page == MAP_FAILED || ::epoll_ctl(epoll.get(), EPOLL_CTL_ADD, event.get(), &wanted) != 0) {
       throw std::runtime_error("cannot prepare");
     }
     talk.say(std::to_string(epoll.get()));
     talk.hear();
-    std::thread([&] {
-      ::epoll_wait(epoll.get(), static_cast<epoll_event*>(page), 1, 0);
-    }).detach();
+    std::thread([&] { ::epoll_wait(epoll.get(), static_cast<epoll_event*>(page), 1, 0); }).detach();
     std::this_thread::sleep_for(milliseconds(100));
     talk.say("stuck");
     talk.hear();
@@ -424,8 +433,8 @@ TEST_F(Hostile, AUsersMountOnAReusedDeviceNumberIsNotTakenForTheOldOne) {
       EXPECT_EQ(mallory.hear(), "old");
       EXPECT_EQ(mallory.hear(), "EBADF");
       EXPECT_EQ(read_through(*holder, 4096, 4096), bytes.substr(4096, 4096));
-      EXPECT_EQ(fake.log().find("pid=" + std::to_string(boosterd().pid()) + " "),
-                std::string::npos) << fake.log();
+      EXPECT_EQ(fake.log().find("pid=" + std::to_string(boosterd().pid()) + " "), std::string::npos)
+          << fake.log();
     }
     fake.end();
     real.mount("vol1");

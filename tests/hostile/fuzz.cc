@@ -1,11 +1,11 @@
-// Sends boosterd garbage from several processes of ordinary users at once, on the control socket, in
-// the shared memory and on the admin socket, while an honest client of this program checks that it
-// is served with the right bytes.
+// Sends boosterd garbage from several processes of ordinary users at once, on the control socket,
+// in the shared memory and on the admin socket, while an honest client of this program checks that
+// it is served with the right bytes.
 //
 //   booster_fuzz SECONDS SEED DIRECTORY      DIRECTORY is on a GlusterFS mount, and empty
 //
-// Prints the seed, and in the end what was done. Exit status 0: the honest client was served all the
-// while. Whether the daemon took harm is its own sanitizers' to tell. Root, in a lab.
+// Prints the seed, and in the end what was done. Exit status 0: the honest client was served all
+// the while. Whether the daemon took harm is its own sanitizers' to tell. Root, in a lab.
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 
@@ -47,11 +47,28 @@ class Random {
   bool one_in(uint32_t n) { return below(n) == 0; }
   /// A number at which code likes to break, or any.
   uint64_t edge() {
-    static constexpr std::array<uint64_t, 22> kEdges = {
-        0,        1,          2,          3,          7,          8,
-        9,        4095,       4096,       4097,       (1 << 20) - 1, 1 << 20,
-        (1 << 20) + 1, 0x7fffffff, 0x80000000, 0xffffffff, 0x100000000, 1ULL << 62,
-        0x7fffffffffffffff, 0x8000000000000000, 0xfffffffffffffff0, 0xffffffffffffffff};
+    static constexpr std::array<uint64_t, 22> kEdges = {0,
+                                                        1,
+                                                        2,
+                                                        3,
+                                                        7,
+                                                        8,
+                                                        9,
+                                                        4095,
+                                                        4096,
+                                                        4097,
+                                                        (1 << 20) - 1,
+                                                        1 << 20,
+                                                        (1 << 20) + 1,
+                                                        0x7fffffff,
+                                                        0x80000000,
+                                                        0xffffffff,
+                                                        0x100000000,
+                                                        1ULL << 62,
+                                                        0x7fffffffffffffff,
+                                                        0x8000000000000000,
+                                                        0xfffffffffffffff0,
+                                                        0xffffffffffffffff};
     if (one_in(3)) return next() >> below(64);
     return kEdges[below(kEdges.size())];
   }
@@ -140,8 +157,7 @@ class Attack {
     for (uint32_t i = 1 + random_.below(4); i > 0; --i) {
       const int flags = std::array{O_RDONLY, O_WRONLY, O_RDWR}[random_.below(3)];
       const bool pattern = flags == O_RDONLY && random_.one_in(2);
-      const int fd =
-          ::open((dir_ + (pattern ? "/pattern" : "/common")).c_str(), flags | O_CLOEXEC);
+      const int fd = ::open((dir_ + (pattern ? "/pattern" : "/common")).c_str(), flags | O_CLOEXEC);
       if (fd < 0) continue;
       const Fd file(fd);
       const uint32_t slot = random_.one_in(4) ? random_.below(common::kHandleSlots) : i;
@@ -244,7 +260,8 @@ class Attack {
     std::vector<int> descriptors;
     switch (random_.below(4)) {
       case 0:
-        message.mutable_hello()->set_abi_version(random_.one_in(2) ? common::kAbiVersion : edge32());
+        message.mutable_hello()->set_abi_version(random_.one_in(2) ? common::kAbiVersion
+                                                                   : edge32());
         break;
       case 1:
         message.mutable_release()->set_slot(handles_.empty() ? edge32() : handles_[0].slot);
@@ -356,10 +373,10 @@ void live(const std::string& dir, uint64_t seed) {
     for (uint32_t i = random.below(8); i > 0; --i) {
       admin::Request request;
       request.mutable_stats();
-      std::string body = random.one_in(2) ? request.SerializeAsString()
-                                          : random.bytes(random.below(200));
-      const uint32_t size = random.one_in(4) ? random.word() >> random.below(32)
-                                             : static_cast<uint32_t>(body.size());
+      std::string body =
+          random.one_in(2) ? request.SerializeAsString() : random.bytes(random.below(200));
+      const uint32_t size =
+          random.one_in(4) ? random.word() >> random.below(32) : static_cast<uint32_t>(body.size());
       const uint32_t length = htonl(size);
       body.insert(0, reinterpret_cast<const char*>(&length), sizeof length);
       if (random.one_in(4)) body.resize(random.below(static_cast<uint32_t>(body.size()) + 1));
@@ -423,8 +440,8 @@ void create(const std::string& path, const std::string& bytes, mode_t mode) {
 int fuzz(int for_seconds, uint64_t seed, const std::string& dir) {
   std::printf("seed %llu\n", static_cast<unsigned long long>(seed));
   std::fflush(stdout);
-  void* shared = ::mmap(nullptr, sizeof(Counts), PROT_READ | PROT_WRITE,
-                        MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  void* shared =
+      ::mmap(nullptr, sizeof(Counts), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   counts = new (shared) Counts;
   create(dir + "/pattern", content(1), 0644);
   create(dir + "/own", content(2), 0600);
@@ -458,8 +475,8 @@ int fuzz(int for_seconds, uint64_t seed, const std::string& dir) {
   // Nobody had a right to write to it.
   std::string pattern(kFileBytes + 1, '\0');
   const Fd file(dir + "/pattern", O_RDONLY);
-  pattern.resize(static_cast<size_t>(std::max<ssize_t>(
-      0, ::pread(file.get(), pattern.data(), pattern.size(), 0))));
+  pattern.resize(static_cast<size_t>(
+      std::max<ssize_t>(0, ::pread(file.get(), pattern.data(), pattern.size(), 0))));
   if (pattern != content(1)) wrong += " A read-only file was changed.";
 
   std::printf(

@@ -69,9 +69,9 @@ TEST(Fuzz, TheDaemonSurvivesAMinuteOfGarbage) {
   FuzzedDaemon daemon;
   ASSERT_TRUE(FuzzedDaemon::answers()) << daemon.log();
 
-  const RunResult result = run({hostile_program("booster_fuzz"), std::to_string(rounds(15, 60)),
-                                seed, dir.path()},
-                               {.preload = false});
+  const RunResult result =
+      run({hostile_program("booster_fuzz"), std::to_string(rounds(15, 60)), seed, dir.path()},
+          {.preload = false});
   EXPECT_EQ(result.status, 0) << again << "\n" << result.out << result.err;
   std::istringstream words(result.out.substr(result.out.find('\n') + 1));
   std::map<std::string, uint64_t> counts;

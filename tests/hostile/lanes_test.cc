@@ -106,14 +106,17 @@ TEST_F(Hostile, ALieInALaneEndsTheLiarsSessionAndNoOther) {
   ASSERT_EQ(engage(*second, second_file.get()), "granted r");
   for (const Lie& lie : lies_to_tell) {
     const uint64_t before = lies();
-    EXPECT_EQ(as_user(kMallory, [&](Talk& talk) {
-      const auto client = new_session();
-      const Fd file(open_file(), O_RDWR);
-      talk.say(engage(*client, file.get()));
-      talk.say(test::request(*client, Op::kRead, 0, 4096));
-      lie.tell(*client);
-      talk.say(client->wait_hung_up(kPatience) ? "ended" : "goes on");
-    }), "granted rw; 4096 bytes; ended") << lie.name;
+    EXPECT_EQ(as_user(kMallory,
+                      [&](Talk& talk) {
+                        const auto client = new_session();
+                        const Fd file(open_file(), O_RDWR);
+                        talk.say(engage(*client, file.get()));
+                        talk.say(test::request(*client, Op::kRead, 0, 4096));
+                        lie.tell(*client);
+                        talk.say(client->wait_hung_up(kPatience) ? "ended" : "goes on");
+                      }),
+              "granted rw; 4096 bytes; ended")
+        << lie.name;
     EXPECT_EQ(lies(), before + 1) << lie.name;
     EXPECT_EQ(still_honest(*second), "served") << lie.name;
   }
@@ -121,30 +124,33 @@ TEST_F(Hostile, ALieInALaneEndsTheLiarsSessionAndNoOther) {
 
 TEST_F(Hostile, WhatAnHonestProgramCanDoByChanceIsNoLie) {
   boosterd();
-  EXPECT_EQ(as_user(kMallory, [&](Talk& talk) {
-    const auto client = new_session();
-    const Fd file(open_file(), O_RDWR);
-    talk.say(engage(*client, file.get(), 7, 41));
-    talk.say(request(*client, Op::kRead, 0, 16, 7, 41));
-    talk.say(request(*client, Op::kRead, 0, 16, 7, 40));            // another generation
-    talk.say(request(*client, Op::kRead, 0, 16, 7, 0));
-    talk.say(request(*client, Op::kRead, 0, 16, 8, 41));            // a slot never used
-    talk.say(request(*client, Op::kRead, 0, 16, kHandleSlots - 1, 0));
-    talk.say(request(*client, Op::kRead, 1 << 20, kLanePayload, 7, 41));  // beyond the end
-    talk.say(request(*client, Op::kRead, 65535, kLanePayload, 7, 41));
-    client->ring();
-    client->ring();
-    client->release(9, 1);
-    client->release(7, 40);
-    talk.say(request(*client, Op::kRead, 0, 16, 7, 41));
-    client->release(7, 41);
-    client->release(7, 41);
-    talk.say(request(*client, Op::kRead, 0, 16, 7, 41));
-    talk.say(engage(*client, file.get(), 7, 42));
-    talk.say(request(*client, Op::kRead, 0, 16, 7, 41));
-    talk.say(request(*client, Op::kRead, 0, 16, 7, 42));
-  }), "granted rw; 16 bytes; EBADF; EBADF; EBADF; EBADF; 0 bytes; 1 bytes; 16 bytes; EBADF; "
-      "granted rw; EBADF; 16 bytes");
+  EXPECT_EQ(as_user(kMallory,
+                    [&](Talk& talk) {
+                      const auto client = new_session();
+                      const Fd file(open_file(), O_RDWR);
+                      talk.say(engage(*client, file.get(), 7, 41));
+                      talk.say(request(*client, Op::kRead, 0, 16, 7, 41));
+                      talk.say(request(*client, Op::kRead, 0, 16, 7, 40));  // another generation
+                      talk.say(request(*client, Op::kRead, 0, 16, 7, 0));
+                      talk.say(request(*client, Op::kRead, 0, 16, 8, 41));  // a slot never used
+                      talk.say(request(*client, Op::kRead, 0, 16, kHandleSlots - 1, 0));
+                      talk.say(request(*client, Op::kRead, 1 << 20, kLanePayload, 7,
+                                       41));  // beyond the end
+                      talk.say(request(*client, Op::kRead, 65535, kLanePayload, 7, 41));
+                      client->ring();
+                      client->ring();
+                      client->release(9, 1);
+                      client->release(7, 40);
+                      talk.say(request(*client, Op::kRead, 0, 16, 7, 41));
+                      client->release(7, 41);
+                      client->release(7, 41);
+                      talk.say(request(*client, Op::kRead, 0, 16, 7, 41));
+                      talk.say(engage(*client, file.get(), 7, 42));
+                      talk.say(request(*client, Op::kRead, 0, 16, 7, 41));
+                      talk.say(request(*client, Op::kRead, 0, 16, 7, 42));
+                    }),
+            "granted rw; 16 bytes; EBADF; EBADF; EBADF; EBADF; 0 bytes; 1 bytes; 16 bytes; EBADF; "
+            "granted rw; EBADF; 16 bytes");
   EXPECT_EQ(lies(), 0U);
 }
 
@@ -188,27 +194,29 @@ TEST_F(Hostile, ARequestThatChangesInFlightEndsTheSessionAndIsCarriedOutAsItWas)
   {
     // Turning this on and off breaks the connection to the brick: nothing may be in flight then.
     const SlowWrites slow(seconds(1));
-    EXPECT_EQ(as_user(kMallory, [&](Talk& talk) {
-      const auto client = new_session();
-      const Fd file(open_file(), O_RDWR);
-      talk.say(engage(*client, file.get()));
-      std::memset(client->payload(0), 'A', 4096);
-      client->submit(0, Op::kWrite, 0, 1, 4096, 4096);
-      std::this_thread::sleep_for(milliseconds(200));
-      talk.say(client->memory().replies[0].completed.load() == 0 ? "in flight" : "too fast");
-      // What was taken counts, not what stands there now.
-      std::memset(client->payload(0), 'B', 4096);
-      fill(*client, 0, static_cast<uint32_t>(Op::kWrite), 0, 1, 4096, 8192);
-      publish(*client, 0, 2);
-      talk.say(client->wait_hung_up(kPatience) ? "ended" : "goes on");
-    }), "granted rw; in flight; ended");
+    EXPECT_EQ(as_user(kMallory,
+                      [&](Talk& talk) {
+                        const auto client = new_session();
+                        const Fd file(open_file(), O_RDWR);
+                        talk.say(engage(*client, file.get()));
+                        std::memset(client->payload(0), 'A', 4096);
+                        client->submit(0, Op::kWrite, 0, 1, 4096, 4096);
+                        std::this_thread::sleep_for(milliseconds(200));
+                        talk.say(client->memory().replies[0].completed.load() == 0 ? "in flight"
+                                                                                   : "too fast");
+                        // What was taken counts, not what stands there now.
+                        std::memset(client->payload(0), 'B', 4096);
+                        fill(*client, 0, static_cast<uint32_t>(Op::kWrite), 0, 1, 4096, 8192);
+                        publish(*client, 0, 2);
+                        talk.say(client->wait_hung_up(kPatience) ? "ended" : "goes on");
+                      }),
+              "granted rw; in flight; ended");
     EXPECT_EQ(lies(), 1U);
     EXPECT_EQ(still_honest(*second), "served");
     EXPECT_TRUE(within(kPatience, [] { return stats()->totals().write_calls() == 1; }));
     EXPECT_EQ(stats()->totals().errors(), 0U);
   }
-  const std::string wanted =
-      before.substr(0, 4096) + std::string(4096, 'A') + before.substr(8192);
+  const std::string wanted = before.substr(0, 4096) + std::string(4096, 'A') + before.substr(8192);
   EXPECT_TRUE(within(kPatience, [&] { return read_file(open_file()) == wanted; }));
 }
 
@@ -249,42 +257,49 @@ TEST_F(Hostile, ASessionThatEndsWithAllLanesInFlightEndsCleanly) {
 
 TEST_F(Hostile, RequestsOnAHandleThatIsGoneAreNotServed) {
   boosterd();
-  EXPECT_EQ(as_user(kMallory, [&](Talk& talk) {
-    const auto client = new_session();
-    const Fd file(open_file(), O_RDWR);
-    const std::string zeroes(4096, '\0');
-    const auto read = [&](uint32_t generation) {
-      std::memset(client->payload(0), 0, 4096);
-      const std::string said = request(*client, Op::kRead, 0, 4096, 3, generation);
-      const bool same = std::memcmp(client->payload(0), zeroes.data(), zeroes.size()) == 0;
-      talk.say(said + (same ? ", nothing" : ", bytes"));
-    };
-    read(1);
-    talk.say(engage(*client, file.get(), 3, 1));
-    read(1);
-    client->release(3, 1);
-    read(1);
-    talk.say(engage(*client, file.get(), 3, 2));
-    read(1);
-    read(2);
-    client->release(3, 2);
-    // Its writes are not served, either.
-    std::memset(client->payload(0), 'W', 4096);
-    talk.say(request(*client, Op::kWrite, 0, 4096, 3, 2));
-    // While the answer is on its way: the Engage is taken before the lane is looked at, or after.
-    int refused = 0;
-    int served = 0;
-    for (uint32_t generation = 3; generation < 200; ++generation) {
-      client->engage_begin(file.get(), 3, generation);
-      const std::string said = request(*client, Op::kRead, 0, 16, 3, generation);
-      refused += said == "EBADF" ? 1 : 0;
-      served += said == "16 bytes" ? 1 : 0;
-      outcome(*client, 3, generation);
-      if (request(*client, Op::kRead, 0, 16, 3, generation) != "16 bytes") talk.say("not served");
-      client->release(3, generation);
-    }
-    talk.say(refused + served == 197 && refused > 0 ? "pending is EBADF" : "pending is odd");
-  }), "EBADF, nothing; granted rw; 4096 bytes, bytes; EBADF, nothing; granted rw; EBADF, nothing; "
+  EXPECT_EQ(
+      as_user(kMallory,
+              [&](Talk& talk) {
+                const auto client = new_session();
+                const Fd file(open_file(), O_RDWR);
+                const std::string zeroes(4096, '\0');
+                const auto read = [&](uint32_t generation) {
+                  std::memset(client->payload(0), 0, 4096);
+                  const std::string said = request(*client, Op::kRead, 0, 4096, 3, generation);
+                  const bool same =
+                      std::memcmp(client->payload(0), zeroes.data(), zeroes.size()) == 0;
+                  talk.say(said + (same ? ", nothing" : ", bytes"));
+                };
+                read(1);
+                talk.say(engage(*client, file.get(), 3, 1));
+                read(1);
+                client->release(3, 1);
+                read(1);
+                talk.say(engage(*client, file.get(), 3, 2));
+                read(1);
+                read(2);
+                client->release(3, 2);
+                // Its writes are not served, either.
+                std::memset(client->payload(0), 'W', 4096);
+                talk.say(request(*client, Op::kWrite, 0, 4096, 3, 2));
+                // While the answer is on its way: the Engage is taken before the lane is looked at,
+                // or after.
+                int refused = 0;
+                int served = 0;
+                for (uint32_t generation = 3; generation < 200; ++generation) {
+                  client->engage_begin(file.get(), 3, generation);
+                  const std::string said = request(*client, Op::kRead, 0, 16, 3, generation);
+                  refused += said == "EBADF" ? 1 : 0;
+                  served += said == "16 bytes" ? 1 : 0;
+                  outcome(*client, 3, generation);
+                  if (request(*client, Op::kRead, 0, 16, 3, generation) != "16 bytes")
+                    talk.say("not served");
+                  client->release(3, generation);
+                }
+                talk.say(refused + served == 197 && refused > 0 ? "pending is EBADF"
+                                                                : "pending is odd");
+              }),
+      "EBADF, nothing; granted rw; 4096 bytes, bytes; EBADF, nothing; granted rw; EBADF, nothing; "
       "4096 bytes, bytes; EBADF; pending is EBADF");
   EXPECT_EQ(lies(), 0U);
   EXPECT_TRUE(read_file(open_file()) == pattern(64 << 10, 79));
@@ -372,25 +387,28 @@ TEST_F(Hostile, MemoryThatIsKeptBeyondTheSessionGivesNothing) {
 
 TEST_F(Hostile, ASocketThatIsKeptBeyondTheProcessGivesNothing) {
   boosterd();
-  EXPECT_EQ(as_user(kMallory, [&](Talk& talk) {
-    int up[2];
-    if (::pipe(up) != 0) return;
-    const pid_t session = ::fork();
-    if (session == 0) {
-      ::prctl(PR_SET_DUMPABLE, 1);
-      const auto client = new_session();
-      const Fd file(open_file(), O_RDWR);
-      talk.say(engage(*client, file.get()));
-      if (::fork() != 0) ::_exit(0);
-      // The accomplice: socket, memory and file of a process that is no more.
-      talk.say(client->wait_hung_up(kPatience) ? "ended" : "goes on");
-      client->submit(0, Op::kRead, 0, 1, 0, 16);
-      talk.say(answer(*client, 0, milliseconds(500)) ? "answered" : "not answered");
-      ::_exit(0);
-    }
-    ::close(up[1]);
-    ::waitpid(session, nullptr, 0);
-  }), "granted rw; ended; not answered");
+  EXPECT_EQ(
+      as_user(kMallory,
+              [&](Talk& talk) {
+                int up[2];
+                if (::pipe(up) != 0) return;
+                const pid_t session = ::fork();
+                if (session == 0) {
+                  ::prctl(PR_SET_DUMPABLE, 1);
+                  const auto client = new_session();
+                  const Fd file(open_file(), O_RDWR);
+                  talk.say(engage(*client, file.get()));
+                  if (::fork() != 0) ::_exit(0);
+                  // The accomplice: socket, memory and file of a process that is no more.
+                  talk.say(client->wait_hung_up(kPatience) ? "ended" : "goes on");
+                  client->submit(0, Op::kRead, 0, 1, 0, 16);
+                  talk.say(answer(*client, 0, milliseconds(500)) ? "answered" : "not answered");
+                  ::_exit(0);
+                }
+                ::close(up[1]);
+                ::waitpid(session, nullptr, 0);
+              }),
+      "granted rw; ended; not answered");
 }
 
 // --- a file that becomes privileged ------------------------------------------------------
@@ -419,9 +437,8 @@ TEST_F(Hostile, WhatAUserWritesIsNoSetUserIdProgram) {
     mallory.say("");
     const std::string said = mallory.hear();
     struct stat status {};
-    within(seconds(2), [&] {
-      return ::stat(path.c_str(), &status) == 0 && (status.st_mode & 06000) == 0;
-    });
+    within(seconds(2),
+           [&] { return ::stat(path.c_str(), &status) == 0 && (status.st_mode & 06000) == 0; });
     std::string text = said == "10 bytes" ? "written" : "not written";
     if ((status.st_mode & S_ISUID) != 0) text += ", set-user-id";
     if ((status.st_mode & S_ISGID) != 0) text += ", set-group-id";
@@ -434,40 +451,46 @@ TEST_F(Hostile, WhatAUserWritesIsNoSetUserIdProgram) {
     EXPECT_NE(write_after_chmod("by-daemon-" + of, owner, true), kBad) << of;
   }
   // Without the bits the same steps do write.
-  EXPECT_EQ(as_user(kMallory, [&](Talk& talk) {
-    const auto client = new_session();
-    const Fd file(open_file(), O_RDWR);
-    talk.say(engage(*client, file.get()));
-    talk.say(request(*client, Op::kWrite, 0, 10));
-  }), "granted rw; 10 bytes");
+  EXPECT_EQ(as_user(kMallory,
+                    [&](Talk& talk) {
+                      const auto client = new_session();
+                      const Fd file(open_file(), O_RDWR);
+                      talk.say(engage(*client, file.get()));
+                      talk.say(request(*client, Op::kWrite, 0, 10));
+                    }),
+            "granted rw; 10 bytes");
 }
 
 // --- the memory itself -------------------------------------------------------------------
 
 TEST_F(Hostile, TheSessionMemoryCannotBeResized) {
   boosterd();
-  EXPECT_EQ(as_user(kMallory, [&](Talk& talk) {
-    const auto client = new_session();
-    const int fd = client->memory_fd();
-    const auto result = [](int returned) -> std::string {
-      return returned == 0 ? "done" : strerrorname_np(errno);
-    };
-    const auto bytes = static_cast<off_t>(common::kSessionBytes);
-    talk.say(result(::ftruncate(fd, 0)));
-    talk.say(result(::ftruncate(fd, bytes - 4096)));
-    talk.say(result(::ftruncate(fd, bytes + 4096)));
-    talk.say(result(::fallocate(fd, 0, bytes, 4096)));
-    talk.say(result(::fallocate(fd, FALLOC_FL_COLLAPSE_RANGE, 0, 4096)));
-    talk.say(::pwrite(fd, "x", 1, bytes) == 1 ? "written" : strerrorname_np(errno));
-    talk.say(result(::fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE)));
-    talk.say(result(::fcntl(fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE)));
-    const int seals = ::fcntl(fd, F_GET_SEALS);
-    constexpr int kWanted = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
-    talk.say((seals & kWanted) == kWanted ? "sealed" : "not sealed");
-    const Fd file(open_file(), O_RDWR);
-    talk.say(engage(*client, file.get()));
-    talk.say(request(*client, Op::kRead, 0, 4096));
-  }), "EPERM; EPERM; EPERM; EPERM; EOPNOTSUPP; EPERM; EPERM; EPERM; sealed; granted rw; 4096 bytes");
+  EXPECT_EQ(
+      as_user(kMallory,
+              [&](Talk& talk) {
+                const auto client = new_session();
+                const int fd = client->memory_fd();
+                const auto result = [](int returned) -> std::string {
+                  return returned == 0 ? "done" : strerrorname_np(errno);
+                };
+                const auto bytes = static_cast<off_t>(common::kSessionBytes);
+                talk.say(result(::ftruncate(fd, 0)));
+                talk.say(result(::ftruncate(fd, bytes - 4096)));
+                talk.say(result(::ftruncate(fd, bytes + 4096)));
+                talk.say(result(::fallocate(fd, 0, bytes, 4096)));
+                talk.say(result(::fallocate(fd, FALLOC_FL_COLLAPSE_RANGE, 0, 4096)));
+                talk.say(::pwrite(fd, "x", 1, bytes) == 1 ? "written" : strerrorname_np(errno));
+                talk.say(result(::fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE)));
+                talk.say(result(::fcntl(fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE)));
+                const int seals = ::fcntl(fd, F_GET_SEALS);
+                constexpr int kWanted = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+                talk.say((seals & kWanted) == kWanted ? "sealed" : "not sealed");
+                const Fd file(open_file(), O_RDWR);
+                talk.say(engage(*client, file.get()));
+                talk.say(request(*client, Op::kRead, 0, 4096));
+              }),
+      "EPERM; EPERM; EPERM; EPERM; EOPNOTSUPP; EPERM; EPERM; EPERM; sealed; granted rw; 4096 "
+      "bytes");
 }
 
 TEST_F(Hostile, PagesThatTheClientTakesAwayOrCannotUseDoNotHarmTheDaemon) {
@@ -502,7 +525,7 @@ TEST_F(Hostile, PagesThatTheClientTakesAwayOrCannotUseDoNotHarmTheDaemon) {
     talk.say(answered == rounds(300, 5000) ? "all answered" : std::to_string(answered));
     // Executable, and read-only: only this process's view of it.
     talk.say(::mprotect(client->payload(0), 4096, PROT_READ | PROT_EXEC) == 0 ? "protected"
-                                                                             : "refused");
+                                                                              : "refused");
     talk.say(request(*client, Op::kRead, 0, 4096));
     // All of it, and the daemon's own words with it.
     ::fallocate(client->memory_fd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
@@ -531,20 +554,25 @@ TEST_F(Hostile, GarbageInEveryWordOfTheMemoryEndsOnlyThatSession) {
   std::minstd_rand seeds(4711);
   for (int i = 0; i < rounds(30, 500); ++i) {
     const auto seed = static_cast<uint32_t>(seeds());
-    EXPECT_EQ(as_user(kMallory, [&](Talk& talk) {
-      const auto client = new_session();
-      const Fd file(open_file(), O_RDWR);
-      talk.say(engage(*client, file.get()));
-      std::minstd_rand random(seed);
-      auto* words = reinterpret_cast<uint32_t*>(&client->memory());
-      // Lanes 1 and up get a number that no first request has, so that it is a lie for certain.
-      for (size_t word = 0; word < offsetof(common::SessionMemory, payload) / 4; ++word) {
-        words[word] = static_cast<uint32_t>(random());
-      }
-      client->memory().requests[3].submitted.store(2, std::memory_order_release);
-      client->ring();
-      talk.say(client->wait_hung_up(kPatience) ? "ended" : "goes on");
-    }), "granted rw; ended") << "seed " << seed;
+    EXPECT_EQ(as_user(kMallory,
+                      [&](Talk& talk) {
+                        const auto client = new_session();
+                        const Fd file(open_file(), O_RDWR);
+                        talk.say(engage(*client, file.get()));
+                        std::minstd_rand random(seed);
+                        auto* words = reinterpret_cast<uint32_t*>(&client->memory());
+                        // Lanes 1 and up get a number that no first request has, so that it is a
+                        // lie for certain.
+                        for (size_t word = 0; word < offsetof(common::SessionMemory, payload) / 4;
+                             ++word) {
+                          words[word] = static_cast<uint32_t>(random());
+                        }
+                        client->memory().requests[3].submitted.store(2, std::memory_order_release);
+                        client->ring();
+                        talk.say(client->wait_hung_up(kPatience) ? "ended" : "goes on");
+                      }),
+              "granted rw; ended")
+        << "seed " << seed;
     EXPECT_EQ(still_honest(*second), "served") << "seed " << seed;
   }
 }

@@ -147,14 +147,16 @@ TEST_F(Hostile, TheLimitOfHandlesHoldsAndIsGivenBack) {
 TEST_F(Hostile, ASlotThatIsInUseCannotBeEngagedAgain) {
   boosterd();
   const uint64_t before = lies();
-  EXPECT_EQ(as_user(kMallory, [&](Talk& talk) {
-    const auto client = new_session();
-    const Fd file(open_file(), O_RDWR);
-    const Fd other(honest_file(), O_RDONLY);
-    talk.say(engage(*client, file.get()));
-    client->engage_begin(other.get(), 0, 2);
-    talk.say(client->wait_hung_up(kPatience) ? "ended" : "goes on");
-  }), "granted rw; ended");
+  EXPECT_EQ(as_user(kMallory,
+                    [&](Talk& talk) {
+                      const auto client = new_session();
+                      const Fd file(open_file(), O_RDWR);
+                      const Fd other(honest_file(), O_RDONLY);
+                      talk.say(engage(*client, file.get()));
+                      client->engage_begin(other.get(), 0, 2);
+                      talk.say(client->wait_hung_up(kPatience) ? "ended" : "goes on");
+                    }),
+            "granted rw; ended");
   EXPECT_EQ(lies(), before + 1);
 }
 
@@ -187,29 +189,36 @@ TEST_F(Hostile, AMessageOutOfTurnEndsTheSession) {
   };
   for (const auto& attack : cases) {
     const uint64_t before = lies();
-    EXPECT_EQ(as_user(kMallory, [&](Talk& talk) {
-      const DaemonClient client(common::kControlSocket);
-      for (const std::string& packet : attack.packets) {
-        if (!send_packet(client.socket(), packet, {})) talk.say("not sent");
-      }
-      talk.say(client.wait_hung_up(kPatience) ? "ended" : "goes on");
-    }), "ended") << attack.name;
+    EXPECT_EQ(as_user(kMallory,
+                      [&](Talk& talk) {
+                        const DaemonClient client(common::kControlSocket);
+                        for (const std::string& packet : attack.packets) {
+                          if (!send_packet(client.socket(), packet, {})) talk.say("not sent");
+                        }
+                        talk.say(client.wait_hung_up(kPatience) ? "ended" : "goes on");
+                      }),
+              "ended")
+        << attack.name;
     EXPECT_EQ(lies(), before + attack.lies) << attack.name;
   }
-  EXPECT_EQ(as_user(kMallory, [&](Talk& talk) {
-    const DaemonClient client(common::kControlSocket);
-    send_packet(client.socket(), hello.SerializeAsString(), {});
-    send_packet(client.socket(), release_message(1), {});
-    talk.say(client.wait_hung_up(milliseconds(300)) ? "ended" : "goes on");
-  }), "goes on");
+  EXPECT_EQ(as_user(kMallory,
+                    [&](Talk& talk) {
+                      const DaemonClient client(common::kControlSocket);
+                      send_packet(client.socket(), hello.SerializeAsString(), {});
+                      send_packet(client.socket(), release_message(1), {});
+                      talk.say(client.wait_hung_up(milliseconds(300)) ? "ended" : "goes on");
+                    }),
+            "goes on");
   // Another version is refused, and is no lie.
   const uint64_t before = lies();
-  EXPECT_EQ(as_user(kMallory, [&](Talk& talk) {
-    DaemonClient client(common::kControlSocket);
-    const auto refusal = client.hello(common::kAbiVersion + 1);
-    talk.say(refusal ? control::Refusal::Code_Name(*refusal) : "welcome");
-    talk.say(client.wait_hung_up(kPatience) ? "ended" : "goes on");
-  }), "WRONG_ABI; ended");
+  EXPECT_EQ(as_user(kMallory,
+                    [&](Talk& talk) {
+                      DaemonClient client(common::kControlSocket);
+                      const auto refusal = client.hello(common::kAbiVersion + 1);
+                      talk.say(refusal ? control::Refusal::Code_Name(*refusal) : "welcome");
+                      talk.say(client.wait_hung_up(kPatience) ? "ended" : "goes on");
+                    }),
+            "WRONG_ABI; ended");
   EXPECT_EQ(lies(), before);
 }
 
@@ -239,17 +248,18 @@ TEST_F(Hostile, ConnectionsThatSayNothingAreLimitedAndEnded) {
   // Those above the limit at once, the others when they have been silent for too long.
   EXPECT_EQ(mallory.hear(), "250");
   EXPECT_TRUE(worker.makes_progress());
-  EXPECT_EQ(as_user(kAlice, [&](Talk& talk) {
-    const auto client = new_session();
-    const Fd file(open_file(), O_RDWR);
-    talk.say(engage(*client, file.get()));
-  }), "granted rw");
+  EXPECT_EQ(as_user(kAlice,
+                    [&](Talk& talk) {
+                      const auto client = new_session();
+                      const Fd file(open_file(), O_RDWR);
+                      talk.say(engage(*client, file.get()));
+                    }),
+            "granted rw");
   mallory.say("");
   EXPECT_EQ(mallory.hear(), "300");
   EXPECT_EQ(mallory.hear(), "welcome");
-  EXPECT_TRUE(within(kPatience, [&] {
-    return descriptors_of(daemon.pid()).size() <= descriptors + 5;
-  }));
+  EXPECT_TRUE(
+      within(kPatience, [&] { return descriptors_of(daemon.pid()).size() <= descriptors + 5; }));
 }
 
 TEST_F(Hostile, AFloodOfPacketsHoldsNobodyUp) {
@@ -265,32 +275,37 @@ TEST_F(Hostile, AFloodOfPacketsHoldsNobodyUp) {
       {"doorbells", [](DaemonClient&) { return std::string(1, '\0'); }},
   };
   for (const auto& flood : floods) {
-    EXPECT_EQ(as_user(kMallory, [&](Talk& talk) {
-      const auto client = new_session();
-      const std::string packet = flood.packet(*client);
-      int sent = 0;
-      const int wanted = rounds(100'000, 1'000'000);
-      for (; sent < wanted && send_packet(client->socket(), packet, {}); ++sent) {
-      }
-      talk.say(sent == wanted ? "all sent" : std::to_string(sent));
-      const Fd file(open_file(), O_RDWR);
-      talk.say(engage(*client, file.get()));
-      talk.say(request(*client, Op::kRead, 0, 16));
-    }), "all sent; granted rw; 16 bytes") << flood.name;
+    EXPECT_EQ(as_user(kMallory,
+                      [&](Talk& talk) {
+                        const auto client = new_session();
+                        const std::string packet = flood.packet(*client);
+                        int sent = 0;
+                        const int wanted = rounds(100'000, 1'000'000);
+                        for (; sent < wanted && send_packet(client->socket(), packet, {}); ++sent) {
+                        }
+                        talk.say(sent == wanted ? "all sent" : std::to_string(sent));
+                        const Fd file(open_file(), O_RDWR);
+                        talk.say(engage(*client, file.get()));
+                        talk.say(request(*client, Op::kRead, 0, 16));
+                      }),
+              "all sent; granted rw; 16 bytes")
+        << flood.name;
     EXPECT_TRUE(worker.makes_progress()) << flood.name;
   }
   // Engages that are refused, each of which makes the daemon look at /proc.
-  EXPECT_EQ(as_user(kMallory, [&](Talk& talk) {
-    const auto client = new_session();
-    const Fd file(open_file(), O_RDWR);
-    const Fd path = path_of(file.get());
-    const uint32_t wanted = static_cast<uint32_t>(rounds(5000, 100'000));
-    for (uint32_t i = 1; i <= wanted; ++i) {
-      client->send(client->engage_message(0, i, 900), {path.get()});
-    }
-    talk.say(outcome(*client, 0, wanted));
-    talk.say(engage(*client, file.get(), 1));
-  }), "not-proven; granted rw");
+  EXPECT_EQ(as_user(kMallory,
+                    [&](Talk& talk) {
+                      const auto client = new_session();
+                      const Fd file(open_file(), O_RDWR);
+                      const Fd path = path_of(file.get());
+                      const uint32_t wanted = static_cast<uint32_t>(rounds(5000, 100'000));
+                      for (uint32_t i = 1; i <= wanted; ++i) {
+                        client->send(client->engage_message(0, i, 900), {path.get()});
+                      }
+                      talk.say(outcome(*client, 0, wanted));
+                      talk.say(engage(*client, file.get(), 1));
+                    }),
+            "not-proven; granted rw");
   EXPECT_TRUE(worker.makes_progress());
   EXPECT_LT(resident_bytes(daemon.pid()), before + (64U << 20));
 }
@@ -310,10 +325,10 @@ TEST_F(Hostile, AClientThatFillsItsSocketAndNeverReadsHoldsNobodyUp) {
       talk.hear();
       int sent = 0;
       uint32_t slot = 0;
-      while (send_packet(client->socket(),
-                         client->engage_message(slot % kHandleSlots, 1, file.get())
-                             .SerializeAsString(),
-                         {path.get()}, MSG_DONTWAIT)) {
+      while (send_packet(
+          client->socket(),
+          client->engage_message(slot % kHandleSlots, 1, file.get()).SerializeAsString(),
+          {path.get()}, MSG_DONTWAIT)) {
         ++sent;
         ++slot;
       }

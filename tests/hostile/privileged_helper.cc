@@ -1,6 +1,6 @@
-// Stands for a set-user-id (or set-group-id, or capable) program of the host that opens a file which
-// its caller may not open: the file whose path and descriptor number it is given. It never hands the
-// descriptor to its caller.
+// Stands for a set-user-id (or set-group-id, or capable) program of the host that opens a file
+// which its caller may not open: the file whose path and descriptor number it is given. It never
+// hands the descriptor to its caller.
 //
 //   privileged_helper FILE NUMBER keep               holds it until it is killed
 //   privileged_helper FILE NUMBER leave COMMAND…     once a byte comes on standard input: gives up

@@ -244,11 +244,10 @@ TEST(Context, AMountWhoseFilesAreClosedCanBeUnmountedAndComeBack) {
     ASSERT_FALSE(extra.is_mounted());
     EXPECT_TRUE(eventually([&] { return daemon.stats().mounts_size() == 0; }))
         << "the context of a mount that has gone is kept";
-    const RunResult back = run({"mount", "-t", "glusterfs", server_volume(), extra.path()},
-                               {.preload = false});
+    const RunResult back =
+        run({"mount", "-t", "glusterfs", server_volume(), extra.path()}, {.preload = false});
     ASSERT_EQ(back.status, 0) << back.err;
-    EXPECT_TRUE(read_file(extra.path() + name) ==
-                bytes_at(0, 70000, static_cast<uint64_t>(round)));
+    EXPECT_TRUE(read_file(extra.path() + name) == bytes_at(0, 70000, static_cast<uint64_t>(round)));
   }
   ::unlink((extra.path() + name).c_str());
 }
@@ -286,7 +285,8 @@ TEST(Context, NothingIsLeftOfAClientThatHasGone) {
       const admin::Stats stats = daemon.stats();
       const bool session_gone = session_of(stats, puppet.pid()) == nullptr;
       return handles(stats) == 0 && session_gone == (what != "close");
-    })) << how << ": " << daemon.stats().ShortDebugString();
+    })) << how
+        << ": " << daemon.stats().ShortDebugString();
     EXPECT_TRUE(eventually([&] {
       const admin::Stats stats = daemon.stats();
       return stats.mounts(0).engaged_inodes() == 0;
@@ -310,8 +310,8 @@ TEST(Context, ManyShortSessionsLeaveNothingInTheDaemon) {
     const admin::Stats stats = daemon.stats();
     return stats.sessions_size() == 0 && handles(stats) == 0 &&
            stats.process().descriptors() <= before;
-  })) << before << " descriptors before, now "
-      << daemon.stats().process().descriptors();
+  })) << before
+      << " descriptors before, now " << daemon.stats().process().descriptors();
 }
 
 // --- limits ------------------------------------------------------------------------------------
@@ -374,8 +374,7 @@ TEST(Context, BeyondTheLimitOfHandlesFilesUseFuse) {
   EXPECT_EQ(stats.totals().write_bytes(), 3U * 30000);
   puppet.leave();
   for (int i = 0; i < 6; ++i) {
-    EXPECT_EQ(read_file(dir.file(std::to_string(i))),
-              bytes_at(0, 30000, static_cast<uint64_t>(i)));
+    EXPECT_EQ(read_file(dir.file(std::to_string(i))), bytes_at(0, 30000, static_cast<uint64_t>(i)));
   }
 }
 

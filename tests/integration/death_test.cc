@@ -69,7 +69,8 @@ class Load {
   void expect_right() {
     for (const auto& worker : workers_) {
       const RunResult result = worker->child.wait();
-      EXPECT_EQ(result.status, 0) << worker->kind << ": " << result.out.substr(0, 500) << result.err;
+      EXPECT_EQ(result.status, 0) << worker->kind << ": " << result.out.substr(0, 500)
+                                  << result.err;
       EXPECT_EQ(result.err, "") << worker->kind;
       std::istringstream lines(result.out);
       const std::string bytes = read_file(worker->file);
@@ -100,10 +101,14 @@ class Load {
   };
   void add(const std::string& kind, const std::string& file, uint64_t start, uint64_t size,
            uint64_t block, uint64_t seed) {
-    const std::vector<std::string> argv = {
-        probe_path(),          "worker",             kind,
-        file,                  std::to_string(start), std::to_string(size),
-        std::to_string(block), std::to_string(seed)};
+    const std::vector<std::string> argv = {probe_path(),
+                                           "worker",
+                                           kind,
+                                           file,
+                                           std::to_string(start),
+                                           std::to_string(size),
+                                           std::to_string(block),
+                                           std::to_string(seed)};
     workers_.push_back(std::unique_ptr<Worker>(
         new Worker{kind, file, Child(argv, {.timeout = std::chrono::seconds(300)})}));
   }
@@ -130,8 +135,8 @@ void kill_under_load(const std::string& config, int kills) {
     // One in four strikes while programs connect, engage and wait.
     if (kill % 4 != 0) {
       ASSERT_TRUE(eventually([&] { return all_boosted(daemon, load.size()); }))
-          << "not boosted again after " << kill - 1 << " kills: "
-          << daemon.stats().ShortDebugString() << read_file(daemon.log_path());
+          << "not boosted again after " << kill - 1
+          << " kills: " << daemon.stats().ShortDebugString() << read_file(daemon.log_path());
     }
     std::this_thread::sleep_for(random_time(0, kill % 4 != 0 ? 400 : 1500));
     daemon.kill(SIGKILL);
@@ -234,7 +239,9 @@ int old_bytes_that_come_back(Daemon& daemon, int kills) {
   return old;
 }
 
-bool full_run() { return rounds(0, 1) == 1; }
+bool full_run() {
+  return rounds(0, 1) == 1;
+}
 
 TEST(Death, NothingOldComesBackFromASlowBrick) {
   if (!full_run() && Lab::get().shape != "one") GTEST_SKIP() << "only in full runs";
@@ -433,9 +440,10 @@ void expect_right_through_fuse(const RunOptions& options) {
   in_dir.cwd = dir.path();
   in_dir.timeout = std::chrono::seconds(60);
   const RunResult result =
-      shell("dd if='" + source + "' of=a bs=7000 status=none && cat a a > b && cp b c && "
-            "echo end >> c && dd if=a of=c bs=1000 seek=3 count=5 conv=notrunc status=none && "
-            "tail -c 4 c && cmp a <(head -c 300000 b)",
+      shell("dd if='" + source +
+                "' of=a bs=7000 status=none && cat a a > b && cp b c && "
+                "echo end >> c && dd if=a of=c bs=1000 seek=3 count=5 conv=notrunc status=none && "
+                "tail -c 4 c && cmp a <(head -c 300000 b)",
             in_dir);
   EXPECT_EQ(result.status, 0);
   EXPECT_EQ(result.out, "end\n");

@@ -69,8 +69,8 @@ TEST_F(Descriptor, PassedOverASocketBothWrite) {
 }
 
 TEST_F(Descriptor, AClosedNumberIsNeverTakenForTheOldFile) {
-  for (const char* how : {"close", "syscall", "raw", "close_range", "closefrom", "fclose", "dup2",
-                          "freopen"}) {
+  for (const char* how :
+       {"close", "syscall", "raw", "close_range", "closefrom", "fclose", "dup2", "freopen"}) {
     ScratchDir dir;
     write_file(dir.file("a"), "file AAA" + std::string(200, 'a'));
     write_file(dir.file("b"), "file BBB" + std::string(200, 'b'));

@@ -1,5 +1,5 @@
-// The fence: when a boosted writer has closed, synced, unlocked or left, FUSE shows what it wrote to
-// programs without booster. This test program itself is such a program, with its caches primed.
+// The fence: when a boosted writer has closed, synced, unlocked or left, FUSE shows what it wrote
+// to programs without booster. This test program itself is such a program, with its caches primed.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -144,8 +144,8 @@ struct Stale {
       if (wrong.empty()) continue;
       if (++count[view] <= 3 && explain) {
         examples += file.path() + (file.mapped() ? " (mapped) " : " (not mapped) ") + when + ": " +
-                    kViewNames[view] + " (look " +
-                    std::to_string(i + 1) + "): " + wrong + ", " + until_right(file, view) + "\n";
+                    kViewNames[view] + " (look " + std::to_string(i + 1) + "): " + wrong + ", " +
+                    until_right(file, view) + "\n";
       }
     }
   }
@@ -207,8 +207,8 @@ class Fence : public testing::Test {
 
   /// `count` files, primed, each changed and settled by a boosted writer; the stale looks right
   /// after that.
-  Stale looks_after(int count, const std::string& when,
-                    const Settle& settle, bool one_writer = true, bool explain = true) {
+  Stale looks_after(int count, const std::string& when, const Settle& settle,
+                    bool one_writer = true, bool explain = true) {
     constexpr int kPerRound = 100;
     Stale stale;
     for (int first = 0; first < count; first += kPerRound) {
@@ -225,8 +225,7 @@ class Fence : public testing::Test {
         if (!writer || !one_writer) writer = std::make_unique<Puppet>(logged());
         change(*writer, file, change_of(index), 100 + static_cast<uint64_t>(index));
         settle(*writer, file, index);
-        stale.look(file, index, when + ", " + kChangeNames[change_of(index)],
-                   explain);
+        stale.look(file, index, when + ", " + kChangeNames[change_of(index)], explain);
         ++index;
         if (testing::Test::HasFailure()) break;
       }
@@ -252,8 +251,8 @@ class Fence : public testing::Test {
 
 // If this fails, the other tests of this file prove nothing.
 TEST_F(Fence, WithoutItFuseShowsOldBytesInEveryView) {
-  const Stale stale =
-      looks_after(rounds(30, 100), "not settled", [](Puppet&, Watched&, int) {}, true, false);
+  const Stale stale = looks_after(
+      rounds(30, 100), "not settled", [](Puppet&, Watched&, int) {}, true, false);
   for (int view = 0; view < kViews; ++view) {
     EXPECT_GT(stale.count[static_cast<size_t>(view)], 0) << kViewNames[static_cast<size_t>(view)];
   }
@@ -267,11 +266,12 @@ TEST_F(Fence, NothingIsStaleAfterClose) {
 
 TEST_F(Fence, NothingIsStaleAfterAnyWayToClose) {
   const std::array<const char*, 4> ways = {"syscall", "close_range", "dup2", "fclose"};
-  expect_none_stale(rounds(20, 200), "after another way to close", [&](Puppet& writer, Watched&, int index) {
-    // A stream that can also be read is not made of a descriptor that cannot.
-    const char* way = ways[static_cast<size_t>(index) % (index % 2 == 0 ? 3 : 4)];
-    EXPECT_EQ(writer.tell("close", "w", way), "0") << way;
-  });
+  expect_none_stale(rounds(20, 200), "after another way to close",
+                    [&](Puppet& writer, Watched&, int index) {
+                      // A stream that can also be read is not made of a descriptor that cannot.
+                      const char* way = ways[static_cast<size_t>(index) % (index % 2 == 0 ? 3 : 4)];
+                      EXPECT_EQ(writer.tell("close", "w", way), "0") << way;
+                    });
 }
 
 TEST_F(Fence, NothingIsStaleAfterSync) {
@@ -284,12 +284,13 @@ TEST_F(Fence, NothingIsStaleAfterSync) {
 TEST_F(Fence, NothingIsStaleAfterUnlock) {
   const std::array<std::pair<const char*, const char*>, 3> locks = {
       {{"flock", "unflock"}, {"posix-lock", "posix-unlock"}, {"ofd-lock", "ofd-unlock"}}};
-  expect_none_stale(rounds(30, 300), "after unlocking", [&](Puppet& writer, Watched& file, int index) {
-    const auto& [lock, unlock] = locks[static_cast<size_t>(index) % 3];
-    EXPECT_EQ(writer.tell(lock, "w"), "0");
-    write_at(writer, file, file.size() / 2, 3000, 99);
-    EXPECT_EQ(writer.tell(unlock, "w"), "0");
-  });
+  expect_none_stale(rounds(30, 300), "after unlocking",
+                    [&](Puppet& writer, Watched& file, int index) {
+                      const auto& [lock, unlock] = locks[static_cast<size_t>(index) % 3];
+                      EXPECT_EQ(writer.tell(lock, "w"), "0");
+                      write_at(writer, file, file.size() / 2, 3000, 99);
+                      EXPECT_EQ(writer.tell(unlock, "w"), "0");
+                    });
 }
 
 TEST_F(Fence, NothingIsStaleAfterExitWithoutClose) {
@@ -429,7 +430,8 @@ TEST_F(Fence, CopyingToolsKeepTimes) {
   const OldTree tree;
   const std::string expected = names_sizes_and_times(tree.path());
   const RunResult tar =
-      run({"tar", "--format=posix", "-C", tree.path(), "-cf", tree.path() + ".tar", "."}, {.preload = false});
+      run({"tar", "--format=posix", "-C", tree.path(), "-cf", tree.path() + ".tar", "."},
+          {.preload = false});
   ASSERT_EQ(tar.status, 0) << tar.err;
   std::vector<std::string> scripts = {
       "cp -p '" + tree.path() + "'/* '%'",
@@ -449,8 +451,7 @@ TEST_F(Fence, CopyingToolsKeepTimes) {
     EXPECT_EQ(result.status, 0) << script << result.err;
     EXPECT_EQ(names_sizes_and_times(dir.path()), expected) << script;
     EXPECT_EQ(daemon_.boosted_write_bytes() - before, tree.bytes()) << script;
-    const RunResult same =
-        run({"diff", "-r", tree.path(), dir.path()}, {.preload = false});
+    const RunResult same = run({"diff", "-r", tree.path(), dir.path()}, {.preload = false});
     EXPECT_EQ(same.out + same.err, "") << script;
   }
 }

@@ -188,14 +188,14 @@ TEST_F(Full, ASmallFileOnAFullVolumeFailsAlike) {
     Puppet filler({.preload = false});
     ASSERT_EQ(filler.tell("open", "a", "rw+creat", dir.file("filler")), "0");
     fill(filler, 1 << 20, true);
-    fill(filler, 4096, true);
+    fill(filler, 65536, true);
     filler.tell("close", "a", "close");
     filler.leave();
   }
   std::string told[2];
   for (int boosted = 0; boosted < 2; ++boosted) {
-    const RunResult result = shell("head -c 3000000 /dev/zero > small",
-                                   {.preload = boosted == 1, .cwd = dir.path()});
+    const RunResult result =
+        shell("head -c 3000000 /dev/zero > small", {.preload = boosted == 1, .cwd = dir.path()});
     told[boosted] = std::to_string(result.status) + " " + result.err;
     ::unlink(dir.file("small").c_str());
   }

@@ -47,7 +47,8 @@ std::string drain_fd(int fd) {
   std::string all;
   char buffer[65536];
   ssize_t got;
-  while ((got = ::read(fd, buffer, sizeof(buffer))) > 0) all.append(buffer, static_cast<size_t>(got));
+  while ((got = ::read(fd, buffer, sizeof(buffer))) > 0)
+    all.append(buffer, static_cast<size_t>(got));
   return all;
 }
 
@@ -107,10 +108,18 @@ const Lab& Lab::get() {
   return lab;
 }
 
-std::string boosterd_path() { return BOOSTER_TEST_BOOSTERD; }
-std::string boosterctl_path() { return BOOSTER_TEST_BOOSTERCTL; }
-std::string shim_path() { return BOOSTER_TEST_SHIM; }
-std::string probe_path() { return BOOSTER_TEST_PROBE; }
+std::string boosterd_path() {
+  return BOOSTER_TEST_BOOSTERD;
+}
+std::string boosterctl_path() {
+  return BOOSTER_TEST_BOOSTERCTL;
+}
+std::string shim_path() {
+  return BOOSTER_TEST_SHIM;
+}
+std::string probe_path() {
+  return BOOSTER_TEST_PROBE;
+}
 
 ScratchDir::ScratchDir(const std::string& on) {
   path_ = on + "/test.XXXXXX";
@@ -135,8 +144,9 @@ Child::Child(const std::vector<std::string>& argv, const RunOptions& options)
   }
   int to = out.write;
   if (!options.stdout_path.empty()) {
-    to = ::open(options.stdout_path.c_str(),
-                O_WRONLY | O_CREAT | O_CLOEXEC | (options.stdout_append ? O_APPEND : O_TRUNC), 0644);
+    to =
+        ::open(options.stdout_path.c_str(),
+               O_WRONLY | O_CREAT | O_CLOEXEC | (options.stdout_append ? O_APPEND : O_TRUNC), 0644);
     if (to < 0) die("cannot open " + options.stdout_path);
   }
   pid_ = ::fork();
@@ -162,7 +172,9 @@ Child::~Child() {
   }
 }
 
-void Child::signal(int number) const { ::kill(pid_, number); }
+void Child::signal(int number) const {
+  ::kill(pid_, number);
+}
 
 void Child::write_line(const std::string& line) {
   const std::string text = line + "\n";
@@ -226,8 +238,8 @@ RunResult shell(const std::string& script, const RunOptions& options) {
 
 Daemon::Daemon(const std::string& config) {
   static int count = 0;
-  const std::string base = Lab::get().dir + "/boosterd-" + std::to_string(::getpid()) + "-" +
-                           std::to_string(++count);
+  const std::string base =
+      Lab::get().dir + "/boosterd-" + std::to_string(::getpid()) + "-" + std::to_string(++count);
   config_path_ = base + ".toml";
   log_path_ = base + ".log";
   // Not /var/log/booster: that is the real host's.
@@ -254,8 +266,7 @@ void Daemon::start() {
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     std::strcpy(address.sun_path, booster::common::kAdminSocket);
-    const bool up =
-        ::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0;
+    const bool up = ::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0;
     ::close(fd);
     if (up) return;
     int status = 0;
@@ -267,7 +278,9 @@ void Daemon::start() {
   }
 }
 
-bool Daemon::running() const { return pid_ > 0 && ::kill(pid_, 0) == 0; }
+bool Daemon::running() const {
+  return pid_ > 0 && ::kill(pid_, 0) == 0;
+}
 
 namespace {
 
@@ -352,8 +365,12 @@ booster::admin::Stats Daemon::stats() const {
   return response.stats();
 }
 
-uint64_t Daemon::boosted_read_bytes() const { return stats().totals().read_bytes(); }
-uint64_t Daemon::boosted_write_bytes() const { return stats().totals().write_bytes(); }
+uint64_t Daemon::boosted_read_bytes() const {
+  return stats().totals().read_bytes();
+}
+uint64_t Daemon::boosted_write_bytes() const {
+  return stats().totals().write_bytes();
+}
 
 std::string read_file(const std::string& path) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);

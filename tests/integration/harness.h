@@ -20,9 +20,9 @@ namespace booster::test {
 
 /// The lab, as its environment describes it. Ends the test program when there is none.
 struct Lab {
-  std::string mount;                 // FUSE mount of the first volume
-  std::vector<std::string> mounts;   // of all volumes
-  std::string dir;                   // scratch space outside the mount
+  std::string mount;                // FUSE mount of the first volume
+  std::vector<std::string> mounts;  // of all volumes
+  std::string dir;                  // scratch space outside the mount
   std::string shape;
   int hosts = 1;
   static const Lab& get();

@@ -24,15 +24,14 @@ void expect_same(const std::string& script, const std::function<void(ScratchDir&
   for (int boosted = 0; boosted < 2; ++boosted) {
     ScratchDir dir;
     if (prepare) prepare(dir);
-    results[boosted] = shell(script, {.preload = boosted == 1,
-                                      .env = {{"PROBE", probe_path()}},
-                                      .cwd = dir.path()});
+    results[boosted] = shell(
+        script, {.preload = boosted == 1, .env = {{"PROBE", probe_path()}}, .cwd = dir.path()});
     files[boosted] = read_file(dir.file("out"));
   }
   EXPECT_EQ(results[0].status, results[1].status) << script;
-  EXPECT_TRUE(results[0].out == results[1].out)
-      << script << "\nFUSE:\n" << results[0].out.substr(0, 2000) << "\nboosted:\n"
-      << results[1].out.substr(0, 2000);
+  EXPECT_TRUE(results[0].out == results[1].out) << script << "\nFUSE:\n"
+                                                << results[0].out.substr(0, 2000) << "\nboosted:\n"
+                                                << results[1].out.substr(0, 2000);
   EXPECT_EQ(results[0].err, results[1].err) << script;
   EXPECT_TRUE(files[0] == files[1])
       << script << ": 'out' differs, " << files[0].size() << " and " << files[1].size() << " bytes";
@@ -44,9 +43,12 @@ class Offset : public testing::Test {
 };
 
 TEST_F(Offset, TwoCommandsWriteOneFileInOrder) {
-  expect_same("(seq 1 100000; seq 5 9; dd if=/dev/zero bs=1000 count=70 status=none; echo x) > out");
-  expect_same("(dd if=big bs=64k status=none; \"$PROBE\" write-fd 1 there; dd if=big bs=1M status=none) > out",
-              [](ScratchDir& dir) { write_file(dir.file("big"), pattern(3 << 20)); });
+  expect_same(
+      "(seq 1 100000; seq 5 9; dd if=/dev/zero bs=1000 count=70 status=none; echo x) > out");
+  expect_same(
+      "(dd if=big bs=64k status=none; \"$PROBE\" write-fd 1 there; dd if=big bs=1M status=none) > "
+      "out",
+      [](ScratchDir& dir) { write_file(dir.file("big"), pattern(3 << 20)); });
   EXPECT_GT(daemon_.boosted_read_bytes(), 0U);
 }
 
@@ -93,8 +95,8 @@ TEST_F(Offset, TwoThreadsAtAGrowingEndLoseAndRepeatNothing) {
     write_file(dir.file("numbers"), "");
     Child writer({probe_path(), "grow", dir.file("numbers"), count, round % 2 == 0 ? "100" : "7"},
                  {.preload = round % 3 == 0});
-    const RunResult result =
-        run({probe_path(), "threads-read", dir.file("numbers"), count, round % 2 == 0 ? "64" : "9"});
+    const RunResult result = run(
+        {probe_path(), "threads-read", dir.file("numbers"), count, round % 2 == 0 ? "64" : "9"});
     EXPECT_EQ(result.out, "missing 0 repeated 0 unknown 0\n") << result.err;
     EXPECT_EQ(writer.wait().status, 0);
   }
@@ -104,8 +106,8 @@ TEST_F(Offset, TwoThreadsWriteWholeBlocks) {
   ScratchDir dir;
   for (const char* size : {"1000", "70000"}) {
     const RunResult result = run({probe_path(), "threads-write", dir.file("out"), "100", size});
-    EXPECT_EQ(result.out, "200 different blocks, size " + std::to_string(200 * std::stoi(size)) +
-                              "\n");
+    EXPECT_EQ(result.out,
+              "200 different blocks, size " + std::to_string(200 * std::stoi(size)) + "\n");
   }
   EXPECT_EQ(daemon_.boosted_write_bytes(), 200U * 71000);
 }
@@ -116,9 +118,10 @@ TEST_F(Offset, BoostedAndUnboostedProgramsShareADescription) {
       "{ dd bs=10000 count=5 status=none; env -u LD_PRELOAD dd bs=10000 count=5 status=none;"
       "  dd bs=333 count=5 status=none; env -u LD_PRELOAD cat; } < in > out",
       prepare);
-  expect_same("for i in 1 2 3 4 5; do dd if=in bs=30000 count=3 status=none;"
-              " env -u LD_PRELOAD dd if=in bs=20000 count=2 status=none; done > out",
-              prepare);
+  expect_same(
+      "for i in 1 2 3 4 5; do dd if=in bs=30000 count=3 status=none;"
+      " env -u LD_PRELOAD dd if=in bs=20000 count=2 status=none; done > out",
+      prepare);
   EXPECT_GT(daemon_.boosted_read_bytes(), 0U);
 }
 
@@ -128,13 +131,13 @@ TEST_F(Offset, AKilledWriterLeavesNoHoleForTheNext) {
   uint64_t killed_bytes = 0;
   for (int round = 0; round < count; ++round) {
     // The first writer says "ready" before it writes; it dies at a random moment after that.
-    const std::string script =
-        "( { \"$PROBE\" write-forever - " + std::string(round % 2 == 0 ? "4096" : "50000") +
-        " 2>ready & pid=$!; while ! test -s ready; do :; done; sleep 0.0" +
-        std::to_string(rand() % 90 + 10) +
-        "; kill -9 $pid; wait $pid 2>/dev/null; rm -f ready; }; printf 'second writer' ) > out 2>/dev/null";
-    const RunResult result =
-        shell(script, {.env = {{"PROBE", probe_path()}}, .cwd = dir.path()});
+    const std::string script = "( { \"$PROBE\" write-forever - " +
+                               std::string(round % 2 == 0 ? "4096" : "50000") +
+                               " 2>ready & pid=$!; while ! test -s ready; do :; done; sleep 0.0" +
+                               std::to_string(rand() % 90 + 10) +
+                               "; kill -9 $pid; wait $pid 2>/dev/null; rm -f ready; }; printf "
+                               "'second writer' ) > out 2>/dev/null";
+    const RunResult result = shell(script, {.env = {{"PROBE", probe_path()}}, .cwd = dir.path()});
     ASSERT_EQ(result.status, 0);
     const std::string bytes = read_file(dir.file("out"));
     const size_t end = bytes.find_first_not_of('w');

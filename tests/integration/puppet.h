@@ -39,9 +39,7 @@ class Puppet {
  private:
   static std::string text(const std::string& word) { return word; }
   template <typename Number>
-  static std::string text(Number number)
-    requires std::is_arithmetic_v<Number>
-  {
+  static std::string text(Number number) requires std::is_arithmetic_v<Number> {
     return std::to_string(number);
   }
 

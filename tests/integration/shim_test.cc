@@ -60,8 +60,9 @@ std::set<std::string> symbols(const std::string& library, const std::string& let
 }
 
 TEST(Shim, ExportsExactlyWhatExportsTxtSays) {
-  const std::string list = std::filesystem::path(__FILE__).parent_path().parent_path().parent_path() /
-                           "preload/exports.txt";
+  const std::string list =
+      std::filesystem::path(__FILE__).parent_path().parent_path().parent_path() /
+      "preload/exports.txt";
   std::set<std::string> wanted;
   for (const std::string& line : lines_of(read_file(list))) {
     if (!line.empty() && line[0] != '#') wanted.insert(line);
@@ -87,8 +88,7 @@ TEST(Shim, TakesEverySymbolFromLibc) {
   }
   // What the linker adds to every library.
   const std::set<std::string> usual = {"__cxa_finalize", "__gmon_start__",
-                                       "_ITM_deregisterTMCloneTable",
-                                       "_ITM_registerTMCloneTable"};
+                                       "_ITM_deregisterTMCloneTable", "_ITM_registerTMCloneTable"};
   for (const std::string& name : symbols(shim_path(), "wv")) {
     EXPECT_TRUE(usual.count(name)) << "weak " << name;
   }
@@ -106,7 +106,14 @@ Trace trace(const std::vector<std::string>& command, bool preload) {
   const std::string file = Lab::get().dir + "/strace";
   ::unlink(file.c_str());
   std::vector<std::string> argv = {
-      "strace", "-f", "-qq", "-o", file, "-e", "signal=none", "-e",
+      "strace",
+      "-f",
+      "-qq",
+      "-o",
+      file,
+      "-e",
+      "signal=none",
+      "-e",
       "trace=openat,openat2,open,creat,connect,socket,bind,sendto,sendmsg,clone,clone3,fork,vfork,"
       "memfd_create,unlink,rename,mkdir,kill,prctl,ptrace,io_uring_setup"};
   if (preload) {
@@ -237,13 +244,13 @@ TEST(Shim, EvenWhenItIsLoadedIntoAPrivilegedProgramItDoesNothing) {
                     overlay + "'/{upper,work}; mount -t overlay none -o lowerdir=/etc,upperdir='" +
                     overlay + "'/upper,workdir='" + overlay + "'/work /etc; echo '" + shim_path() +
                     "' > /etc/ld.so.preload; export GLFS_BOOSTER_ENGAGE=eager; "
-                    "exec setpriv --reuid 65534 --regid 65534 --clear-groups bash -c '" + command +
-                    "'"},
+                    "exec setpriv --reuid 65534 --regid 65534 --clear-groups bash -c '" +
+                    command + "'"},
                {.preload = false});
   };
   const auto work = [&](const std::string& name) {
-    const RunResult result = run_with_ld_so_preload(
-        "echo make-and-check " + dir.file(name) + " 2000000 1 | " + probe.path() + " puppet");
+    const RunResult result = run_with_ld_so_preload("echo make-and-check " + dir.file(name) +
+                                                    " 2000000 1 | " + probe.path() + " puppet");
     EXPECT_EQ(result.out, "ready\nright\n") << result.err;
     return daemon.stats().totals().sessions_opened();
   };
@@ -267,9 +274,8 @@ std::string log_after(const std::string& log, std::map<std::string, std::string>
                       const std::string& script) {
   ScratchDir dir;
   env["GLFS_BOOSTER_LOGFILE"] = log;
-  const RunResult result = shell(script, {.eager = env.count("GLFS_BOOSTER_ENGAGE") == 0,
-                                          .env = env,
-                                          .cwd = dir.path()});
+  const RunResult result = shell(
+      script, {.eager = env.count("GLFS_BOOSTER_ENGAGE") == 0, .env = env, .cwd = dir.path()});
   EXPECT_EQ(result.status, 0) << result.err;
   EXPECT_EQ(result.err, "");
   return read_file(log);
@@ -298,9 +304,9 @@ TEST(Shim, SaysOnceThatAValueIsBad) {
   const std::string log = Lab::get().dir + "/shim.log";
   ::unlink(log.c_str());
   Daemon daemon;
-  const std::string lines =
-      log_after(log, {{"GLFS_BOOSTER_ENGAGE", "sometimes"}}, "exec dd if=/dev/zero of=a bs=1M "
-                                                             "count=3 status=none");
+  const std::string lines = log_after(log, {{"GLFS_BOOSTER_ENGAGE", "sometimes"}},
+                                      "exec dd if=/dev/zero of=a bs=1M "
+                                      "count=3 status=none");
   EXPECT_EQ(lines_of(lines).size(), 1U) << lines;
   EXPECT_NE(lines.find("GLFS_BOOSTER_ENGAGE"), std::string::npos) << lines;
   ::unlink(log.c_str());
@@ -309,9 +315,9 @@ TEST(Shim, SaysOnceThatAValueIsBad) {
 TEST(Shim, WithoutALogFileItComplainsOnStandardError) {
   Daemon daemon;
   ScratchDir dir;
-  const RunResult result = run({"dd", "if=/dev/zero", "of=" + dir.file("a"), "bs=1M", "count=3",
-                                "status=none"},
-                               {.eager = false, .env = {{"GLFS_BOOSTER_ENGAGE", "sometimes"}}});
+  const RunResult result =
+      run({"dd", "if=/dev/zero", "of=" + dir.file("a"), "bs=1M", "count=3", "status=none"},
+          {.eager = false, .env = {{"GLFS_BOOSTER_ENGAGE", "sometimes"}}});
   EXPECT_EQ(result.status, 0);
   EXPECT_EQ(lines_of(result.err).size(), 1U) << result.err;
   EXPECT_NE(result.err.find("GLFS_BOOSTER_ENGAGE"), std::string::npos) << result.err;

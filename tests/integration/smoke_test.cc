@@ -36,9 +36,8 @@ TEST(Smoke, CatReadsThroughTheDaemon) {
 TEST(Smoke, WithoutADaemonEverythingGoesThroughFuse) {
   ScratchDir dir;
   const std::string bytes = pattern(1 << 20, 3);
-  const RunResult result =
-      shell("cat > '" + dir.file("data") + "' && cat '" + dir.file("data") + "'",
-            {.stdin_data = bytes});
+  const RunResult result = shell(
+      "cat > '" + dir.file("data") + "' && cat '" + dir.file("data") + "'", {.stdin_data = bytes});
   EXPECT_EQ(result.status, 0) << result.err;
   EXPECT_TRUE(result.out == bytes + "\n");
   EXPECT_EQ(result.err, "");

@@ -53,7 +53,9 @@ void write_all(int fd, const std::string& text) {
   if (write(fd, text.data(), text.size()) != static_cast<ssize_t>(text.size())) fail("write");
 }
 
-std::string block(char letter, size_t size) { return std::string(size, letter); }
+std::string block(char letter, size_t size) {
+  return std::string(size, letter);
+}
 
 using Arguments = std::vector<std::string>;
 
@@ -220,8 +222,12 @@ int write_forever(const Arguments& arguments) {
 /// FILE: writes in turn through a descriptor and all ways to copy it.
 int dup_write(const Arguments& arguments) {
   const int fd = open_or_fail(arguments[0], O_RDWR | O_CREAT | O_TRUNC);
-  std::vector<int> copies = {fd, dup(fd), dup2(fd, 50), dup3(fd, 51, O_CLOEXEC),
-                             fcntl(fd, F_DUPFD, 60), fcntl(fd, F_DUPFD_CLOEXEC, 70),
+  std::vector<int> copies = {fd,
+                             dup(fd),
+                             dup2(fd, 50),
+                             dup3(fd, 51, O_CLOEXEC),
+                             fcntl(fd, F_DUPFD, 60),
+                             fcntl(fd, F_DUPFD_CLOEXEC, 70),
                              static_cast<int>(syscall(SYS_dup, fd))};
   for (int round = 0; round < 3; ++round) {
     for (size_t i = 0; i < copies.size(); ++i) {
@@ -374,8 +380,9 @@ int closed_number(const Arguments& arguments) {
   return 0;
 }
 
-/// Whether the lock can be had within ten seconds. GlusterFS drops the locks of a closed description
-/// a moment after close has returned, also without booster; one that is still held never comes free.
+/// Whether the lock can be had within ten seconds. GlusterFS drops the locks of a closed
+/// description a moment after close has returned, also without booster; one that is still held
+/// never comes free.
 bool gets_lock(int fd, bool ofd) {
   for (int attempt = 0; attempt < 1000; ++attempt) {
     struct flock lock {};
@@ -656,8 +663,8 @@ class Puppet {
     const int file = fd(words);
     const off_t offset = positional ? next<off_t>(words) : lseek(file, 0, SEEK_CUR);
     const auto length = next<size_t>(words);
-    const std::string bytes = booster::test::bytes_at(static_cast<uint64_t>(offset), length,
-                                                      next<uint64_t>(words));
+    const std::string bytes =
+        booster::test::bytes_at(static_cast<uint64_t>(offset), length, next<uint64_t>(words));
     return told(positional ? pwrite(file, bytes.data(), length, offset)
                            : write(file, bytes.data(), length));
   }
@@ -669,8 +676,9 @@ class Puppet {
     const ssize_t got = positional ? pread(file, bytes.data(), bytes.size(), offset)
                                    : read(file, bytes.data(), bytes.size());
     if (got < 0) return told(got);
-    const size_t right = booster::test::first_wrong(
-        bytes.data(), static_cast<size_t>(got), static_cast<uint64_t>(offset), next<uint64_t>(words));
+    const size_t right =
+        booster::test::first_wrong(bytes.data(), static_cast<size_t>(got),
+                                   static_cast<uint64_t>(offset), next<uint64_t>(words));
     return right == static_cast<size_t>(got) ? told(got)
                                              : told(got) + " wrong at " + std::to_string(right);
   }
@@ -755,8 +763,16 @@ class Puppet {
       {"pread", [this](Words& w) { return get(w, true); }},
       {"read", [this](Words& w) { return get(w, false); }},
       {"make-and-check", [](Words& w) { return make_and_check(w); }},
-      {"seek", [this](Words& w) { const int f = fd(w); return told(lseek(f, next<off_t>(w), SEEK_SET)); }},
-      {"truncate", [this](Words& w) { const int f = fd(w); return told(ftruncate(f, next<off_t>(w))); }},
+      {"seek",
+       [this](Words& w) {
+         const int f = fd(w);
+         return told(lseek(f, next<off_t>(w), SEEK_SET));
+       }},
+      {"truncate",
+       [this](Words& w) {
+         const int f = fd(w);
+         return told(ftruncate(f, next<off_t>(w)));
+       }},
       {"fsync", [this](Words& w) { return told(fsync(fd(w))); }},
       {"fdatasync", [this](Words& w) { return told(fdatasync(fd(w))); }},
       {"syncfs", [this](Words& w) { return told(syncfs(fd(w))); }},
@@ -770,7 +786,8 @@ class Puppet {
       {"times", [this](Words& w) { return set_times(w); }},
       {"times-of-path", [](Words& w) { return set_times_of_path(w); }},
       {"fork", [](Words&) { return fork_holder(); }},
-      {"exec", [](Words&) {
+      {"exec",
+       [](Words&) {
          execl("/proc/self/exe", "booster_probe", "puppet", static_cast<char*>(nullptr));
          return told(-1);
        }},
@@ -780,7 +797,9 @@ class Puppet {
 };
 
 /// Obeys standard input (class Puppet).
-int puppet(const Arguments&) { return Puppet().run(); }
+int puppet(const Arguments&) {
+  return Puppet().run();
+}
 
 /// Has standard input ended? Nobody writes to a worker's.
 bool told_to_stop() {
@@ -854,7 +873,8 @@ class Worker {
   void judge(const std::string& bytes, uint64_t offset, uint64_t seed, const char* what) {
     const size_t right = booster::test::first_wrong(bytes.data(), bytes.size(), offset, seed);
     if (right == bytes.size()) return;
-    printf("%s at %lu: wrong byte at %lu, seed should be %lu\n", what, offset, offset + right, seed);
+    printf("%s at %lu: wrong byte at %lu, seed should be %lu\n", what, offset, offset + right,
+           seed);
     exit(1);
   }
 
@@ -921,18 +941,29 @@ class Worker {
   std::chrono::milliseconds slowest_{0};
 };
 
-int worker(const Arguments& arguments) { return Worker(arguments).run(); }
+int worker(const Arguments& arguments) {
+  return Worker(arguments).run();
+}
 
 const std::map<std::string, std::pair<size_t, int (*)(const Arguments&)>> kCommands = {
-    {"alternate-read", {2, alternate_read}}, {"threads-read", {3, threads_read}},
-    {"grow", {3, grow}},                     {"threads-write", {3, threads_write}},
-    {"write-forever", {2, write_forever}},   {"dup-write", {1, dup_write}},
-    {"write-fd", {2, write_fd}},             {"exec-write", {1, exec_write}},
-    {"children-write", {1, children_write}}, {"pass-write", {1, pass_write}},
-    {"closed-number", {3, closed_number}},   {"lock-free", {2, lock_free}},
-    {"posix-lock-kept", {1, posix_lock_kept}}, {"mixed-ways", {1, mixed_ways}},
-    {"odd-calls", {1, odd_calls}},           {"fsize-limit", {2, fsize_limit}},
-    {"close-everything", {1, close_everything}}, {"puppet", {0, puppet}},
+    {"alternate-read", {2, alternate_read}},
+    {"threads-read", {3, threads_read}},
+    {"grow", {3, grow}},
+    {"threads-write", {3, threads_write}},
+    {"write-forever", {2, write_forever}},
+    {"dup-write", {1, dup_write}},
+    {"write-fd", {2, write_fd}},
+    {"exec-write", {1, exec_write}},
+    {"children-write", {1, children_write}},
+    {"pass-write", {1, pass_write}},
+    {"closed-number", {3, closed_number}},
+    {"lock-free", {2, lock_free}},
+    {"posix-lock-kept", {1, posix_lock_kept}},
+    {"mixed-ways", {1, mixed_ways}},
+    {"odd-calls", {1, odd_calls}},
+    {"fsize-limit", {2, fsize_limit}},
+    {"close-everything", {1, close_everything}},
+    {"puppet", {0, puppet}},
     {"worker", {6, worker}},
 };
 
@@ -940,10 +971,10 @@ const std::map<std::string, std::pair<size_t, int (*)(const Arguments&)>> kComma
 
 int main(int argc, char** argv) {
   const auto command = argc < 2 ? kCommands.end() : kCommands.find(argv[1]);
-  if (command == kCommands.end() ||
-      static_cast<size_t>(argc) != 2 + command->second.first) {
+  if (command == kCommands.end() || static_cast<size_t>(argc) != 2 + command->second.first) {
     fprintf(stderr, "usage: booster_probe COMMAND ARGUMENT...; commands (arguments):");
-    for (const auto& [name, entry] : kCommands) fprintf(stderr, " %s(%zu)", name.c_str(), entry.first);
+    for (const auto& [name, entry] : kCommands)
+      fprintf(stderr, " %s(%zu)", name.c_str(), entry.first);
     fprintf(stderr, "\n");
     return 2;
   }

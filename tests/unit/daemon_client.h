@@ -141,6 +141,7 @@ class DaemonClient {
       if (answer.state != common::HandleSlot::kEmpty && answer.generation == generation) {
         return answer;
       }
+      if (hung_up()) break;
       std::this_thread::sleep_for(std::chrono::microseconds(100));
     }
     return {};
