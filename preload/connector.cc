@@ -85,24 +85,10 @@ bool Connector::open_socket() {
   return true;
 }
 
-bool Connector::send_packet(const void* data, size_t length, int fd) {
+bool Connector::send_packet(const void* data, size_t length) {
   const int socket = socket_.load(std::memory_order_relaxed);
   if (!is_our_socket(socket)) return false;
-  iovec part{const_cast<void*>(data), length};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  if (fd >= 0) {
-    message.msg_control = control;
-    message.msg_controllen = sizeof(control);
-    cmsghdr* header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(header), &fd, sizeof(int));
-  }
-  return raw_syscall(SYS_sendmsg, socket, word(&message), MSG_NOSIGNAL | MSG_DONTWAIT) ==
+  return raw_syscall(SYS_sendto, socket, word(data), length, MSG_NOSIGNAL | MSG_DONTWAIT, 0, 0) ==
          static_cast<long>(length);
 }
 
@@ -247,7 +233,7 @@ Session* Connector::acquire(bool wait) {
       hello.body.hello.abi_version = common::kAbiVersion;
       uint8_t packet[common::kMaxPacket];
       const size_t length = encode(hello, packet);
-      failed = !open_socket() || !send_packet(packet, length, -1);
+      failed = !open_socket() || !send_packet(packet, length);
       hello_sent_ = !failed;
       if (failed) break;
     }
@@ -268,15 +254,8 @@ Session* Connector::acquire(bool wait) {
   return current_ref();
 }
 
-bool Connector::engage(Session& session, int fd, HandleRef& handle, Reason& reason) {
-  char path[32] = "/proc/self/fd/";
-  char digits[12];
-  int count = 0;
-  for (int left = fd; left > 0 || count == 0; left /= 10) {
-    digits[count++] = static_cast<char>('0' + left % 10);
-  }
-  for (size_t end = strlen(path); count > 0;) path[end++] = digits[--count];
-
+bool Connector::engage(Session& session, int fd, const raw::FileId& file, HandleRef& handle,
+                       Reason& reason) {
   LockGuard guard(lock_);
   reason = Reason::kNoDaemon;
   if (current_.load(std::memory_order_relaxed) != &session) return false;
@@ -289,18 +268,14 @@ bool Connector::engage(Session& session, int fd, HandleRef& handle, Reason& reas
   }
   reason = Reason::kLimit;
   if (slot == kHandleSlots) return false;
-  reason = Reason::kNotProven;
-  const long opath = raw_syscall(SYS_openat, AT_FDCWD, word(path), O_PATH | O_CLOEXEC);
-  if (is_error(opath)) return false;
-
   handle = {session.id_, slot, ++session.generations_[slot]};
   booster_control_ToDaemon message = booster_control_ToDaemon_init_zero;
   message.which_body = booster_control_ToDaemon_engage_tag;
-  message.body.engage = {session.nonce_, slot, handle.generation, static_cast<uint32_t>(fd)};
+  message.body.engage = {
+      session.nonce_, slot,           handle.generation, static_cast<uint32_t>(fd),
+      file.dev_major, file.dev_minor, file.inode};
   uint8_t packet[common::kMaxPacket];
-  const bool sent = send_packet(packet, encode(message, packet), static_cast<int>(opath));
-  raw::close(static_cast<int>(opath));
-  if (!sent) {
+  if (!send_packet(packet, encode(message, packet))) {
     handle = {};
     reason = Reason::kNoDaemon;
     return false;
@@ -319,7 +294,7 @@ void Connector::give_back(const HandleRef& handle) {
   message.body.release = {handle.slot, handle.generation};
   uint8_t packet[common::kMaxPacket];
   // A socket that is full keeps the slot: a handle less, until the session ends.
-  if (send_packet(packet, encode(message, packet), -1)) {
+  if (send_packet(packet, encode(message, packet))) {
     session->free_slots_[handle.slot / 64] |= 1ULL << (handle.slot % 64);
   }
 }

@@ -19,7 +19,8 @@ class Connector {
   Session* acquire(bool wait);
   void release(Session* session);
   void give_back(const HandleRef& handle);
-  bool engage(Session& session, int fd, HandleRef& handle, common::Reason& reason);
+  bool engage(Session& session, int fd, const raw::FileId& file, HandleRef& handle,
+              common::Reason& reason);
   bool send_doorbell();
   /// False when the connection of session `id` is gone or is not the current one.
   bool socket_alive(uint32_t id);
@@ -37,7 +38,7 @@ class Connector {
   bool adopt(int memory_fd, uint64_t bytes, uint64_t nonce, const Policy& policy);
   void retire(Session* session);
   Session* current_ref();
-  bool send_packet(const void* data, size_t length, int fd);
+  bool send_packet(const void* data, size_t length);
 
   Mutex lock_;  // connecting, slots, messages
   std::atomic<Session*> current_{nullptr};

@@ -114,7 +114,8 @@ Reason advance_handle(Session& session, Description& description, const Call& ca
       case Description::kRefused: return description.refused;
       case Description::kNone: {
         const bool aliased = aliased_by_stdio(description, call.fd, flags);
-        if (aliased || !session.engage(call.fd, description.handle, reason)) {
+        if (aliased ||
+            !session.engage(call.fd, description.inode->id, description.handle, reason)) {
           if (aliased) reason = Reason::kStream;
           if (reason == Reason::kNoDaemon) return reason;
           description.handle = {session.id(), 0, 0};

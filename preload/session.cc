@@ -219,8 +219,8 @@ TransferResult Session::transfer(Op op, const HandleRef& handle, IoCursor& curso
   }
 }
 
-bool Session::engage(int fd, HandleRef& handle, Reason& reason) {
-  return g_connector.engage(*this, fd, handle, reason);
+bool Session::engage(int fd, const raw::FileId& file, HandleRef& handle, Reason& reason) {
+  return g_connector.engage(*this, fd, file, handle, reason);
 }
 
 Session::Answer Session::answer(const HandleRef& handle, Reason& reason) const {

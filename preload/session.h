@@ -13,6 +13,7 @@
 
 #include "common/abi.h"
 #include "common/reason.h"
+#include "preload/raw.h"
 
 namespace booster::preload {
 
@@ -86,9 +87,9 @@ class Session {
   uint32_t id() const { return id_; }
   const Policy& policy() const { return policy_; }
 
-  /// Asks for a handle to the file behind `fd`. False, with the reason, when it cannot be asked
-  /// now.
-  bool engage(int fd, HandleRef& handle, common::Reason& reason);
+  /// Asks for a handle to `file`, which is open as `fd`. False, with the reason, when it cannot be
+  /// asked now.
+  bool engage(int fd, const raw::FileId& file, HandleRef& handle, common::Reason& reason);
   /// What became of it. `reason` is set when refused.
   Answer answer(const HandleRef& handle, common::Reason& reason) const;
   uint64_t file_size(const HandleRef& handle) const;

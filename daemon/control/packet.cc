@@ -6,12 +6,17 @@
 #include <cerrno>
 #include <cstring>
 
+// linux/socket.h of 6.16; the headers of Debian 12 do not know it.
+#ifndef SO_PASSRIGHTS
+#define SO_PASSRIGHTS 83
+#endif
+
 namespace booster::daemon::control {
 
 Packet receive(int socket) {
   Packet packet;
-  // Room for one descriptor more than any message has, to tell "one" from "too many".
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(ucred)) + CMSG_SPACE(2 * sizeof(int))];
+  // Room for credentials and nothing else: the kernel installs no descriptor that has no room.
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(ucred))];
   iovec iov{packet.bytes.data(), packet.bytes.size()};
   msghdr message{};
   message.msg_iov = &iov;
@@ -26,26 +31,42 @@ Packet receive(int socket) {
     packet.kind = errno == EAGAIN ? Packet::Kind::kNone : Packet::Kind::kEnd;
     return packet;
   }
-  for (cmsghdr* header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header)) {
-    if (header->cmsg_level != SOL_SOCKET) continue;
-    if (header->cmsg_type == SCM_RIGHTS) {
-      const size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-      for (size_t i = 0; i < count; ++i) {
-        int fd = -1;
-        std::memcpy(&fd, CMSG_DATA(header) + i * sizeof fd, sizeof fd);
-        packet.descriptors.emplace_back(fd);
-      }
-    } else if (header->cmsg_type == SCM_CREDENTIALS) {
-      ucred credentials{};
-      std::memcpy(&credentials, CMSG_DATA(header), sizeof credentials);
-      packet.sender = credentials.pid;
-    }
+  const cmsghdr* header = CMSG_FIRSTHDR(&message);
+  if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_CREDENTIALS) {
+    ucred credentials{};
+    std::memcpy(&credentials, CMSG_DATA(header), sizeof credentials);
+    packet.sender = credentials.pid;
   }
   // An empty packet and the end of the connection look alike; no message is empty.
   packet.kind = n == 0 ? Packet::Kind::kEnd : Packet::Kind::kData;
   packet.size = static_cast<size_t>(n);
   packet.truncated = (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0;
   return packet;
+}
+
+bool receive_with_descriptor(int socket, void* bytes, size_t size, UniqueFd& descriptor) {
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
+  iovec iov{bytes, size};
+  msghdr message{};
+  message.msg_iov = &iov;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  ssize_t n = 0;
+  do {
+    n = ::recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+  } while (n < 0 && errno == EINTR);
+  const cmsghdr* header = CMSG_FIRSTHDR(&message);
+  if (n < 0 || !header || header->cmsg_type != SCM_RIGHTS) return false;
+  int fd = -1;
+  std::memcpy(&fd, CMSG_DATA(header), sizeof fd);
+  descriptor.reset(fd);
+  return static_cast<size_t>(n) == size;
+}
+
+void refuse_descriptors(int socket) {
+  const int off = 0;
+  ::setsockopt(socket, SOL_SOCKET, SO_PASSRIGHTS, &off, sizeof off);  // best effort, see above
 }
 
 bool send(int socket, const std::string& bytes, int descriptor) {

@@ -6,7 +6,6 @@
 #include <array>
 #include <cstddef>
 #include <string>
-#include <vector>
 
 #include "common/abi.h"
 #include "daemon/result.h"
@@ -19,13 +18,23 @@ struct Packet {
   Kind kind = Kind::kNone;
   std::array<char, common::kMaxPacket> bytes{};
   size_t size = 0;
-  bool truncated = false;  // the packet was longer, or brought more descriptors
+  bool truncated = false;  // the packet was longer, or brought descriptors
   pid_t sender = 0;        // of SCM_CREDENTIALS; 0 if there were none
-  std::vector<UniqueFd> descriptors;
 };
 
-/// Receives what is there: kNone if nothing is, kEnd if the peer has hung up. Never blocks.
+/// Receives what is there: kNone if nothing is, kEnd if the peer has hung up. Never blocks. Takes
+/// no descriptors: closing one may send a FLUSH to a FUSE server that never answers, on which the
+/// closing thread, or process, hangs beyond SIGKILL.
 Packet receive(int socket);
+
+/// Waits for a packet of exactly `size` bytes with one descriptor, between processes of the
+/// daemon's own. False at the end of the connection.
+bool receive_with_descriptor(int socket, void* bytes, size_t size, UniqueFd& descriptor);
+
+/// Makes the kernel refuse descriptors that are sent to `socket`, or to what it accepts, with
+/// EPERM. Since Linux 6.16. Older kernels take them, and drop them when `receive` has no room for
+/// them, which sends no FLUSH.
+void refuse_descriptors(int socket);
 
 /// Sends one packet, with `descriptor` unless it is -1. Never blocks and raises no SIGPIPE: false
 /// if it could not be sent at once.

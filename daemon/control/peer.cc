@@ -111,10 +111,11 @@ FdInfo parse_fdinfo(std::string_view text) {
   return info;
 }
 
-Result<FdInfo> read_fdinfo(const Peer& peer, uint32_t number) {
-  const auto text = read_at(peer.proc_dir.get(), fmt::format("fdinfo/{}", number).c_str());
-  if (!text) return Failure{text.error()};
-  return parse_fdinfo(*text);
+Result<UniqueFd> reopen(const Peer& peer, uint32_t number) {
+  UniqueFd file(
+      ::openat(peer.proc_dir.get(), fmt::format("fd/{}", number).c_str(), O_PATH | O_CLOEXEC));
+  if (!file) return errno_failure();
+  return file;
 }
 
 Result<uid_t> owner_of(const Peer& peer) {

@@ -43,8 +43,9 @@ struct FdInfo {
 };
 FdInfo parse_fdinfo(std::string_view text);
 
-/// fdinfo of descriptor `number` of the peer.
-Result<FdInfo> read_fdinfo(const Peer& peer, uint32_t number);
+/// Descriptor `number` of the peer, re-opened with O_PATH through /proc/PID/fd: closing that sends
+/// nothing to anybody. The file system behind it is not asked, so this never blocks.
+Result<UniqueFd> reopen(const Peer& peer, uint32_t number);
 
 /// Who owns the process now: changes when it becomes a set-user-id program.
 Result<uid_t> owner_of(const Peer& peer);

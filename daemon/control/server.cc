@@ -57,13 +57,14 @@ std::shared_ptr<LiveSettings> live_settings(const Config& config) {
 
 }  // namespace
 
-Server::Server(Config config, Listeners listeners, MountTable mount_table, Reload reload)
+Server::Server(Config config, Listeners listeners, MountTable mount_table, FdinfoReaders& readers,
+               Reload reload)
     : config_(std::move(config)),
       reload_(std::move(reload)),
       made_control_(std::move(listeners.made_control)),
       made_admin_(std::move(listeners.made_admin)),
       live_(live_settings(config_)),
-      shared_(config_, live_, mount_settings(config_, live_)),
+      shared_(config_, live_, mount_settings(config_, live_), readers),
       control_(io_, listeners.control.release()),
       mount_events_(io_, ::dup(mount_table.fd())),
       mount_table_(std::move(mount_table)),

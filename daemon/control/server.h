@@ -26,7 +26,8 @@ class Server {
   /// How a reload reads the configuration again.
   using Reload = std::function<Outcome<Config>()>;
 
-  Server(Config config, Listeners listeners, MountTable mount_table, Reload reload);
+  Server(Config config, Listeners listeners, MountTable mount_table, FdinfoReaders& readers,
+         Reload reload);
   ~Server();
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;

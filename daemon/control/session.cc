@@ -5,6 +5,7 @@
 #include <spdlog/spdlog.h>
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <sys/sysmacros.h>
 
 #include <algorithm>
 #include <boost/asio/post.hpp>
@@ -36,6 +37,7 @@ void Session::start() {
   // An Engage counts only after Welcome, so none can have been sent yet.
   const int on = 1;
   ::setsockopt(socket_.native_handle(), SOL_SOCKET, SO_PASSCRED, &on, sizeof on);
+  refuse_descriptors(socket_.native_handle());
   hello_timer_.expires_after(kHelloWithin);
   hello_timer_.async_wait([self = shared_from_this()](const boost::system::error_code& error) {
     if (!error) self->end(Why::kSilent, "no Hello in time");
@@ -56,12 +58,10 @@ void Session::on_readable() {
     Packet packet = receive(socket_.native_handle());
     if (packet.kind == Packet::Kind::kNone) break;
     if (packet.kind == Packet::Kind::kEnd) {
-      dispose(packet.descriptors);
       end(Why::kPeerGone, "hung up");
       return;
     }
     const bool good = !packet.truncated && on_packet(packet);
-    dispose(packet.descriptors);
     if (!good) end(Why::kLie, "malformed packet");
     // Nothing follows a doorbell as a rule, and waiting again tells if something does.
     if (packet.size == 1) break;
@@ -73,13 +73,12 @@ void Session::on_readable() {
 bool Session::on_packet(Packet& packet) {
   if (packet.size == 1 && packet.bytes[0] == static_cast<char>(common::kDoorbell)) {
     home_.pump.stats().traffic.doorbells.add();
-    return channel_ && packet.descriptors.empty();
+    return channel_ != nullptr;
   }
   proto::ToDaemon message;
   if (!message.ParseFromArray(packet.bytes.data(), static_cast<int>(packet.size))) return false;
-  if (message.body_case() == proto::ToDaemon::kEngage) return on_engage(message.engage(), packet);
-  if (!packet.descriptors.empty()) return false;
   switch (message.body_case()) {
+    case proto::ToDaemon::kEngage: return on_engage(message.engage(), packet.sender);
     case proto::ToDaemon::kHello: return on_hello(message.hello());
     case proto::ToDaemon::kRelease: return on_release(message.release());
     default: return false;
@@ -105,15 +104,16 @@ bool Session::on_hello(const proto::Hello& hello) {
   if (!memory || ::getrandom(&nonce_, sizeof nonce_, 0) != sizeof nonce_) {
     return refuse(proto::Refusal::OUT_OF_MEMORY);
   }
-  peer_ = std::move(*peer);
-  process_.assign(peer_.pidfd.get());  // lent: released in end()
+  peer_ = std::make_shared<const Peer>(std::move(*peer));
+  process_.assign(peer_->pidfd.get());  // lent: released in end()
   process_.async_wait(boost::asio::posix::stream_descriptor::wait_read,
                       [self = shared_from_this()](const boost::system::error_code& error) {
                         if (!error) self->end(Why::kPeerGone, "process ended");
                       });
 
   const UniqueFd memory_fd = (*memory)->take_fd();
-  channel_ = std::make_shared<data::Channel>(*memory, home_.pump.stats(), home_.shared.quarantine);
+  channel_ =
+      std::make_shared<data::Channel>(*memory, home_.pump.stats(), home_.shared.quarantine, uid_);
   proto::FromDaemon message;
   proto::Welcome& welcome = *message.mutable_welcome();
   welcome.set_abi_version(common::kAbiVersion);
@@ -130,8 +130,8 @@ bool Session::on_hello(const proto::Hello& hello) {
     if (const auto self = weak.lock()) self->end(Why::kLie, "malformed request");
   });
   home_.shared.totals.sessions_opened.add();
-  spdlog::debug("event=session-opened session={} pid={} uid={} command=\"{}\"", id_, peer_.pid,
-                uid_, peer_.command);
+  spdlog::debug("event=session-opened session={} pid={} uid={} command=\"{}\"", id_, peer_->pid,
+                uid_, peer_->command);
   return true;
 }
 
@@ -144,11 +144,11 @@ void Session::refuse_slot(uint32_t slot, uint32_t generation, Reason reason) {
                 common::reason_name(reason));
 }
 
-bool Session::on_engage(const proto::Engage& engage, Packet& packet) {
+bool Session::on_engage(const proto::Engage& engage, pid_t sender) {
   // The credentials say who sent this, the nonce that it was sent after the daemon had taken hold
   // of that process: another that has inherited the socket, or its number, knows only one of them.
-  if (!channel_ || packet.descriptors.size() != 1 || packet.sender != peer_.pid ||
-      engage.nonce() != nonce_ || engage.slot() >= common::kHandleSlots) {
+  if (!channel_ || sender != peer_->pid || engage.nonce() != nonce_ ||
+      engage.slot() >= common::kHandleSlots) {
     return false;
   }
   const uint32_t index = engage.slot();
@@ -156,7 +156,6 @@ bool Session::on_engage(const proto::Engage& engage, Packet& packet) {
   data::Channel::Slot& slot = channel_->make_slot(index);
   if (slot.state != data::Channel::Slot::State::kFree) return false;
 
-  if ((::fcntl(packet.descriptors[0].get(), F_GETFL) & O_PATH) == 0) return false;
   const LiveSettings& live = *home_.shared.live;
   Ticket ticket = home_.shared.limits.admit_handle();
   if (!ticket || pending_engages_ >= live.pending_engages.load(std::memory_order_relaxed)) {
@@ -164,12 +163,12 @@ bool Session::on_engage(const proto::Engage& engage, Packet& packet) {
     return true;
   }
 
-  UniqueFd file = std::move(packet.descriptors[0]);
-  packet.descriptors.clear();
+  const Claim claim{engage.fd_number(), makedev(engage.device_major(), engage.device_minor()),
+                    engage.inode()};
   gluster::Mounts& mounts = home_.shared.mounts;
   if (home_.mount_table.changed()) mounts.table_changed();
   const uint64_t epoch = mounts.epoch();
-  const auto proof = prove(peer_, file, engage.fd_number(), home_.mount_table);
+  auto proof = prove_file(*peer_, claim, home_.mount_table);
   if (!proof) {
     refuse_slot(index, generation, proof.error());
     return true;
@@ -178,22 +177,23 @@ bool Session::on_engage(const proto::Engage& engage, Packet& packet) {
   spdlog::debug("event=engage session={} slot={}", id_, index);
   slot.state = data::Channel::Slot::State::kPending;
   slot.generation = generation;
-  slot.flags = (proof->access_mode != O_WRONLY ? uint32_t{common::kHandleReadable} : 0U) |
-               (proof->access_mode != O_RDONLY ? uint32_t{common::kHandleWritable} : 0U);
   slot.wanted = std::make_shared<std::atomic<bool>>(true);
   handle_tickets_[index] = std::move(ticket);
   ++pending_engages_;
 
   gluster::MountPlace place;
-  place.dev = proof->dev;
+  place.dev = claim.dev;
   place.source = proof->mounts.front().source;
   for (const MountLine& line : proof->mounts) {
     if (line.root == "/") place.mount_points.push_back(line.mount_point);
   }
   gluster::EngageOrder order;
-  order.file = std::move(file);
-  order.inode = proof->inode;
-  order.access_mode = proof->access_mode;
+  order.file = std::move(proof->file);
+  order.inode = claim.inode;
+  order.access_mode = [peer = peer_, claim, mount_id = proof->mount_id,
+                       &readers = home_.shared.fdinfo_readers] {
+    return prove_access(*peer, claim, mount_id, readers);
+  };
   order.epoch = epoch;
   // relaxed: a hint that saves work.
   order.wanted = [wanted = slot.wanted] { return wanted->load(std::memory_order_relaxed); };
@@ -223,6 +223,9 @@ void Session::engage_answered(uint32_t index, const std::shared_ptr<std::atomic<
   }
   spdlog::debug("event=engaged session={} slot={} gfid={}", id_, index,
                 gluster::to_string((*answer)->inode()->gfid()));
+  const int mode = (*answer)->access_mode();
+  slot->flags = (mode != O_WRONLY ? uint32_t{common::kHandleReadable} : 0U) |
+                (mode != O_RDONLY ? uint32_t{common::kHandleWritable} : 0U);
   channel_->publish_ready(index, *slot, std::move(*answer));
   home_.shared.totals.engaged.add();
 }
@@ -253,18 +256,6 @@ void Session::free_slot(uint32_t index) {
 
 // --- the end -----------------------------------------------------------------------------
 
-void Session::dispose(std::vector<UniqueFd>& descriptors) {
-  for (UniqueFd& fd : descriptors) {
-    const int flags = ::fcntl(fd.get(), F_GETFL);
-    if (flags >= 0 && (flags & O_PATH) == 0) {
-      // Closing it may send a FLUSH to a FUSE server that never answers: not on this thread.
-      home_.shared.limits.distrust(uid_);
-      home_.shared.closer.post([held = std::move(fd)]() mutable { held.reset(); });
-    }
-  }
-  descriptors.clear();
-}
-
 void Session::end(Why why, const char* detail) {
   if (ended_) return;
   ended_ = true;
@@ -274,9 +265,9 @@ void Session::end(Why why, const char* detail) {
     totals.sessions_ended_for_lies.add();
     spdlog::warn(
         "event=session-ended-for-lie session={} pid={} uid={} command=\"{}\" reason=\"{}\"", id_,
-        peer_.pid, uid_, peer_.command, detail);
+        peer_->pid, uid_, peer_->command, detail);
   } else {
-    spdlog::debug("event=session-ended session={} pid={} reason=\"{}\"", id_, peer_.pid, detail);
+    spdlog::debug("event=session-ended session={} pid={} reason=\"{}\"", id_, peer_->pid, detail);
   }
   if (channel_) {
     const stats::SessionReport last = report();
@@ -290,8 +281,6 @@ void Session::end(Why why, const char* detail) {
   hello_timer_.cancel();
   socket_.close(ignored);
   if (process_.is_open()) process_.release();
-  peer_.pidfd.reset();
-  peer_.proc_dir.reset();
   handle_tickets_.clear();
   ticket_ = Ticket();
   home_.sessions.erase(id_);
@@ -300,9 +289,9 @@ void Session::end(Why why, const char* detail) {
 stats::SessionReport Session::report() const {
   stats::SessionReport report;
   report.id = id_;
-  report.pid = peer_.pid;
+  report.pid = peer_->pid;
   report.uid = uid_;
-  report.command = peer_.command;
+  report.command = peer_->command;
   report.age_seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - since_).count();
   if (!channel_) return report;

@@ -52,14 +52,13 @@ class Session : public std::enable_shared_from_this<Session> {
   void on_readable();
   bool on_packet(Packet& packet);
   bool on_hello(const proto::Hello& hello);
-  bool on_engage(const proto::Engage& engage, Packet& packet);
+  bool on_engage(const proto::Engage& engage, pid_t sender);
   bool on_release(const proto::Release& release);
   void engage_answered(uint32_t slot, const std::shared_ptr<std::atomic<bool>>& wanted,
                        Result<std::shared_ptr<gluster::File>, common::Reason> answer);
   void refuse_slot(uint32_t slot, uint32_t generation, common::Reason reason);
   void free_slot(uint32_t slot);
   bool refuse(proto::Refusal::Code code);
-  void dispose(std::vector<UniqueFd>& descriptors);
   void end(Why why, const char* detail);
 
   PumpSessions& home_;
@@ -70,7 +69,7 @@ class Session : public std::enable_shared_from_this<Session> {
   boost::asio::posix::stream_descriptor process_;  // pidfd
   boost::asio::steady_timer hello_timer_;
   const std::chrono::steady_clock::time_point since_ = std::chrono::steady_clock::now();
-  Peer peer_;
+  std::shared_ptr<const Peer> peer_ = std::make_shared<const Peer>();
   uint64_t nonce_ = 0;
   std::shared_ptr<data::Channel> channel_;  // from Welcome on
   int64_t pending_engages_ = 0;

@@ -2,13 +2,6 @@
 #include "daemon/control/shared.h"
 
 namespace booster::daemon::control {
-namespace {
-
-// A user whose programs have sent so many such descriptors does not get another session: each may
-// hold a thread of the closer and the daemon's exit. Honest programs send none.
-constexpr int64_t kDistrustAfter = 4;
-
-}  // namespace
 
 Ticket Limits::admit_session(uid_t uid) {
   const std::lock_guard lock(mutex_);
@@ -18,8 +11,6 @@ Ticket Limits::admit_session(uid_t uid) {
   const int64_t by_memory =
       of(settings_.session_memory_bytes) / static_cast<int64_t>(common::kSessionBytes);
   if (sessions_ >= of(settings_.sessions) || sessions_ >= by_memory) return {};
-  const auto bad = distrusted_.find(uid);
-  if (bad != distrusted_.end() && bad->second >= kDistrustAfter) return {};
   int64_t& mine = by_uid_[uid];
   if (uid != 0 && mine >= of(settings_.sessions_per_uid)) return {};
   ++mine;
@@ -39,11 +30,6 @@ Ticket Limits::admit_handle() {
     return {};
   }
   return Ticket([this] { handles_.fetch_sub(1, std::memory_order_relaxed); });
-}
-
-void Limits::distrust(uid_t uid) {
-  const std::lock_guard lock(mutex_);
-  ++distrusted_[uid];
 }
 
 }  // namespace booster::daemon::control

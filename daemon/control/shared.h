@@ -14,9 +14,9 @@
 
 #include "common/abi.h"
 #include "daemon/config.h"
+#include "daemon/control/fdinfo_readers.h"
 #include "daemon/data/channel.h"
 #include "daemon/gluster/mount.h"
-#include "daemon/gluster/worker.h"
 #include "daemon/stats/counters.h"
 
 namespace booster::daemon::control {
@@ -83,33 +83,29 @@ class Limits {
   /// An empty ticket: one handle too many.
   Ticket admit_handle();
 
-  /// A session of this user has sent a descriptor whose close may hang (see Closer).
-  void distrust(uid_t uid);
-
  private:
   const LiveSettings& settings_;
   std::mutex mutex_;
   int64_t sessions_ = 0;
   std::unordered_map<uid_t, int64_t> by_uid_;
-  std::unordered_map<uid_t, int64_t> distrusted_;
   std::atomic<int64_t> handles_{0};
 };
 
 struct Shared {
   Shared(const Config& config, std::shared_ptr<LiveSettings> live_settings,
-         gluster::MountSettings mount_settings)
+         gluster::MountSettings mount_settings, FdinfoReaders& readers)
       : live(std::move(live_settings)),
         limits(*live),
         mounts(std::move(mount_settings)),
-        quarantine(static_cast<uint32_t>(config.quarantine_min_ms)) {}
+        quarantine(static_cast<uint32_t>(config.quarantine_min_ms)),
+        fdinfo_readers(readers) {}
 
   const std::shared_ptr<LiveSettings> live;
   Limits limits;
   gluster::Mounts mounts;
   data::Quarantine quarantine;
   stats::Totals totals;
-  /// Closes what no honest client sends: closing a descriptor of a hostile FUSE mount can hang.
-  gluster::Worker closer{"closer", 1};
+  FdinfoReaders& fdinfo_readers;
 };
 
 }  // namespace booster::daemon::control

@@ -71,8 +71,9 @@ class Channel : public std::enable_shared_from_this<Channel> {
  public:
   enum class Scan { kNothing, kWorked, kLie, kThreadLost };
 
+  /// Of a program that `uid` runs.
   Channel(std::shared_ptr<SessionMemory> memory, stats::PumpStats& pump_stats,
-          Quarantine& quarantine);
+          Quarantine& quarantine, uid_t uid);
 
   SessionMemory& memory() { return *memory_; }
   const stats::Traffic& traffic() const { return traffic_; }

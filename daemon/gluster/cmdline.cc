@@ -132,6 +132,8 @@ MountOptions parse_meta_cmdline(std::string_view text) {
       options.writeback_cache = !is_off(words.optional_value().value_or("yes"));
     } else if (words.is("read-only") || words.is("worm")) {
       options.read_only = true;
+    } else if (words.is("capability")) {
+      options.capability = true;
     }
   }
   while (!options.volfile_id.empty() && options.volfile_id.front() == '/') {

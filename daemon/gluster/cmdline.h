@@ -21,6 +21,7 @@ struct MountOptions {
   std::string subdir;                  // of --subdir-mount
   bool writeback_cache = false;        // --kernel-writeback-cache
   bool read_only = false;              // --read-only or --worm
+  bool capability = false;             // --capability: files can have security.capability
 };
 
 /// Parses the content of `.meta/cmdline`: { "Cmdlinestr": "glusterfs --option=value … /mnt" }, the

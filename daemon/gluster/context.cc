@@ -189,9 +189,10 @@ std::string without_meta(const std::string& volfile) {
   static constexpr std::string_view kEnd = "end-volume\n";
   std::string out;
   for (size_t at = 0; at < volfile.size();) {
-    const size_t end = volfile.find(kEnd, at);
-    const std::string block =
-        volfile.substr(at, end == std::string::npos ? end : end + kEnd.size() - at);
+    // A block goes up to the next one, blank lines between them included.
+    size_t end = volfile.find(kEnd, at);
+    if (end != std::string::npos) end = volfile.find_first_not_of('\n', end + kEnd.size());
+    const std::string block = volfile.substr(at, end == std::string::npos ? end : end - at);
     at += block.size();
     if (!has_translator(block, "meta")) out += block;
   }

@@ -110,6 +110,12 @@ void Inode::flush_batches() {
   }
 }
 
+mode_t set_id_bits(mode_t mode) {
+  mode_t bits = mode & S_ISUID;
+  if ((mode & S_IXGRP) != 0) bits |= mode & S_ISGID;
+  return bits;
+}
+
 // --- File --------------------------------------------------------------------------------
 
 File::File(std::shared_ptr<Inode> inode, std::shared_ptr<Context> context,
@@ -143,14 +149,39 @@ void File::on_answer(glfs_fd* /*fd*/, ssize_t result, struct glfs_stat* /*before
   const Context& context = *io.file_->context_;
   Inode& inode = *io.file_->inode_;
   if (result >= 0) inode.note_size(after, io.size_version_);
+  io.result_ = result;
+  if (result >= 0 && io.write_ && io.unprivileged_ && after &&
+      set_id_bits(after->glfs_st_mode) != 0) {
+    io.file_->take_set_id_away(io, after->glfs_st_mode);
+    return;
+  }
   if (result >= 0 && io.write_ && context.disperse()) {
-    io.result_ = result;
     inode.await_flush(io);
     return;
   }
   // Moved out first: `finished` may submit the Io again at once, from another thread.
   const std::shared_ptr<File> file = std::move(io.file_);
   io.finished(result, error);
+}
+
+// Root has set these bits while the file was engaged (before, it would have been refused). The
+// kernel takes them away before such a write, which it can as far as it knows of them; here they go
+// before the answer.
+void File::take_set_id_away(Io& io, mode_t mode) {
+  worker_->post([file = io.file_, &io, mode] {
+    if (glfs_fchmod(file->fd_, mode & ~set_id_bits(mode) & 07777U) != 0) {
+      const int error = errno != 0 ? errno : EIO;
+      spdlog::warn("event=set-id-stays gfid={} error=\"{}\"", to_string(file->inode_->gfid()),
+                   strerrordesc_np(error));
+      io.file_.reset();
+      io.finished(-1, error);
+    } else if (file->context_->disperse()) {
+      file->inode_->await_flush(io);
+    } else {
+      io.file_.reset();
+      io.finished(io.result_, 0);
+    }
+  });
 }
 
 int File::read(std::byte* buffer, size_t length, uint64_t offset, Io& io) {

@@ -32,6 +32,10 @@ struct GfidHash {
 
 std::string to_string(const Gfid& gfid);
 
+/// The bits of `mode` that a write by an ordinary user takes away: as in the kernel, set-group-id
+/// only of what the group can execute.
+mode_t set_id_bits(mode_t mode);
+
 class File;
 
 /// One read or write on its way. The owner derives from it, keeps it and its buffer alive until
@@ -43,6 +47,10 @@ class Io {
   /// again from within.
   virtual void finished(int64_t result, int error) noexcept = 0;
 
+  /// For a program of an ordinary user: after a write the file is no set-user-id program. To be
+  /// called before the first submission.
+  void set_unprivileged() { unprivileged_ = true; }
+
  protected:
   Io() = default;
   ~Io() = default;
@@ -50,6 +58,7 @@ class Io {
  private:
   friend class File;
   friend class Inode;
+  bool unprivileged_ = false;
   // While in flight:
   std::shared_ptr<File> file_;  // keeps descriptor and context open
   bool write_ = false;
@@ -137,6 +146,7 @@ class File : public std::enable_shared_from_this<File> {
   static void on_answer(glfs_fd* fd, ssize_t result, struct glfs_stat* before,
                         struct glfs_stat* after, void* data);
   void prepare(Io& io, bool write);
+  void take_set_id_away(Io& io, mode_t mode);
   static int submitted(Io& io, int result);
 
   std::shared_ptr<Inode> inode_;

@@ -68,16 +68,23 @@ void Mount::engage(EngageOrder order) {
 void Mount::identify_and_engage(EngageOrder& order, const std::shared_ptr<void>& in_progress) {
   if (!order.wanted()) return;
   Reason reason = identify(order.epoch);
-  if (reason == Reason::kNone && order.access_mode != O_RDONLY) {
+  Wish wish;
+  if (reason == Reason::kNone) {
+    const auto mode = order.access_mode();
+    if (mode) wish.access_mode = *mode;
+    if (!mode) reason = mode.error();
+  }
+  if (reason == Reason::kNone && wish.access_mode != O_RDONLY) {
     const std::lock_guard lock(identity_mutex_);
     // The mount's own client refuses to write where the volume would not.
     if (options_.read_only) reason = Reason::kOpenFailed;
+    // A write has to take them from the file, and only the kernel knows whether it has some.
+    if (options_.capability) reason = Reason::kSetId;
   }
   if (reason != Reason::kNone) {
     order.done(Failure{reason});
     return;
   }
-  Wish wish;
   // Answered by the FUSE client itself (fuse_getxattr in fuse-bridge.c), 16 raw bytes.
   const std::string path = fmt::format("/proc/self/fd/{}", order.file.get());
   const ssize_t n = ::getxattr(path.c_str(), "glusterfs.gfid", wish.gfid.data(), wish.gfid.size());
@@ -87,7 +94,6 @@ void Mount::identify_and_engage(EngageOrder& order, const std::shared_ptr<void>&
   }
   order.file.reset();  // it keeps the mount busy
   wish.inode = order.inode;
-  wish.access_mode = order.access_mode;
   wish.since = Clock::now();
   wish.wanted = std::move(order.wanted);
   wish.done = std::move(order.done);
@@ -362,9 +368,8 @@ Mount::Answer Mount::open(const Wish& wish, const std::shared_ptr<Context>& cont
   if (!S_ISREG(status.st_mode)) return Failure{Reason::kNotRegular};
   if (status.st_nlink == 0) return Failure{Reason::kUnlinked};
   // The kernel takes these rights away when an ordinary user writes; through booster root writes.
-  const bool set_id = (status.st_mode & S_ISUID) != 0 ||
-                      (status.st_mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP);
-  if (set_id && wish.access_mode != O_RDONLY) return Failure{Reason::kSetId};
+  if (set_id_bits(status.st_mode) != 0 && wish.access_mode != O_RDONLY)
+    return Failure{Reason::kSetId};
 
   {
     const std::lock_guard lock(inode->mutex_);

@@ -40,9 +40,10 @@ struct MountSettings {
 
 /// A proven wish to engage a file.
 struct EngageOrder {
-  UniqueFd file;                 // O_PATH
-  uint64_t inode = 0;            // its number
-  int access_mode = 0;           // O_RDONLY, O_WRONLY, O_RDWR
+  UniqueFd file;       // O_PATH
+  uint64_t inode = 0;  // its number
+  /// O_RDONLY, O_WRONLY or O_RDWR. May wait; a thread that may asks, once.
+  std::function<Result<int, common::Reason>()> access_mode;
   uint64_t epoch = 0;            // Mounts::epoch() after the mount table was read
   std::function<bool()> wanted;  // false: nobody waits any more. Any thread.
   /// The answer, once, on any thread; not called if not wanted.

@@ -176,14 +176,10 @@ class Fd {
   int fd_ = -1;
 };
 
-inline Fd path_of(int fd) {
-  return {"/proc/self/fd/" + std::to_string(fd), O_PATH};
-}
-
-/// An Engage with everything chosen: the O_PATH of one file, the number of another.
-inline std::string engage_with(DaemonClient& client, int path_fd, int number, uint32_t slot = 0,
+/// An Engage with everything chosen: the identity of one file, the number of another.
+inline std::string engage_with(DaemonClient& client, int file, int number, uint32_t slot = 0,
                                uint32_t generation = 1) {
-  client.send(client.engage_message(slot, generation, number), {path_fd});
+  client.send(client.engage_message(slot, generation, number, file));
   return outcome(client, slot, generation);
 }
 

@@ -85,10 +85,9 @@ TEST_F(Hostile, ThousandsOfHandlesOfOneClientCostTheOthersNothing) {
   UserProcess mallory(kMallory, [&](Talk& talk) {
     const auto client = new_session();
     const Fd file(open_file(), O_RDWR);
-    const Fd path = path_of(file.get());
     std::map<std::string, int> answers;
     for (uint32_t slot = 0; slot < kHandleSlots; ++slot) {
-      client->send(client->engage_message(slot, 1, file.get()), {path.get()});
+      client->send(client->engage_message(slot, 1, file.get(), file.get()));
       // Some of them all at once, to reach the limit of pending ones.
       if (slot % 512 == 511) {
         for (uint32_t back = slot - 511; back <= slot; ++back) {
@@ -105,7 +104,7 @@ TEST_F(Hostile, ThousandsOfHandlesOfOneClientCostTheOthersNothing) {
     for (uint32_t slot = 0; slot < kHandleSlots && asked_again < rounds(300, 4096); ++slot) {
       if (client->slot(slot).state == common::HandleSlot::kReady) continue;
       ++asked_again;
-      client->send(client->engage_message(slot, 2, file.get()), {path.get()});
+      client->send(client->engage_message(slot, 2, file.get(), file.get()));
       if (outcome(*client, slot, 2) != "granted rw") talk.say("not granted");
     }
     talk.say("all");
@@ -297,10 +296,9 @@ TEST_F(Hostile, AFloodOfPacketsHoldsNobodyUp) {
                     [&](Talk& talk) {
                       const auto client = new_session();
                       const Fd file(open_file(), O_RDWR);
-                      const Fd path = path_of(file.get());
                       const uint32_t wanted = static_cast<uint32_t>(rounds(5000, 100'000));
                       for (uint32_t i = 1; i <= wanted; ++i) {
-                        client->send(client->engage_message(0, i, 900), {path.get()});
+                        client->send(client->engage_message(0, i, 900, file.get()));
                       }
                       talk.say(outcome(*client, 0, wanted));
                       talk.say(engage(*client, file.get(), 1));
@@ -320,15 +318,14 @@ TEST_F(Hostile, AClientThatFillsItsSocketAndNeverReadsHoldsNobodyUp) {
     clients.push_back(std::make_unique<UserProcess>(kMallory, [&](Talk& talk) {
       const auto client = new_session();
       const Fd file(open_file(), O_RDWR);
-      const Fd path = path_of(file.get());
       talk.say("ready");
       talk.hear();
       int sent = 0;
       uint32_t slot = 0;
-      while (send_packet(
-          client->socket(),
-          client->engage_message(slot % kHandleSlots, 1, file.get()).SerializeAsString(),
-          {path.get()}, MSG_DONTWAIT)) {
+      while (send_packet(client->socket(),
+                         client->engage_message(slot % kHandleSlots, 1, file.get(), file.get())
+                             .SerializeAsString(),
+                         {}, MSG_DONTWAIT)) {
         ++sent;
         ++slot;
       }

@@ -107,18 +107,21 @@ class DaemonClient {
 
   /// Sends an Engage for `fd` by the book, without waiting.
   void engage_begin(int fd, uint32_t slot, uint32_t generation) {
-    const int path_fd = ::open(fmt::format("/proc/self/fd/{}", fd).c_str(), O_PATH | O_CLOEXEC);
-    if (path_fd < 0) fail("O_PATH");
-    send(engage_message(slot, generation, fd), {path_fd});
-    ::close(path_fd);
+    send(engage_message(slot, generation, fd, fd));
   }
-  control::ToDaemon engage_message(uint32_t slot, uint32_t generation, int fd) const {
+  /// That descriptor `fd` is open on the same file as `file`.
+  control::ToDaemon engage_message(uint32_t slot, uint32_t generation, int fd, int file) const {
+    struct statx status {};
+    ::statx(file, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &status);
     control::ToDaemon message;
     control::Engage& engage = *message.mutable_engage();
     engage.set_nonce(nonce());
     engage.set_slot(slot);
     engage.set_generation(generation);
     engage.set_fd_number(static_cast<uint32_t>(fd));
+    engage.set_device_major(status.stx_dev_major);
+    engage.set_device_minor(status.stx_dev_minor);
+    engage.set_inode(status.stx_ino);
     return message;
   }
 

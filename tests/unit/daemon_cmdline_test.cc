@@ -23,6 +23,8 @@ TEST(MetaCmdline, WhatMountGlusterfsStarts) {
   EXPECT_EQ(options.volfile_id, "vol1");
   EXPECT_TRUE(options.volfile.empty());
   EXPECT_FALSE(options.writeback_cache);
+  EXPECT_FALSE(options.capability);
+  EXPECT_TRUE(parse("--capability --volfile-id=v /mnt").capability);
   EXPECT_FALSE(options.read_only);
 }
 

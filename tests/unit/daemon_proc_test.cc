@@ -7,6 +7,7 @@
 
 #include <string>
 
+#include "daemon/control/fdinfo_readers.h"
 #include "daemon/control/mountinfo.h"
 #include "daemon/control/peer.h"
 
@@ -119,11 +120,15 @@ TEST(FdInfo, OfAnOwnDescriptorAgreesWithStat) {
   ASSERT_EQ(::fstat(fd.get(), &status), 0);
   Peer self;
   self.proc_dir = UniqueFd(::open("/proc/self", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  const auto info = read_fdinfo(self, static_cast<uint32_t>(fd.get()));
+  FdinfoReaders readers(2);
+  const auto read = [&](int number) {
+    return readers.read(::getuid(), self.proc_dir.get(), static_cast<uint32_t>(number));
+  };
+  const auto info = read(fd.get());
   ASSERT_TRUE(info.ok());
   EXPECT_EQ(info->inode, status.st_ino);
   EXPECT_EQ(info->flags & O_ACCMODE, static_cast<unsigned>(O_RDWR));
-  EXPECT_FALSE(read_fdinfo(self, 1'000'000).ok());
+  EXPECT_FALSE(read(1'000'000).ok());
 }
 
 }  // namespace

@@ -1,0 +1,151 @@
+// A reader takes a packet with a number and a /proc directory, and answers with what it has read.
+#include "daemon/control/fdinfo_readers.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <spdlog/spdlog.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <string>
+#include <system_error>
+
+#include "daemon/control/packet.h"
+
+namespace booster::daemon::control {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr milliseconds kPatience{1000};
+constexpr size_t kMaxAnswer = 4096;
+
+/// The life of a reader. An empty answer would look like the end of the connection, hence one byte
+/// before the text.
+[[noreturn]] void serve(int socket) {
+  // The daemon ends its readers by ending: a SIGTERM to the whole control group must not take them
+  // from it before.
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGPIPE}) std::signal(signal, SIG_IGN);
+  ::prctl(PR_SET_NAME, "boosterd-fdinfo");
+  if (socket > 0) ::close_range(0, static_cast<unsigned>(socket) - 1, 0);
+  ::close_range(static_cast<unsigned>(socket) + 1, ~0U, 0);
+  while (true) {
+    uint32_t number = 0;
+    UniqueFd proc_dir;
+    if (!receive_with_descriptor(socket, &number, sizeof number, proc_dir)) ::_exit(0);
+    char answer[1 + kMaxAnswer] = "";
+    ssize_t n = -1;
+    const UniqueFd file(::openat(proc_dir.get(), fmt::format("fdinfo/{}", number).c_str(),
+                                 O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+    if (file) n = ::read(file.get(), answer + 1, kMaxAnswer);
+    if (::send(socket, answer, 1 + static_cast<size_t>(std::max<ssize_t>(n, 0)), MSG_NOSIGNAL) < 0)
+      ::_exit(0);
+  }
+}
+
+Failure<std::error_code> failure(int error) {
+  return Failure{std::error_code(error, std::generic_category())};
+}
+
+}  // namespace
+
+FdinfoReaders::FdinfoReaders(unsigned count) : readers_(count) {
+  for (Reader& reader : readers_) {
+    int ends[2];
+    if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) {
+      throw std::system_error(errno, std::generic_category(), "socketpair");
+    }
+    reader.socket.reset(ends[0]);
+    UniqueFd theirs(ends[1]);
+    const pid_t daemon = ::getpid();
+    const pid_t pid = ::fork();
+    if (pid < 0) throw std::system_error(errno, std::generic_category(), "fork");
+    if (pid == 0) {
+      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+      if (::getppid() != daemon) ::_exit(0);
+      serve(theirs.release());
+    }
+  }
+}
+
+void FdinfoReaders::look_after_the_stuck() {
+  char late[1 + kMaxAnswer];
+  for (Reader& reader : readers_) {
+    if (!reader.stuck || ::recv(reader.socket.get(), late, sizeof late, MSG_DONTWAIT) <= 0) continue;
+    reader.busy = reader.stuck = false;
+    spdlog::info("event=fdinfo-reader-back uid={}", reader.uid);
+  }
+}
+
+FdinfoReaders::Reader* FdinfoReaders::reserve(uid_t uid, Clock::time_point deadline, int& error) {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    look_after_the_stuck();
+    Reader* idle = nullptr;
+    bool mine = false;
+    for (Reader& reader : readers_) {
+      if (!reader.busy) idle = &reader;
+      if (reader.busy && reader.uid == uid) mine = true;
+      if (reader.stuck && reader.uid == uid) {
+        error = EBUSY;
+        return nullptr;
+      }
+    }
+    if (idle && !mine) {
+      idle->busy = true;
+      idle->uid = uid;
+      return idle;
+    }
+    if (freed_.wait_until(lock, deadline) == std::cv_status::timeout) {
+      error = ETIMEDOUT;
+      return nullptr;
+    }
+  }
+}
+
+void FdinfoReaders::give_back(Reader& reader, State state) {
+  const std::lock_guard lock(mutex_);
+  reader.busy = state != State::kIdle;
+  reader.stuck = state == State::kStuck;
+  if (state == State::kLost) {
+    reader.uid = static_cast<uid_t>(-1);  // on nobody's account
+    spdlog::error("event=fdinfo-reader-lost remedy=\"restart boosterd\"");
+  }
+  freed_.notify_all();
+}
+
+Result<FdInfo> FdinfoReaders::read(uid_t uid, int proc_dir, uint32_t number) {
+  const Clock::time_point deadline = Clock::now() + kPatience;
+  int error = 0;
+  Reader* reader = reserve(uid, deadline, error);
+  if (!reader) return failure(error);
+  const int socket = reader->socket.get();
+  if (!send(socket, std::string(reinterpret_cast<const char*>(&number), sizeof number), proc_dir)) {
+    give_back(*reader, State::kLost);
+    return failure(EPIPE);
+  }
+  pollfd answered{socket, POLLIN, 0};
+  int ready = 0;
+  do {
+    const auto left = std::chrono::ceil<milliseconds>(deadline - Clock::now());
+    ready = ::poll(&answered, 1, std::max(static_cast<int>(left.count()), 0));
+  } while (ready < 0 && errno == EINTR);
+  char answer[1 + kMaxAnswer];
+  const ssize_t n = ready == 1 ? ::recv(socket, answer, sizeof answer, MSG_DONTWAIT) : 0;
+  if (n <= 0) {
+    give_back(*reader, ready == 1 ? State::kLost : State::kStuck);
+    if (ready == 0) spdlog::warn("event=fdinfo-reader-hangs uid={} descriptor={}", uid, number);
+    return failure(ETIMEDOUT);
+  }
+  give_back(*reader, State::kIdle);
+  if (n == 1) return failure(ENOENT);
+  return parse_fdinfo({answer + 1, static_cast<size_t>(n) - 1});
+}
+
+}  // namespace booster::daemon::control
