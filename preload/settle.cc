@@ -36,13 +36,30 @@ bool same_time(const statx_timestamp& a, const statx_timestamp& b) {
   return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
 }
 
+/// Files up to this size the client may keep whole (quick-read, its default limit).
+constexpr uint64_t kKeptWhole = 64 << 10;
+
+/// Changes the times of the file in a way of which the client's caches take notice. A full volume
+/// refuses the fallocate even where nothing is to be allocated; setting the time does it too, but
+/// for what quick-read keeps.
+long touch_file(int fd, uint64_t offset) {
+  const long result =
+      raw::raw_syscall(SYS_fallocate, fd, FALLOC_FL_KEEP_SIZE, static_cast<long>(offset), 1);
+  if (result != -ENOSPC && result != -EDQUOT) return result;
+  struct statx status;
+  if (!raw::attributes(fd, AT_STATX_FORCE_SYNC, status) || status.stx_size <= kKeptWhole) {
+    return result;
+  }
+  const timespec times[2] = {{0, UTIME_OMIT}, {0, UTIME_NOW}};
+  return raw::raw_syscall(SYS_utimensat, fd, 0, raw::word(times), 0);
+}
+
 /// The calls after which FUSE serves nothing that is older than the bricks. The fallocate changes
 /// the file's times, by which the client's caches and the kernel find out that they are stale; the
 /// fadvise drops the kernel's pages; the statx brings size and times.
 ///
 /// Two things are checked, because each was seen to fail now and then:
-/// - What statx told must be what the kernel kept. The client tells the kernel of the fallocate by
-/// a
+/// - What statx told must be what the kernel kept. The client tells the kernel of the fallocate by a
 ///   notification of its own; when that arrives while the statx is under way, the kernel hands out
 ///   the fresh answer but does not keep it (fi->attr_version in fuse_change_attributes). stat and
 ///   read would ask again; a page fault in somebody's mapping would not, and die of the old size.
@@ -57,8 +74,7 @@ long fence_once(int fd, uint64_t offset) {
   bool touch = true;
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
     if (touch) {
-      const long result =
-          raw::raw_syscall(SYS_fallocate, fd, FALLOC_FL_KEEP_SIZE, static_cast<long>(offset), 1);
+      const long result = touch_file(fd, offset);
       if (raw::is_error(result)) return result;
       touch = false;
     }
