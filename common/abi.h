@@ -104,6 +104,13 @@ struct alignas(64) ClientCounters {
 static_assert(kReasonCount <= 64);
 static_assert(sizeof(ClientCounters) == 1024);
 
+/// Client-written, for whom the program leaves behind when it is killed.
+struct alignas(64) ClientState {
+  /// 1 from before a boosted write until all of the program's files are fenced. Read by the daemon
+  /// after the program's end; a lie costs nobody but the liar's own files a change of their times.
+  std::atomic<uint32_t> unsettled;
+};
+
 /// Daemon-written, before the memory is handed out, except for the atomics.
 struct alignas(64) SessionHeader {
   uint64_t magic;                     // kSessionMagic
@@ -122,6 +129,7 @@ static_assert(sizeof(SessionHeader) == 64);
 struct SessionMemory {
   SessionHeader header;
   ClientCounters counters;
+  ClientState state;
   LaneRequest requests[kLanes];
   LaneReply replies[kLanes];
   HandleSlot slots[kHandleSlots];

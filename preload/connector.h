@@ -17,6 +17,8 @@ namespace booster::preload {
 class Connector {
  public:
   Session* acquire(bool wait);
+  /// A reference to the session that there is, for release(); null if there is none.
+  Session* current_ref();
   void release(Session* session);
   void give_back(const HandleRef& handle);
   bool engage(Session& session, int fd, const raw::FileId& file, HandleRef& handle,
@@ -37,7 +39,6 @@ class Connector {
   Welcome receive_welcome();
   bool adopt(int memory_fd, uint64_t bytes, uint64_t nonce, const Policy& policy);
   void retire(Session* session);
-  Session* current_ref();
   bool send_packet(const void* data, size_t length);
 
   Mutex lock_;  // connecting, slots, messages

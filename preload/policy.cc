@@ -241,6 +241,7 @@ long positional(Session& session, Description& description, const Call& call, ui
   rest.advance(moved.done);
   session.count(Reason::kNone, moved.done);
   if (call.op == Op::kWrite && (moved.done > 0 || moved.daemon_lost)) {
+    session.set_unsettled(true);
     note_boosted_write(inode, call.fd, offset);
     if (inode.never.load(std::memory_order_relaxed) != Reason::kNone) settle(inode);
   }

@@ -12,17 +12,17 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "common/fence.h"
 #include "common/raw_syscall.h"
 
 namespace booster::preload::raw {
 
+using common::attributes;
 using common::is_error;
+using common::page_cache;
 using common::raw_syscall;
-
-template <typename T>
-long word(T* pointer) {
-  return reinterpret_cast<long>(pointer);
-}
+using common::sleep_ms;
+using common::word;
 
 /// Which file a descriptor names. Two descriptors with equal values name the same inode.
 struct FileId {
@@ -45,12 +45,6 @@ inline bool identify(int fd, FileId& id) {
   return true;
 }
 
-/// Attributes of an open file; `sync` is AT_STATX_FORCE_SYNC or AT_STATX_DONT_SYNC.
-inline bool attributes(int fd, int sync, struct statx& st) {
-  return !is_error(
-      raw_syscall(SYS_statx, fd, word(""), AT_EMPTY_PATH | sync, STATX_BASIC_STATS, word(&st)));
-}
-
 /// Asks the file system for fresh attributes. On FUSE this orders after every earlier write of the
 /// inode, write-behind included.
 inline bool sync_attributes(int fd) {
@@ -70,21 +64,6 @@ inline long pwrite(int fd, const void* buffer, size_t length, int64_t offset) {
 inline long status_flags(int fd) {
   return raw_syscall(SYS_fcntl, fd, F_GETFL);
 }
-/// What the kernel's page cache holds of a range of an open file, in pages; `length` 0: to the end.
-/// -errno where it does not tell: -ENOSYS before Linux 6.5, -EPERM to a caller who neither owns the
-/// file nor has it open for writing.
-inline long page_cache(int fd, uint64_t offset, uint64_t length) {
-  struct {
-    uint64_t offset, length;
-  } range{offset, length};
-  struct {
-    uint64_t cached, dirty, writeback, evicted, recently_evicted;
-  } found{};
-  constexpr long kCachestat = 451;  // glibc 2.36 has no name for it
-  const long result = raw_syscall(kCachestat, fd, word(&range), word(&found), 0);
-  return is_error(result) ? result : static_cast<long>(found.cached);
-}
-
 /// How many of the `pages` pages of a range the kernel holds; all of them when it does not tell.
 inline uint64_t cached_pages(int fd, uint64_t offset, size_t length, uint64_t pages) {
   const long held = page_cache(fd, offset, length);
@@ -131,15 +110,6 @@ inline uint64_t coarse_now_ms() {
   timespec now{};
   clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
   return static_cast<uint64_t>(now.tv_sec) * 1000 + static_cast<uint64_t>(now.tv_nsec) / 1'000'000;
-}
-
-inline void sleep_us(uint64_t us) {
-  timespec left{static_cast<time_t>(us / 1'000'000), static_cast<long>(us % 1'000'000) * 1000};
-  while (raw_syscall(SYS_nanosleep, word(&left), word(&left)) == -4 /* EINTR */) {
-  }
-}
-inline void sleep_ms(uint64_t ms) {
-  sleep_us(ms * 1000);
 }
 
 }  // namespace booster::preload::raw

@@ -161,6 +161,13 @@ bool Session::alive() {
   return !dead_.load(std::memory_order_relaxed);
 }
 
+void Session::set_unsettled(bool unsettled) {
+  // relaxed: the daemon looks when this process is no more.
+  std::atomic<uint32_t>& word = memory_->state.unsettled;
+  const uint32_t value = unsettled ? 1 : 0;
+  if (word.load(std::memory_order_relaxed) != value) word.store(value, std::memory_order_relaxed);
+}
+
 TransferResult Session::transfer(Op op, const HandleRef& handle, IoCursor& cursor, uint64_t offset,
                                  size_t length) {
   struct Piece {
@@ -174,6 +181,7 @@ TransferResult Session::transfer(Op op, const HandleRef& handle, IoCursor& curso
   TransferResult result;
   bool stop = false;  // an answer came up short: what follows it does not count
 
+  if (op == Op::kWrite) set_unsettled(true);
   while (true) {
     bool any = false;
     while (!stop && submitted < length && in_flight < kWindow) {
@@ -254,6 +262,10 @@ void Session::count(Reason reason, uint64_t bytes) {
 
 SessionRef::~SessionRef() {
   if (session_ != nullptr) g_connector.release(session_);
+}
+
+SessionRef current_session() {
+  return SessionRef(g_connector.current_ref());
 }
 
 SessionRef session(bool wait) {

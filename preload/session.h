@@ -68,6 +68,8 @@ class SessionRef {
 /// daemon that has accepted the connection. Empty when there is none now; a new attempt is made at
 /// most once a second.
 SessionRef session(bool wait);
+/// The session that there is, if any; does not connect.
+SessionRef current_session();
 
 /// Gives a handle back, whatever became of it. Never waits.
 void give_back(const HandleRef& handle);
@@ -87,6 +89,8 @@ class Session {
   uint32_t id() const { return id_; }
   const Policy& policy() const { return policy_; }
 
+  /// Tells the daemon whether it has something to fence if this process is killed.
+  void set_unsettled(bool unsettled);
   /// Asks for a handle to `file`, which is open as `fd`. False, with the reason, when it cannot be
   /// asked now.
   bool engage(int fd, const raw::FileId& file, HandleRef& handle, common::Reason& reason);
@@ -117,6 +121,7 @@ class Session {
 
  private:
   friend SessionRef session(bool wait);
+  friend SessionRef current_session();
   friend void give_back(const HandleRef& handle);
   friend class Connector;
 

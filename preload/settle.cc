@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 
+#include "common/fence.h"
 #include "preload/log.h"
 
 namespace booster::preload {
@@ -16,81 +17,6 @@ constexpr int kFenceAttempts = 3;
 constexpr uint64_t kDrainEveryMs = 1000;
 /// A claim in progress is one write; a stuck brick must not stop a fork for ever.
 constexpr uint32_t kShareWaitMs = 2000;
-
-/// Drops the kernel's pages of the file. What some program has mapped, fadvise passes over; that is
-/// dropped by the FUSE client's notification of the fallocate, from a thread of its own and a
-/// little later, so this waits for it (seen: 2 ms on a busy machine). A kernel that does not tell
-/// what it holds is believed to hold nothing.
-bool drop_pages(int fd) {
-  constexpr int kLooks = 500;
-  constexpr uint64_t kLookEveryUs = 200;
-  for (int look = 0; look < kLooks; ++look) {
-    raw::raw_syscall(SYS_fadvise64, fd, 0, 0, POSIX_FADV_DONTNEED);
-    if (raw::page_cache(fd, 0, 0) <= 0) return true;
-    raw::sleep_us(kLookEveryUs);
-  }
-  return false;
-}
-
-bool same_time(const statx_timestamp& a, const statx_timestamp& b) {
-  return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
-}
-
-/// Files up to this size the client may keep whole (quick-read, its default limit).
-constexpr uint64_t kKeptWhole = 64 << 10;
-
-/// Changes the times of the file in a way of which the client's caches take notice. A full volume
-/// refuses the fallocate even where nothing is to be allocated; setting the time does it too, but
-/// for what quick-read keeps.
-long touch_file(int fd, uint64_t offset) {
-  const long result =
-      raw::raw_syscall(SYS_fallocate, fd, FALLOC_FL_KEEP_SIZE, static_cast<long>(offset), 1);
-  if (result != -ENOSPC && result != -EDQUOT) return result;
-  struct statx status;
-  if (!raw::attributes(fd, AT_STATX_FORCE_SYNC, status) || status.stx_size <= kKeptWhole) {
-    return result;
-  }
-  const timespec times[2] = {{0, UTIME_OMIT}, {0, UTIME_NOW}};
-  return raw::raw_syscall(SYS_utimensat, fd, 0, raw::word(times), 0);
-}
-
-/// The calls after which FUSE serves nothing that is older than the bricks. The fallocate changes
-/// the file's times, by which the client's caches and the kernel find out that they are stale; the
-/// fadvise drops the kernel's pages; the statx brings size and times.
-///
-/// Two things are checked, because each was seen to fail now and then:
-/// - What statx told must be what the kernel kept. The client tells the kernel of the fallocate by a
-///   notification of its own; when that arrives while the statx is under way, the kernel hands out
-///   the fresh answer but does not keep it (fi->attr_version in fuse_change_attributes). stat and
-///   read would ask again; a page fault in somebody's mapping would not, and die of the old size.
-/// - The modification time must have changed. A client's cache that answers from before the change,
-///   or a file system that stamps two changes within one tick alike, leaves everybody believing
-///   that nothing has happened.
-long fence_once(int fd, uint64_t offset) {
-  constexpr int kAttempts = 8;
-  constexpr uint64_t kTickMs = 5;  // longer than a tick of the clock that stamps files
-  struct statx before;
-  if (!raw::attributes(fd, AT_STATX_DONT_SYNC, before)) return -EIO;
-  bool touch = true;
-  for (int attempt = 0; attempt < kAttempts; ++attempt) {
-    if (touch) {
-      const long result = touch_file(fd, offset);
-      if (raw::is_error(result)) return result;
-      touch = false;
-    }
-    struct statx told;
-    struct statx kept;
-    if (!raw::attributes(fd, AT_STATX_FORCE_SYNC, told) ||
-        !raw::attributes(fd, AT_STATX_DONT_SYNC, kept)) {
-      return -EIO;
-    }
-    if (told.stx_size != kept.stx_size || !same_time(told.stx_mtime, kept.stx_mtime)) continue;
-    if (!same_time(told.stx_mtime, before.stx_mtime)) return drop_pages(fd) ? 0 : -EBUSY;
-    raw::sleep_ms(kTickMs);
-    touch = true;
-  }
-  return -EIO;
-}
 
 bool names(int fd, const Inode& inode) {
   raw::FileId id;
@@ -128,7 +54,7 @@ void settle(Inode& inode) {
     int fd = inode.fence_fd.load(std::memory_order_relaxed);
     if (!names(fd, inode)) fd = other_writable(inode);
     if (fd < 0) break;
-    result = fence_once(fd, inode.fence_offset.load(std::memory_order_relaxed));
+    result = common::fence(fd, inode.fence_offset.load(std::memory_order_relaxed));
   }
   if (result != 0 && inode.never.exchange(common::Reason::kFenceFailed,
                                           std::memory_order_relaxed) == common::Reason::kNone) {
@@ -148,6 +74,9 @@ void settle_all_slowly() {
     settle(inode);
     g_files.release_inode(&inode);
   });
+  // A write that is under way says so again when it is done.
+  if (g_maybe_dirty.load(std::memory_order_acquire)) return;
+  if (SessionRef live = current_session()) live->set_unsettled(false);
 }
 
 void settle_descriptor(int fd) {

@@ -77,7 +77,8 @@ FdinfoReaders::FdinfoReaders(unsigned count) : readers_(count) {
 void FdinfoReaders::look_after_the_stuck() {
   char late[1 + kMaxAnswer];
   for (Reader& reader : readers_) {
-    if (!reader.stuck || ::recv(reader.socket.get(), late, sizeof late, MSG_DONTWAIT) <= 0) continue;
+    if (!reader.stuck || ::recv(reader.socket.get(), late, sizeof late, MSG_DONTWAIT) <= 0)
+      continue;
     reader.busy = reader.stuck = false;
     spdlog::info("event=fdinfo-reader-back uid={}", reader.uid);
   }

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
 
 namespace booster::daemon::control {
 
@@ -19,6 +20,23 @@ namespace {
 constexpr std::chrono::seconds kHelloWithin{5};
 // Packets taken in one go, so that a flood of one client does not hold up the pump's others.
 constexpr int kPacketsPerTurn = 16;
+// How often the end of a dead client's last writes is looked for.
+constexpr std::chrono::milliseconds kIdleLook{5};
+
+using LeftFiles = std::vector<std::pair<std::shared_ptr<gluster::Inode>, uint64_t>>;
+
+/// Fences when the last request in flight has been answered: what lands later would be unseen.
+void fence_when_idle(PumpSessions& home, const std::shared_ptr<data::Channel>& channel,
+                     const std::shared_ptr<const LeftFiles>& left) {
+  if (!channel->busy()) {
+    for (const auto& [inode, offset] : *left) home.shared.mounts.fence(inode, offset);
+    return;
+  }
+  const auto timer = std::make_shared<boost::asio::steady_timer>(home.pump.io(), kIdleLook);
+  timer->async_wait([&home, channel, left, timer](const boost::system::error_code& error) {
+    if (!error) fence_when_idle(home, channel, left);
+  });
+}
 
 }  // namespace
 
@@ -176,6 +194,7 @@ bool Session::on_engage(const proto::Engage& engage, pid_t sender) {
 
   spdlog::debug("event=engage session={} slot={}", id_, index);
   slot.state = data::Channel::Slot::State::kPending;
+  slot.written = false;
   slot.generation = generation;
   slot.wanted = std::make_shared<std::atomic<bool>>(true);
   handle_tickets_[index] = std::move(ticket);
@@ -256,6 +275,17 @@ void Session::free_slot(uint32_t index) {
 
 // --- the end -----------------------------------------------------------------------------
 
+void Session::fence_what_is_left() {
+  if (channel_->memory()->state.unsettled.load(std::memory_order_relaxed) == 0) return;
+  const auto left = std::make_shared<LeftFiles>();
+  for (const auto& slot : channel_->slots()) {
+    if (slot && slot->written && slot->state == data::Channel::Slot::State::kReady) {
+      left->emplace_back(slot->handle.file()->inode(), slot->written_offset);
+    }
+  }
+  if (!left->empty()) fence_when_idle(home_, channel_, left);
+}
+
 void Session::end(Why why, const char* detail) {
   if (ended_) return;
   ended_ = true;
@@ -275,6 +305,7 @@ void Session::end(Why why, const char* detail) {
       totals.passed_calls[i].add(last.passed.calls[i]);
       totals.passed_bytes[i].add(last.passed.bytes[i]);
     }
+    fence_what_is_left();
     home_.pump.remove(channel_);
   }
   boost::system::error_code ignored;

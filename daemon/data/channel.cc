@@ -97,7 +97,7 @@ Channel::Scan Channel::take(Lane& lane, uint32_t number, Submitter& submitter,
   lane.channel_ = shared_from_this();
   lane.in_flight_.store(true, std::memory_order_relaxed);  // set and cleared in turns only
 
-  const Slot* slot = find_slot(request.slot);
+  Slot* slot = find_slot(request.slot);
   if (!slot || slot->state != Slot::State::kReady || slot->generation != request.generation) {
     // Not a lie: another thread of the program may have closed the file.
     lane.finished(-1, EBADF);
@@ -106,6 +106,10 @@ Channel::Scan Channel::take(Lane& lane, uint32_t number, Submitter& submitter,
   if ((slot->flags & needed_right(request.op)) == 0) {
     lane.finished(-1, EBADF);
     return Scan::kLie;
+  }
+  if (request.op == Op::kWrite) {
+    slot->written = true;
+    slot->written_offset = request.offset;
   }
   return submit(lane, slot->handle.file(), submitter);
 }

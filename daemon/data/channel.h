@@ -86,6 +86,8 @@ class Channel : public std::enable_shared_from_this<Channel> {
     enum class State { kFree, kPending, kReady } state = State::kFree;
     uint32_t generation = 0;
     uint32_t flags = 0;
+    bool written = false;         // a write was taken
+    uint64_t written_offset = 0;  // of the last one
     gluster::Handle handle;
     std::shared_ptr<std::atomic<bool>> wanted;  // while pending; false once nobody waits
   };

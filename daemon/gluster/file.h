@@ -66,6 +66,14 @@ class Io {
   int64_t result_ = 0;
 };
 
+/// How to open a file of a FUSE mount again without its name: name_to_handle_at(2). FUSE's has 12
+/// bytes (fuse_encode_fh in fs/fuse/inode.c).
+struct FuseHandle {
+  int type = 0;
+  unsigned size = 0;  // 0: none
+  std::array<unsigned char, 32> bytes{};
+};
+
 /// Where an inode's size is shown: a word in a session's shared memory, kept mapped by the pointer.
 using SizeWord = std::shared_ptr<std::atomic<uint64_t>>;
 
@@ -100,6 +108,7 @@ class Inode {
 
   // Not held while gfapi is called: completions take it.
   std::mutex mutex_;
+  FuseHandle fuse_handle_;
   std::array<std::weak_ptr<File>, 3> files_;  // by access mode
   std::vector<SizeWord> size_words_;
   std::atomic<uint64_t> size_version_{0};

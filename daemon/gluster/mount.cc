@@ -11,7 +11,10 @@
 #include <sys/xattr.h>
 
 #include <algorithm>
+#include <cstddef>
+#include <utility>
 
+#include "common/fence.h"
 #include "daemon/stats/process.h"
 
 namespace booster::daemon::gluster {
@@ -31,6 +34,28 @@ bool is_on(int fd, dev_t dev) {
   struct statx status {};
   return ::statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &status) == 0 &&
          makedev(status.stx_dev_major, status.stx_dev_minor) == dev;
+}
+
+/// The kernel's file_handle with room for FuseHandle.
+struct KernelHandle {
+  unsigned size;
+  int type;
+  unsigned char bytes[sizeof(FuseHandle::bytes)];
+};
+static_assert(offsetof(KernelHandle, bytes) == offsetof(file_handle, f_handle));
+
+FuseHandle fuse_handle_of(int fd) {
+  KernelHandle kernel{sizeof kernel.bytes, 0, {}};
+  int mount_id = 0;
+  FuseHandle handle;
+  if (::name_to_handle_at(fd, "", reinterpret_cast<file_handle*>(&kernel), &mount_id,
+                          AT_EMPTY_PATH) != 0) {
+    return handle;
+  }
+  handle.type = kernel.type;
+  handle.size = kernel.size;
+  std::copy_n(kernel.bytes, handle.bytes.size(), handle.bytes.begin());
+  return handle;
 }
 
 /// The file has no name any more.
@@ -92,6 +117,7 @@ void Mount::identify_and_engage(EngageOrder& order, const std::shared_ptr<void>&
     order.done(Failure{n < 0 && is_gone(errno) ? Reason::kUnlinked : Reason::kOpenFailed});
     return;
   }
+  wish.fuse_handle = fuse_handle_of(order.file.get());
   order.file.reset();  // it keeps the mount busy
   wish.inode = order.inode;
   wish.since = Clock::now();
@@ -99,6 +125,53 @@ void Mount::identify_and_engage(EngageOrder& order, const std::shared_ptr<void>&
   wish.done = std::move(order.done);
   wish.in_progress = in_progress;
   with_context(std::move(wish));
+}
+
+// --- for a program that was killed -------------------------------------------------------
+
+Outcome<UniqueFd> Mount::open_through_fuse(Inode& inode) const {
+  KernelHandle kernel{};
+  {
+    const std::lock_guard lock(inode.mutex_);
+    kernel.size = inode.fuse_handle_.size;
+    kernel.type = inode.fuse_handle_.type;
+    std::copy(inode.fuse_handle_.bytes.begin(), inode.fuse_handle_.bytes.end(), kernel.bytes);
+  }
+  const auto root = open_root();
+  if (!root) return Failure{root.error()};
+  const UniqueFd directory(::openat(root->get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  UniqueFd file(::open_by_handle_at(directory.get(), reinterpret_cast<file_handle*>(&kernel),
+                                    O_RDWR | O_CLOEXEC | O_NOFOLLOW));
+  // ESTALE: the kernel holds nothing of it any more.
+  if (!file && errno == ESTALE) return file;
+  if (!file) return Failure{std::string("cannot open it: ") + strerrordesc_np(errno)};
+  Gfid gfid{};
+  if (!is_on(file.get(), place_.dev) ||
+      ::fgetxattr(file.get(), "glusterfs.gfid", gfid.data(), gfid.size()) !=
+          static_cast<ssize_t>(gfid.size()) ||
+      gfid != inode.gfid()) {
+    return Failure{std::string("its handle is another file's by now")};
+  }
+  return file;
+}
+
+void Mount::fence(std::shared_ptr<Inode> inode, uint64_t offset) {
+  fuse_->post([self = shared_from_this(), inode = std::move(inode), offset] {
+    constexpr int kAttempts = 3;
+    const auto file = self->open_through_fuse(*inode);
+    std::string error = file ? "" : file.error();
+    if (file && *file) {
+      long result = -1;
+      for (int i = 0; i < kAttempts && result != 0; ++i)
+        result = common::fence(file->get(), offset);
+      if (result != 0) error = strerrordesc_np(static_cast<int>(-result));
+    }
+    if (error.empty()) {
+      spdlog::debug("event=fenced gfid={}", to_string(inode->gfid()));
+    } else {
+      spdlog::warn("event=fence-failed gfid={} error=\"{}\"", to_string(inode->gfid()), error);
+    }
+  });
 }
 
 // --- who the mount is --------------------------------------------------------------------
@@ -381,6 +454,8 @@ Mount::Answer Mount::open(const Wish& wish, const std::shared_ptr<Context>& cont
     }
   }
   inode->set_size(static_cast<uint64_t>(status.st_size));
+  const std::lock_guard lock(inode->mutex_);
+  inode->fuse_handle_ = wish.fuse_handle;
   return file;
 }
 

@@ -71,6 +71,10 @@ class Mount : public std::enable_shared_from_this<Mount> {
   /// Takes an order whose descriptor is on this mount. Returns at once.
   void engage(EngageOrder order);
 
+  /// Makes FUSE forget what it holds of `inode`, which a program that was killed has written near
+  /// `offset`. Returns at once; an error is logged.
+  void fence(std::shared_ptr<Inode> inode, uint64_t offset);
+
   /// Once a second: refuses those who have waited too long, closes an idle context.
   void tick();
 
@@ -89,6 +93,7 @@ class Mount : public std::enable_shared_from_this<Mount> {
     Gfid gfid{};
     uint64_t inode = 0;
     int access_mode = 0;
+    FuseHandle fuse_handle;
     Clock::time_point since;
     std::function<bool()> wanted;
     std::function<void(Answer)> done;
@@ -99,6 +104,7 @@ class Mount : public std::enable_shared_from_this<Mount> {
   void identify_and_engage(EngageOrder& order, const std::shared_ptr<void>& in_progress);
   common::Reason identify(uint64_t epoch);
   Outcome<UniqueFd> open_root() const;
+  Outcome<UniqueFd> open_through_fuse(Inode& inode) const;
   Outcome<std::string> read_meta(const char* name) const;
 
   void with_context(Wish wish);
@@ -153,6 +159,8 @@ class Mounts {
   uint64_t epoch() const { return epoch_.load(std::memory_order_acquire); }
 
   std::shared_ptr<Mount> find_or_add(const MountPlace& place);
+  /// See Mount::fence.
+  void fence(const std::shared_ptr<Inode>& inode, uint64_t offset);
 
   /// Retires mounts for which `still_there` is false.
   void sweep(const std::function<bool(dev_t)>& still_there);

@@ -16,6 +16,12 @@ std::shared_ptr<Mount> Mounts::find_or_add(const MountPlace& place) {
   return mount;
 }
 
+void Mounts::fence(const std::shared_ptr<Inode>& inode, uint64_t offset) {
+  const std::lock_guard lock(mutex_);
+  const auto found = mounts_.find(inode->dev());
+  if (found != mounts_.end() && !found->second->retired()) found->second->fence(inode, offset);
+}
+
 std::vector<std::shared_ptr<Mount>> Mounts::all() {
   const std::lock_guard lock(mutex_);
   std::vector<std::shared_ptr<Mount>> mounts;
