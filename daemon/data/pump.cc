@@ -35,6 +35,7 @@ class Pump::Turn final : public Submitter {
   Turn(Pump& pump, uint64_t turn) : pump_(pump), turn_(turn) {}
 
   void begin(gluster::Gate& gate) override {
+    gluster::adopt_gfapi_identity();
     pump_.inside_gate_.store(&gate, std::memory_order_relaxed);
     turn_ = (turn_ + kCall) | kInside;
     // release: with this number, rescue() sees this gate.
@@ -71,7 +72,6 @@ void Pump::start_thread(uint64_t turn) {
   // Detached: a thread that hangs inside libgfapi cannot be waited for.
   std::thread([this, turn] {
     pthread_setname_np(pthread_self(), fmt::format("pump-{}", number_).c_str());
-    gluster::adopt_gfapi_identity();
     run(turn);
   }).detach();
 }

@@ -84,6 +84,7 @@ void end_in_background(glfs* fs) {
 glfs* new_fs(const std::string& volume, const ContextSettings& settings) {
   glfs* fs = glfs_new(volume.c_str());
   if (!fs) return nullptr;
+  gfapi_is_up();
   // A directory that cannot be made makes glfs_set_logging fail: no reason not to serve.
   if (::mkdir(settings.log_dir.c_str(), 0750) != 0 && errno != EEXIST) {
     spdlog::warn("event=no-log-dir path={} error=\"{}\"", settings.log_dir, strerrordesc_np(errno));

@@ -4,18 +4,30 @@
 #include <glusterfs/api/glfs.h>
 #include <spdlog/spdlog.h>
 
+#include <atomic>
 #include <exception>
 
 namespace booster::daemon::gluster {
 
+namespace {
+
+std::atomic<bool> g_gfapi_is_up{false};
+
+}  // namespace
+
 void adopt_gfapi_identity() {
-  thread_local const bool done = [] {
-    glfs_setfsuid(0);
-    glfs_setfsgid(0);
-    glfs_setfsgroups(0, nullptr);
-    return true;
-  }();
-  static_cast<void>(done);
+  thread_local bool done = false;
+  // acquire: partner of the release in gfapi_is_up().
+  if (done || !g_gfapi_is_up.load(std::memory_order_acquire)) return;
+  glfs_setfsuid(0);
+  glfs_setfsgid(0);
+  glfs_setfsgroups(0, nullptr);
+  done = true;
+}
+
+void gfapi_is_up() {
+  g_gfapi_is_up.store(true, std::memory_order_release);
+  adopt_gfapi_identity();
 }
 
 Worker::Worker(std::string name, unsigned threads) : state_(std::make_shared<State>()) {
@@ -46,7 +58,6 @@ void Worker::enqueue(std::unique_ptr<Job> job) {
 
 void Worker::work(const std::shared_ptr<State>& state) {
   pthread_setname_np(pthread_self(), state->name.substr(0, 15).c_str());
-  adopt_gfapi_identity();
   std::unique_lock lock(state->mutex);
   while (true) {
     while (state->jobs.empty()) {
@@ -59,6 +70,7 @@ void Worker::work(const std::shared_ptr<State>& state) {
     state->jobs.pop_front();
     lock.unlock();
     try {
+      adopt_gfapi_identity();
       job->run();
     } catch (const std::exception& e) {
       // Out of memory, mostly. What the job would have answered stays unanswered: FUSE serves.
