@@ -61,7 +61,7 @@ bool Connector::open_socket() {
   address.sun_family = AF_UNIX;
   const char* path = settings().socket_path;
   if (strlen(path) >= sizeof(address.sun_path)) return false;
-  strcpy(address.sun_path, path);
+  memcpy(address.sun_path, path, strlen(path) + 1);
 
   const long low =
       raw_syscall(SYS_socket, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -88,8 +88,9 @@ bool Connector::open_socket() {
 bool Connector::send_packet(const void* data, size_t length) {
   const int socket = socket_.load(std::memory_order_relaxed);
   if (!is_our_socket(socket)) return false;
-  return raw_syscall(SYS_sendto, socket, word(data), length, MSG_NOSIGNAL | MSG_DONTWAIT, 0, 0) ==
-         static_cast<long>(length);
+  const auto size = static_cast<long>(length);
+  return raw_syscall(SYS_sendto, socket, word(data), size, MSG_NOSIGNAL | MSG_DONTWAIT, 0, 0) ==
+         size;
 }
 
 namespace {

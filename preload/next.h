@@ -40,6 +40,7 @@ class Next {
 }  // namespace booster::preload
 
 /// `next_NAME()` is the next NAME: BOOSTER_NEXT(ssize_t, read, (int, void*, size_t));
+// NOLINTBEGIN(bugprone-macro-parentheses): types take none.
 #define BOOSTER_NEXT(result, name, parameters)                                \
   static auto next_##name()->result(*) parameters {                           \
     static constinit ::booster::preload::Next<result parameters> next{#name}; \
@@ -48,3 +49,4 @@ class Next {
 
 /// Visible to programs; must also stand in exports.txt, which a test compares.
 #define BOOSTER_EXPORT extern "C" __attribute__((visibility("default")))
+// NOLINTEND(bugprone-macro-parentheses)

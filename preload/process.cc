@@ -39,6 +39,7 @@ void copy_path(char* to, size_t size, const char* from) {
 void read_settings() {
   g_settings.disabled = getauxval(AT_SECURE) != 0;
   auto get = [](const char* name) {
+    // Once, before the program has threads of its own as a rule. NOLINTNEXTLINE(concurrency-*)
     const char* value = g_settings.disabled ? nullptr : getenv(name);
     return value != nullptr && value[0] != '\0' ? value : nullptr;
   };

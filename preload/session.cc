@@ -8,9 +8,7 @@
 
 namespace booster::preload {
 
-using common::kHandleSlots;
 using common::kLanePayload;
-using common::kLanes;
 using common::LaneReply;
 using common::LaneRequest;
 using common::Op;

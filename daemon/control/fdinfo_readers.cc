@@ -23,6 +23,7 @@ namespace {
 
 using std::chrono::milliseconds;
 
+constexpr milliseconds kTurnWithin{10'000};  // a hundred programs may start at once
 constexpr milliseconds kPatience{1000};
 constexpr size_t kMaxAnswer = 4096;
 
@@ -122,10 +123,10 @@ void FdinfoReaders::give_back(Reader& reader, State state) {
 }
 
 Result<FdInfo> FdinfoReaders::read(uid_t uid, int proc_dir, uint32_t number) {
-  const Clock::time_point deadline = Clock::now() + kPatience;
   int error = 0;
-  Reader* reader = reserve(uid, deadline, error);
+  Reader* reader = reserve(uid, Clock::now() + kTurnWithin, error);
   if (!reader) return failure(error);
+  const Clock::time_point deadline = Clock::now() + kPatience;
   const int socket = reader->socket.get();
   if (!send(socket, std::string(reinterpret_cast<const char*>(&number), sizeof number), proc_dir)) {
     give_back(*reader, State::kLost);

@@ -29,9 +29,9 @@ class FdinfoReaders {
   explicit FdinfoReaders(unsigned count);
 
   /// fdinfo of descriptor `number` of the process whose /proc directory is `proc_dir`, which `uid`
-  /// owns. Waits at most a second: ETIMEDOUT. A user on whose account a reader hangs is refused
-  /// until it is back (EBUSY), and has one reader at a time, so that it takes many to hold them
-  /// all. Any thread.
+  /// owns. Waits at most ten seconds for its turn and then one for the answer: ETIMEDOUT. A user on
+  /// whose account a reader hangs is refused until it is back (EBUSY), and has one reader at a
+  /// time, so that it takes many to hold them all. Any thread.
   Result<FdInfo> read(uid_t uid, int proc_dir, uint32_t number);
 
  private:

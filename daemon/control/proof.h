@@ -37,7 +37,7 @@ Result<Proof, common::Reason> prove_file(const Peer& peer, const Claim& claim,
                                          const MountTable& mount_table);
 
 /// The second half: how the peer has opened what `prove_file` found: O_RDONLY, O_WRONLY or O_RDWR.
-/// Waits for a reader, up to a second.
+/// Waits for a reader: eleven seconds at the most.
 Result<int, common::Reason> prove_access(const Peer& peer, const Claim& claim, uint64_t mount_id,
                                          FdinfoReaders& readers);
 

@@ -132,6 +132,7 @@ Channel::Scan Channel::submit(Lane& lane, const std::shared_ptr<gluster::File>& 
     return Scan::kWorked;
   }
   // Copies: when this thread is given up, the channel may be gone before the call returns.
+  // NOLINTNEXTLINE(performance-unnecessary-copy-initialization)
   const std::shared_ptr<gluster::File> keep = file;
   const std::shared_ptr<Channel> self = shared_from_this();
   submitter.begin(gate);

@@ -30,7 +30,7 @@ class Spin {
     idle_ = false;
     const auto gap = now - idle_since_;
     const auto limit = slept ? max_ + kWakeUp : max_;
-    history_ = static_cast<uint8_t>((history_ << 1) | (gap <= limit ? 1U : 0U));
+    history_ = static_cast<uint8_t>((unsigned{history_} << 1) | (gap <= limit ? 1U : 0U));
   }
 
  private:

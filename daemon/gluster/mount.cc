@@ -285,6 +285,7 @@ void Mount::with_context(Wish wish) {
     if (!context && !refuse) waiting_.push_back(std::move(wish));
   }
   if (refuse) {
+    // NOLINTNEXTLINE(bugprone-use-after-move): moved only if not refused.
     wish.done(Failure{Reason::kContextFailed});
   } else if (build) {
     start_build();

@@ -62,10 +62,10 @@ class Worker {
 
 /// Gives the calling thread root's identity for gfapi, once: gfapi asks the kernel twice for each
 /// operation otherwise, and a graph switch runs with the identity of the thread that notices it
-/// (DESIGN section 9). Every thread calls this before it calls gfapi; cheap after the first time. It
-/// does nothing before gfapi_is_up(): libgfapi makes its thread-specific keys in the first glfs_new,
-/// and before that glfs_setfsuid writes into key 0, which is somebody else's (the address sanitizer
-/// died of it).
+/// (DESIGN section 9). Every thread calls this before it calls gfapi; cheap after the first time.
+/// It does nothing before gfapi_is_up(): libgfapi makes its thread-specific keys in the first
+/// glfs_new, and before that glfs_setfsuid writes into key 0, which is somebody else's (the address
+/// sanitizer died of it).
 void adopt_gfapi_identity();
 
 /// To be called after every glfs_new.

@@ -53,7 +53,7 @@ TEST(MountInfo, AnOptionIsMatchedInFullOnly) {
 }
 
 TEST(MountInfo, OnlyARootMountedGlusterIsGenuine) {
-  const auto genuine = [](std::string line) {
+  const auto genuine = [](const std::string& line) {
     return is_genuine(lines_of_device(line, makedev(0, 48)));
   };
   const std::string good = kGluster;
