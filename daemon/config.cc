@@ -58,7 +58,7 @@ const std::vector<Key>& keys() {
       {"daemon", "drain_ms", "milliseconds", false,
        "How long requests in flight may still finish when the daemon is told to stop. Programs do\n"
        "again through FUSE what was not answered.",
-       NumberKey{&Config::drain_ms, 2000, 0, 60'000}},
+       NumberKey{&Config::drain_ms, 2000, 0, 10'000}},
       {"log", "level", "", true, "What boosterd logs to standard error (the journal).",
        TextKey{&Config::log_level, "info", {"error", "warning", "info", "debug"}}},
       {"log", "gluster_dir", "", false,

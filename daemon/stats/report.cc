@@ -18,6 +18,30 @@ const char* name_of(size_t reason) {
   return common::reason_name(static_cast<common::Reason>(reason));
 }
 
+/// How many bytes of the front of `text` are one character (Unicode, table 3-7); 0: none are.
+size_t character_length(std::string_view text) {
+  const auto byte = [text](size_t i) {
+    return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U;
+  };
+  const auto in = [](unsigned value, unsigned low, unsigned high) {
+    return value >= low && value <= high;
+  };
+  const unsigned lead = byte(0);
+  if (lead < 0x80) return 1;
+  if (in(lead, 0xc2, 0xdf)) return in(byte(1), 0x80, 0xbf) ? 2 : 0;
+  if (in(lead, 0xe0, 0xef)) {
+    const unsigned low = lead == 0xe0 ? 0xa0 : 0x80;
+    const unsigned high = lead == 0xed ? 0x9f : 0xbf;
+    return in(byte(1), low, high) && in(byte(2), 0x80, 0xbf) ? 3 : 0;
+  }
+  if (in(lead, 0xf0, 0xf4)) {
+    const unsigned low = lead == 0xf0 ? 0x90 : 0x80;
+    const unsigned high = lead == 0xf4 ? 0x8f : 0xbf;
+    return in(byte(1), low, high) && in(byte(2), 0x80, 0xbf) && in(byte(3), 0x80, 0xbf) ? 4 : 0;
+  }
+  return 0;
+}
+
 template <class Message>
 void fill_passed(const PassedSums& sums, Message& message) {
   for (size_t i = 0; i < common::kReasonCount; ++i) {
@@ -43,8 +67,10 @@ admin::Mount::ContextState state_of(gluster::ContextState state) {
 void fill(const gluster::MountReport& report, uint64_t handles, admin::Mount& mount) {
   mount.set_dev_major(major(report.place.dev));
   mount.set_dev_minor(minor(report.place.dev));
-  if (!report.place.mount_points.empty()) mount.set_mount_point(report.place.mount_points.front());
-  mount.set_source(report.place.source);
+  if (!report.place.mount_points.empty()) {
+    mount.set_mount_point(valid_utf8(report.place.mount_points.front()));
+  }
+  mount.set_source(valid_utf8(report.place.source));
   mount.set_context(state_of(report.state));
   mount.set_error(report.error);
   mount.set_contexts_built(report.contexts_built);
@@ -114,6 +140,20 @@ void fill(const HistogramSums& sums, admin::Latency& latency) {
 }
 
 }  // namespace
+
+std::string valid_utf8(std::string_view text) {
+  std::string out;
+  while (!text.empty()) {
+    const size_t length = character_length(text);
+    if (length == 0) {
+      out += '?';
+    } else {
+      out += text.substr(0, length);
+    }
+    text.remove_prefix(std::max<size_t>(length, 1));
+  }
+  return out;
+}
 
 admin::Stats to_message(Snapshot& snapshot) {
   admin::Stats stats;

@@ -6,6 +6,7 @@
 
 #include "daemon/data/spin.h"
 #include "daemon/stats/histogram.h"
+#include "daemon/stats/report.h"
 
 namespace booster::daemon {
 namespace {
@@ -63,6 +64,19 @@ bool spins_after(Spin& spin, std::chrono::microseconds gap, int times) {
     now += 1us;
   }
   return spun;
+}
+
+TEST(Report, StringsBecomeValidUtf8) {
+  using stats::valid_utf8;
+  for (const char* good : {"", "/mnt/a b", "/mnt/\u00e9", "\u20ac", "\U0001f4be", "\ud7ff\ue000"}) {
+    EXPECT_EQ(valid_utf8(good), good);
+  }
+  EXPECT_EQ(valid_utf8("/mnt/\xff/x"), "/mnt/?/x");
+  EXPECT_EQ(valid_utf8("\xc3"), "?");                 // cut off
+  EXPECT_EQ(valid_utf8("\xc0\xaf"), "??");            // overlong
+  EXPECT_EQ(valid_utf8("\xed\xa0\x80"), "???");       // surrogate
+  EXPECT_EQ(valid_utf8("\xf4\x90\x80\x80"), "????");  // beyond Unicode
+  EXPECT_EQ(valid_utf8(std::string("a\0b", 3)), std::string("a\0b", 3));
 }
 
 TEST(Spin, LearnsThatRequestsFollowQuicklyAndThatTheyDoNot) {
