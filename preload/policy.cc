@@ -19,6 +19,8 @@ namespace {
 /// The kernel moves no more than this in one call (MAX_RW_COUNT).
 constexpr size_t kMaxCall = 0x7ffff000;
 constexpr uint64_t kEagerWaitUs = 10'000'000;
+/// A hundred programs that look all the time leave the daemon no processor to answer with.
+constexpr uint64_t kMaxEagerPauseUs = 5000;
 
 struct Call {
   Op op;
@@ -108,6 +110,7 @@ Reason advance_handle(Session& session, Description& description, const Call& ca
   }
   Reason reason = Reason::kPending;
   const uint64_t deadline = settings().eager ? raw::now_us() + kEagerWaitUs : 0;
+  uint64_t pause_us = 50;
   while (true) {
     switch (description.stage.load(std::memory_order_relaxed)) {
       case Description::kReady: return Reason::kNone;
@@ -143,8 +146,8 @@ Reason advance_handle(Session& session, Description& description, const Call& ca
             if (deadline == 0 || raw::now_us() > deadline || !session.alive()) {
               return Reason::kPending;
             }
-            timespec pause{0, 50'000};
-            raw::raw_syscall(SYS_nanosleep, raw::word(&pause), 0);
+            raw::sleep_us(pause_us);
+            if (pause_us < kMaxEagerPauseUs) pause_us *= 2;
             break;
         }
         break;

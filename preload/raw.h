@@ -22,6 +22,7 @@ using common::is_error;
 using common::page_cache;
 using common::raw_syscall;
 using common::sleep_ms;
+using common::sleep_us;
 using common::word;
 
 /// Which file a descriptor names. Two descriptors with equal values name the same inode.
