@@ -106,8 +106,9 @@ static_assert(sizeof(ClientCounters) == 1024);
 
 /// Client-written, for whom the program leaves behind when it is killed.
 struct alignas(64) ClientState {
-  /// 1 from before a boosted write until all of the program's files are fenced. Read by the daemon
-  /// after the program's end; a lie costs nobody but the liar's own files a change of their times.
+  /// Boosted writes under way, and files that have been written so and are not fenced yet. Not 0:
+  /// the daemon fences what this session has written. Read by the daemon after the program's end; a
+  /// lie costs nobody but the liar's own files a change of their times.
   std::atomic<uint32_t> unsettled;
 };
 

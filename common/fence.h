@@ -76,12 +76,12 @@ inline bool same_time(const statx_timestamp& a, const statx_timestamp& b) {
 inline constexpr uint64_t kKeptWhole = 64 << 10;
 
 /// Changes the times of the file in a way of which the client's caches take notice. A full volume
-/// refuses the fallocate even where nothing is to be allocated; setting the time does it too, but
-/// for what quick-read keeps.
+/// refuses the fallocate even where nothing is to be allocated, and bricks may be on a file system
+/// that has none; setting the time does it too, but for what quick-read keeps.
 inline long touch_file(int fd, uint64_t offset) {
   const long result =
       raw_syscall(SYS_fallocate, fd, FALLOC_FL_KEEP_SIZE, static_cast<long>(offset), 1);
-  if (result != -ENOSPC && result != -EDQUOT) return result;
+  if (result != -ENOSPC && result != -EDQUOT && result != -EOPNOTSUPP) return result;
   struct statx status;
   if (!attributes(fd, AT_STATX_FORCE_SYNC, status) || status.stx_size <= kKeptWhole) {
     return result;
@@ -91,9 +91,10 @@ inline long touch_file(int fd, uint64_t offset) {
 }
 
 /// The fence: after it FUSE serves nothing of the file that is older than the bricks. `fd` is open
-/// for writing, `offset` within what was written. 0 or -errno; may be tried again. The fallocate
-/// changes the file's times, by which the client's caches and the kernel find out that they are
-/// stale; the fadvise drops the kernel's pages; the statx brings size and times.
+/// for writing, `offset` within what was written. 0 or -errno; may be tried again. Where it fails,
+/// the kernel's own pages and attributes are fresh all the same, if FUSE answers at all. The
+/// fallocate changes the file's times, by which the client's caches and the kernel find out that
+/// they are stale; the fadvise drops the kernel's pages; the statx brings size and times.
 ///
 /// Two things are checked, because each was seen to fail now and then:
 /// - What statx told must be what the kernel kept. The client tells the kernel of the fallocate by
@@ -113,7 +114,11 @@ inline long fence(int fd, uint64_t offset) {
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
     if (touch) {
       const long result = touch_file(fd, offset);
-      if (is_error(result)) return result;
+      if (is_error(result)) {
+        attributes(fd, AT_STATX_FORCE_SYNC, before);
+        drop_pages(fd);
+        return result;
+      }
       touch = false;
     }
     struct statx told;

@@ -21,6 +21,7 @@ enum class Reason : uint32_t {
   kOddRange,        // zero length, or an offset near the limit of off_t
   kMapped,          // the file is, or was, mapped by this process
   kStream,          // a stdio stream of this process has the file open
+  kAsync,           // the process does asynchronous I/O (aio_read and its kin) on the file
   kReentry,         // called from a signal handler that interrupted the shim
   kIoError,         // the daemon answered with an error: the kernel tries, and its answer counts
   kFenceFailed,     // FUSE could not be made to forget: the file is released
@@ -57,6 +58,7 @@ constexpr const char* reason_name(Reason reason) {
     case Reason::kOddRange: return "odd-range";
     case Reason::kMapped: return "mmap";
     case Reason::kStream: return "stream";
+    case Reason::kAsync: return "aio";
     case Reason::kReentry: return "re-entry";
     case Reason::kIoError: return "io-error";
     case Reason::kFenceFailed: return "fence-failed";

@@ -155,11 +155,13 @@ bool Connector::adopt(int memory_fd, uint64_t bytes, uint64_t nonce, const Polic
   auto* memory = reinterpret_cast<common::SessionMemory*>(mapped);
   // Rights do not pass to children: after fork this range does not exist there.
   raw_syscall(SYS_madvise, mapped, common::kSessionBytes, MADV_DONTFORK);
-  auto* slots =
-      static_cast<uint32_t*>(map_pages(kHandleSlots * sizeof(uint32_t) + kHandleSlots / 8));
+  const bool good = memory->header.magic == common::kSessionMagic &&
+                    memory->header.abi_version == common::kAbiVersion;
+  constexpr size_t kSlotBytes = kHandleSlots * sizeof(uint32_t) + kHandleSlots / 8;
+  auto* slots = good ? static_cast<uint32_t*>(map_pages(kSlotBytes)) : nullptr;
   Session* session = slots == nullptr ? nullptr : sessions_.allocate();
-  if (session == nullptr || memory->header.magic != common::kSessionMagic ||
-      memory->header.abi_version != common::kAbiVersion) {
+  if (session == nullptr) {
+    if (slots != nullptr) raw_syscall(SYS_munmap, word(slots), kSlotBytes);
     raw_syscall(SYS_munmap, mapped, common::kSessionBytes);
     return false;
   }
@@ -336,7 +338,7 @@ void Connector::after_fork() {
   current_.store(nullptr, std::memory_order_relaxed);
   next_attempt_ms_.store(0, std::memory_order_relaxed);
   hopeless_ = false;
-  sessions_.reset();
+  sessions_.reset([](Session&) { return false; });
 }
 
 }  // namespace booster::preload

@@ -77,7 +77,8 @@ FileTable::Kind FileTable::kind(int fd) const {
 
 uint64_t FileTable::replace(Word& word, Kind kind, uint32_t index) {
   uint64_t old = word.load(std::memory_order_relaxed);
-  while (!word.compare_exchange_weak(old, next_word(old, kind, index), std::memory_order_acq_rel,
+  // seq_cst: partner of begin_call().
+  while (!word.compare_exchange_weak(old, next_word(old, kind, index), std::memory_order_seq_cst,
                                      std::memory_order_relaxed)) {
   }
   return old;
@@ -186,16 +187,18 @@ Description* FileTable::classify(int fd, Word& word, uint64_t seen) {
   description->engaging.reset();
   description->stage.store(Description::kNone, std::memory_order_relaxed);
   description->handle = {};
+  description->calls.store(0, std::memory_order_relaxed);
   description->moved.store(0, std::memory_order_relaxed);
   description->small_calls.store(0, std::memory_order_relaxed);
   // Release: partner of the acquire in try_ref(). Two: the number's and the caller's.
   description->refs.store(2, std::memory_order_release);
   if (!word.compare_exchange_strong(seen, next_word(seen, kTracked, description->index),
                                     std::memory_order_acq_rel)) {
-    description->refs.store(0, std::memory_order_relaxed);
-    inode->refs--;  // stays in its bucket; the next release of it cleans up
-    description->inode = nullptr;
-    descriptions_.release(description);
+    // A thread with an older word may hold it for a moment: the last of us frees it, without the
+    // lock.
+    guard.unlock();
+    release(description);
+    release(description);
     return nullptr;
   }
   return description;
@@ -251,11 +254,33 @@ void FileTable::release_inode(Inode* inode) {
   inodes_.release(inode);
 }
 
-void FileTable::opened(int fd, bool leak) {
+Description* FileTable::begin_call(int fd) {
+  while (Description* description = acquire(fd)) {
+    // seq_cst, with the load below: partner of closing(), which changes the word and then looks at
+    // the count. One of the two sees the other.
+    description->calls.fetch_add(1, std::memory_order_seq_cst);
+    const uint64_t now = peek(fd)->load(std::memory_order_seq_cst);
+    if (kind_of(now) == kTracked && index_of(now) == description->index) return description;
+    end_call(description);
+  }
+  return nullptr;
+}
+
+void FileTable::end_call(Description* description) {
+  // Release: partner of the load in before_number_ends(); the call is over.
+  description->calls.fetch_sub(1, std::memory_order_release);
+  release(description);
+}
+
+void FileTable::hand_over(uint64_t old, Description** replaced) {
+  if (replaced != nullptr && kind_of(old) == kTracked) {
+    *replaced = &descriptions_.at(index_of(old));
+  }
+}
+
+void FileTable::opened(int fd, Description** replaced) {
   Word* entry = word(fd, true);
-  if (entry == nullptr) return;
-  const uint64_t old = replace(*entry, kOpened, 0);
-  if (!leak) drop_word(old);
+  if (entry != nullptr) hand_over(replace(*entry, kOpened, 0), replaced);
 }
 
 void FileTable::forget(int fd, bool leak) {
@@ -277,11 +302,9 @@ void FileTable::duplicated(int from, int to) {
   }
 }
 
-void FileTable::closing(int fd, bool leak) {
+void FileTable::closing(int fd, Description** replaced) {
   Word* entry = word(fd, false);
-  if (entry == nullptr) return;
-  const uint64_t old = replace(*entry, kClosing, 0);
-  if (!leak) drop_word(old);
+  if (entry != nullptr) hand_over(replace(*entry, kClosing, 0), replaced);
 }
 
 void FileTable::closed(int fd) {
@@ -308,17 +331,6 @@ void FileTable::share_opened() {
   }
 }
 
-void FileTable::forget_range(unsigned first, unsigned last, int keep) {
-  const uint64_t end = pages_used_.load(std::memory_order_acquire) * kPerPage;
-  for (uint64_t fd = first; fd <= last && fd < end; ++fd) {
-    if (pages_[fd / kPerPage].load(std::memory_order_acquire) == nullptr) {
-      fd |= kPerPage - 1;
-    } else if (static_cast<int>(fd) != keep) {
-      forget(static_cast<int>(fd));
-    }
-  }
-}
-
 void FileTable::reset() {
   lock_.reset();
   const uint64_t used = pages_used_.load(std::memory_order_relaxed);
@@ -327,9 +339,27 @@ void FileTable::reset() {
     if (page == nullptr) continue;
     for (uint64_t i = 0; i < kPerPage; ++i) page[i].store(0, std::memory_order_relaxed);
   }
+  // The chains may have been cut in the middle of a change: they are made anew.
   for (auto*& bucket : buckets_) bucket = nullptr;
-  descriptions_.reset();
-  inodes_.reset();
+  descriptions_.reset([](Description&) { return false; });
+  inodes_.reset([this](Inode& inode) {
+    common::Reason never = inode.never.load(std::memory_order_relaxed);
+    if (inode.streams.load(std::memory_order_relaxed) != 0) never = common::Reason::kStream;
+    // A failed fence was the parent's.
+    if (never == common::Reason::kFenceFailed) never = common::Reason::kNone;
+    if (inode.refs == 0 || never == common::Reason::kNone) return false;
+    const uint32_t index = inode.index;
+    const raw::FileId id = inode.id;
+    new (&inode) Inode{};
+    inode.index = index;
+    inode.id = id;
+    inode.refs = 1;  // for ever: nobody sees the last mapping or stream go
+    inode.never.store(never, std::memory_order_relaxed);
+    Inode** bucket = &buckets_[id.inode % kBuckets];
+    inode.next = *bucket;
+    *bucket = &inode;
+    return true;
+  });
 }
 
 }  // namespace booster::preload

@@ -31,10 +31,14 @@ struct Inode {
   /// unequal: what happened before we looked counts as one.
   std::atomic<uint32_t> kernel_writes{1};
   std::atomic<uint32_t> drained{0};
+  std::atomic<uint32_t> drained_locks{0};  // g_lock_calls then
   std::atomic<uint64_t> drained_at_ms{0};
   /// Where the last boosted write went: descriptor and offset for the fence.
   std::atomic<int> fence_fd{-1};
   std::atomic<uint64_t> fence_offset{0};
+
+  /// The session whose ClientState counts this inode as not fenced; 0: none does.
+  std::atomic<uint32_t> unsettled_in{0};
 
   /// Not kNone: never boosted again in this process (mapped, fence failed).
   std::atomic<common::Reason> never{common::Reason::kNone};
@@ -54,6 +58,10 @@ struct Description {
   Description* next = nullptr;    // free list
   std::atomic<uint32_t> refs{0};  // numbers that name it plus calls in flight
   Inode* inode = nullptr;
+  /// Calls that may use a number of it in the kernel at any moment. Whoever takes such a number
+  /// away changes its word first and then waits for 0; whoever begins a call counts first and then
+  /// looks whether the word is still the same (both seq_cst).
+  std::atomic<uint32_t> calls{0};
 
   /// This process opened it. With `shared` false nobody else can have it: the offset is ours to
   /// claim for writing.
@@ -71,6 +79,9 @@ struct Description {
   std::atomic<uint32_t> stage{kNone};
   HandleRef handle;
   common::Reason refused = common::Reason::kNone;
+  /// Odd while `handle` changes; a copy of it counts if this was the same even number before and
+  /// after. Written under `engaging`.
+  std::atomic<uint32_t> handle_version{0};
   std::atomic<uint64_t> moved{0};        // bytes so far
   std::atomic<uint32_t> small_calls{0};  // in a row on a boost-dirty inode, see worth_it()
 };
@@ -94,24 +105,26 @@ class FileTable {
   /// The same, but only when it is already tracked.
   Description* acquire_known(int fd);
   void release(Description* description);
+  /// acquire(), for a call that uses the number in the kernel: until end_call() whoever closes the
+  /// number waits.
+  Description* begin_call(int fd);
+  void end_call(Description* description);
 
-  /// `fd` is a new description made by this process. These are called for every file of a program,
-  /// so they are lock-free unless a tracked number is replaced; from a signal handler that
-  /// interrupted the shim (`leak`), the old description is leaked instead of locking for it.
-  void opened(int fd, bool leak = false);
+  /// `fd` is a new description made by this process. Called for every file of a program, so it is
+  /// lock-free; `replaced` gets the number's reference to a description that it named before, for
+  /// the caller to release(), or is null: then that is leaked (from a signal handler that
+  /// interrupted the shim).
+  void opened(int fd, Description** replaced);
   /// `to` now names the description of `from`.
   void duplicated(int from, int to);
   /// `fd` means nothing any more, or something unknown.
   void forget(int fd, bool leak = false);
   /// Marks `fd` so that nobody tracks it while the kernel closes it. closed() ends that, unless the
-  /// number has been opened again in between.
-  void closing(int fd, bool leak = false);
+  /// number has been opened again in between. `replaced` as above.
+  void closing(int fd, Description** replaced);
   void closed(int fd);
   /// Other processes may now hold what this one has opened: nothing is "opened here" any more.
   void share_opened();
-  /// Forgets every number in [first, last], but `keep`.
-  void forget_range(unsigned first, unsigned last, int keep);
-
   /// The inode of that identity, with a reference for release_inode(); null if this process does
   /// not know it.
   Inode* find_inode(const raw::FileId& id);
@@ -143,7 +156,22 @@ class FileTable {
     }
   }
 
-  /// In a forked child, with one thread: everything is unknown again, and inherited.
+  /// Visits every number in [first, last] that may have a word.
+  template <typename Visit>
+  void for_each_word(unsigned first, unsigned last, Visit visit) {
+    const uint64_t end = pages_used_.load(std::memory_order_acquire) * kPerPage;
+    for (uint64_t fd = first; fd <= last && fd < end; ++fd) {
+      if (pages_[fd / kPerPage].load(std::memory_order_acquire) == nullptr) {
+        fd |= kPerPage - 1;
+      } else {
+        visit(static_cast<int>(fd));
+      }
+    }
+  }
+
+  /// In a forked child, with one thread: everything is unknown again, and inherited. What the child
+  /// has with its parent besides descriptors is kept: mapped files and those of streams are not
+  /// boosted here either.
   void reset();
 
  private:
@@ -157,6 +185,7 @@ class FileTable {
   const Word* peek(int fd) const;
   uint64_t replace(Word& word, Kind kind, uint32_t index);
   void drop_word(uint64_t old);
+  void hand_over(uint64_t old, Description** replaced);
   Description* classify(int fd, Word& word, uint64_t seen);
   static bool on_gluster(int fd, const raw::FileId& id);
 

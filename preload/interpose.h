@@ -12,7 +12,7 @@ namespace booster::preload {
 
 /// Settles everything that this process has boosted; one load when there is nothing.
 inline void settle_process() {
-  if (!g_maybe_dirty.load(std::memory_order_acquire)) [[likely]]
+  if (!maybe_dirty()) [[likely]]
     return;
   Entry entry;
   if (entry) settle_all();
@@ -27,13 +27,16 @@ inline void share_process() {
 /// The kernel has just made `fd` for this process, as a description of its own.
 inline void note_opened(int fd) {
   if (t_thread.vfork_child) return;
-  g_files.opened(fd, t_thread.depth != 0);
-  if (g_maybe_dirty.load(std::memory_order_acquire)) [[unlikely]] {
-    // FUSE may just have cached what it believes of a file that we have changed behind it.
-    Entry entry;
-    raw::FileId id;
-    if (entry && raw::identify(fd, id)) settle_identity(id);
-  }
+  Description* replaced = nullptr;
+  g_files.opened(fd, &replaced);
+  if (replaced == nullptr && !maybe_dirty()) [[likely]]
+    return;
+  Entry entry;
+  if (!entry) return;  // leaks what was replaced: locks may be held by who was interrupted
+  if (replaced != nullptr) g_files.release(replaced);
+  // FUSE may just have cached what it believes of a file that we have changed behind it.
+  raw::FileId id;
+  if (maybe_dirty() && raw::identify(fd, id)) settle_identity(id);
 }
 
 /// The shim's own socket is not the program's to close.
@@ -43,9 +46,7 @@ inline bool is_own(int fd) {
 
 /// Before the kernel closes `fd`, and after it.
 inline void before_close(int fd) {
-  if (t_thread.vfork_child) return;
-  before_kernel_change(fd);
-  g_files.closing(fd, t_thread.depth != 0);
+  if (!t_thread.vfork_child) before_number_ends(fd);
 }
 inline void after_close(int fd) {
   if (!t_thread.vfork_child) g_files.closed(fd);

@@ -138,23 +138,19 @@ BOOSTER_EXPORT int close_range(unsigned first, unsigned last, int flags) {
   const bool closes = (flags & ~static_cast<int>(CLOSE_RANGE_UNSHARE)) == 0 && first <= last;
   if (t_thread.vfork_child || !closes) return next_close_range()(first, last, flags);
   settle_process();
-  {
-    Entry entry;
-    if (entry) g_files.forget_range(first, last, own_descriptor());
-  }
-  return close_around_own(first, last, [flags](unsigned from, unsigned to) {
+  before_range_ends(first, last, own_descriptor());
+  const int result = close_around_own(first, last, [flags](unsigned from, unsigned to) {
     return next_close_range()(from, to, flags);
   });
+  after_range_ended(first, last, own_descriptor());
+  return result;
 }
 
 BOOSTER_EXPORT void closefrom(int low) {
   if (t_thread.vfork_child) return next_closefrom()(low);
   const unsigned first = low < 0 ? 0 : static_cast<unsigned>(low);
   settle_process();
-  {
-    Entry entry;
-    if (entry) g_files.forget_range(first, ~0U, own_descriptor());
-  }
+  before_range_ends(first, ~0U, own_descriptor());
   close_around_own(first, ~0U, [](unsigned from, unsigned to) {
     if (to == ~0U) {
       next_closefrom()(static_cast<int>(from));
@@ -162,6 +158,7 @@ BOOSTER_EXPORT void closefrom(int low) {
     }
     return next_close_range()(from, to, 0);
   });
+  after_range_ended(first, ~0U, own_descriptor());
 }
 
 BOOSTER_EXPORT int dup(int from) {
@@ -217,7 +214,7 @@ int follow_fcntl(int fd, int command, void* argument, Fcntl next) {
     case F_OFD_SETLKW: {
       before_lock(fd, command == F_SETLK || command == F_SETLKW);
       const int result = next(fd, command, argument);
-      after_lock(fd);
+      after_lock();
       return result;
     }
     case F_SETLEASE: before_kernel_change(fd); break;
@@ -254,13 +251,13 @@ BOOSTER_EXPORT int fcntl64(int fd, int command, ...) {
 BOOSTER_EXPORT int flock(int fd, int operation) {
   before_lock(fd, false);
   const int result = next_flock()(fd, operation);
-  after_lock(fd);
+  after_lock();
   return result;
 }
 BOOSTER_EXPORT int lockf(int fd, int command, off_t length) {
   before_lock(fd, true);
   const int result = next_lockf()(fd, command, length);
-  after_lock(fd);
+  after_lock();
   return result;
 }
 BOOSTER_EXPORT int lockf64(int fd, int command, off_t length) {

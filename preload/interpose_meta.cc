@@ -24,7 +24,7 @@ namespace {
 template <typename Stat, typename Ask>
 int fresh_stat(Stat* st, Ask ask) {
   const int result = ask();
-  if (result != 0 || !g_maybe_dirty.load(std::memory_order_acquire)) return result;
+  if (result != 0 || !maybe_dirty()) return result;
   Entry entry;
   if (!entry) return result;
   raw::FileId id;

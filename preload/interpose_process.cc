@@ -15,6 +15,7 @@
 using namespace booster::preload;
 
 BOOSTER_NEXT(pid_t, fork, (void))
+BOOSTER_NEXT(pid_t, _Fork, (void))
 BOOSTER_NEXT(int, daemon, (int, int))
 BOOSTER_NEXT(pid_t, forkpty, (int*, char*, const termios*, const winsize*))
 BOOSTER_NEXT(int, clone, (int (*)(void*), void*, int, void*, ...))
@@ -52,6 +53,10 @@ BOOSTER_EXPORT pid_t fork(void) {
 }
 BOOSTER_EXPORT pid_t __fork(void) {
   return fork();
+}
+BOOSTER_EXPORT pid_t _Fork(void) {
+  share_process();
+  return in_child(next__Fork()());
 }
 
 BOOSTER_EXPORT int daemon(int no_chdir, int no_close) {

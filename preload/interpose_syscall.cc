@@ -48,6 +48,10 @@ BOOSTER_EXPORT long syscall(long number, ...) {
     case SYS_writev: return ::writev(fd, pointer<const iovec*>(b), static_cast<int>(c));
     case SYS_preadv: return ::preadv(fd, pointer<const iovec*>(b), static_cast<int>(c), d);
     case SYS_pwritev: return ::pwritev(fd, pointer<const iovec*>(b), static_cast<int>(c), d);
+    case SYS_preadv2:  // the offset comes in two words, of which the first has all of it
+      return ::preadv2(fd, pointer<const iovec*>(b), static_cast<int>(c), d, static_cast<int>(f));
+    case SYS_pwritev2:
+      return ::pwritev2(fd, pointer<const iovec*>(b), static_cast<int>(c), d, static_cast<int>(f));
     case SYS_close: return ::close(fd);
     case SYS_close_range:
       return ::close_range(static_cast<unsigned>(a), static_cast<unsigned>(b), static_cast<int>(c));
@@ -64,6 +68,8 @@ BOOSTER_EXPORT long syscall(long number, ...) {
     case SYS_ftruncate: return ::ftruncate(fd, b);
     case SYS_fallocate: return ::fallocate(fd, static_cast<int>(b), c, d);
     case SYS_sendmsg: return ::sendmsg(fd, pointer<const msghdr*>(b), static_cast<int>(c));
+    case SYS_sendmmsg:
+      return ::sendmmsg(fd, pointer<mmsghdr*>(b), static_cast<unsigned>(c), static_cast<int>(d));
     case SYS_mmap:
       return reinterpret_cast<long>(::mmap(pointer<void*>(a), static_cast<size_t>(b),
                                            static_cast<int>(c), static_cast<int>(d),
@@ -105,6 +111,12 @@ BOOSTER_EXPORT long syscall(long number, ...) {
 #ifdef SYS_stat
     case SYS_stat:
     case SYS_lstat:
+    case SYS_chmod:
+    case SYS_chown:
+    case SYS_lchown:
+    case SYS_utime:
+    case SYS_utimes:
+    case SYS_futimesat:
 #endif
     case SYS_execve:
     case SYS_execveat:

@@ -53,13 +53,18 @@ class Mutex {
 
 class LockGuard {
  public:
-  explicit LockGuard(Mutex& mutex) : mutex_(mutex) { mutex_.lock(); }
-  ~LockGuard() { mutex_.unlock(); }
+  explicit LockGuard(Mutex& mutex) : mutex_(&mutex) { mutex.lock(); }
+  ~LockGuard() { unlock(); }
+  /// Before the end of the scope.
+  void unlock() {
+    if (mutex_ != nullptr) mutex_->unlock();
+    mutex_ = nullptr;
+  }
   LockGuard(const LockGuard&) = delete;
   LockGuard& operator=(const LockGuard&) = delete;
 
  private:
-  Mutex& mutex_;
+  Mutex* mutex_;
 };
 
 }  // namespace booster::preload

@@ -3,7 +3,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 
+#include "common/futex.h"
 #include "preload/file_table.h"
 #include "preload/process.h"
 #include "preload/session.h"
@@ -21,6 +23,8 @@ constexpr size_t kMaxCall = 0x7ffff000;
 constexpr uint64_t kEagerWaitUs = 10'000'000;
 /// A hundred programs that look all the time leave the daemon no processor to answer with.
 constexpr uint64_t kMaxEagerPauseUs = 5000;
+/// The longest that a close waits for calls that use its number.
+constexpr uint64_t kCallsWaitMs = 60'000;
 
 struct Call {
   Op op;
@@ -102,6 +106,32 @@ bool aliased_by_stdio(const Description& description, int fd, long flags) {
   return false;
 }
 
+/// Writes the handle that readers without the lock may be copying. Under `engaging`.
+void set_handle(Description& description, const HandleRef& handle) {
+  description.handle_version.fetch_add(1, std::memory_order_relaxed);
+  // Release, partner of the acquire fence in copy_handle(): who copies a part of this sees that.
+  std::atomic_thread_fence(std::memory_order_release);
+  std::atomic_ref(description.handle.session).store(handle.session, std::memory_order_relaxed);
+  std::atomic_ref(description.handle.slot).store(handle.slot, std::memory_order_relaxed);
+  std::atomic_ref(description.handle.generation)
+      .store(handle.generation, std::memory_order_relaxed);
+  description.handle_version.fetch_add(1, std::memory_order_release);
+}
+
+/// A copy of a ready handle of `session`; false if there is none.
+bool copy_handle(Description& description, const Session& session, HandleRef& handle) {
+  const uint32_t version = description.handle_version.load(std::memory_order_acquire);
+  // Acquire: partner of the release when the stage was stored; the slot's answer has been seen.
+  if (description.stage.load(std::memory_order_acquire) != Description::kReady) return false;
+  handle.session = std::atomic_ref(description.handle.session).load(std::memory_order_relaxed);
+  handle.slot = std::atomic_ref(description.handle.slot).load(std::memory_order_relaxed);
+  handle.generation =
+      std::atomic_ref(description.handle.generation).load(std::memory_order_relaxed);
+  std::atomic_thread_fence(std::memory_order_acquire);
+  return (version & 1) == 0 && handle.session == session.id() &&
+         description.handle_version.load(std::memory_order_relaxed) == version;
+}
+
 /// Moves the handle of `description` on by what is known now.
 Reason advance_handle(Session& session, Description& description, const Call& call, long flags) {
   if (description.stage.load(std::memory_order_relaxed) != Description::kNone &&
@@ -117,22 +147,23 @@ Reason advance_handle(Session& session, Description& description, const Call& ca
       case Description::kRefused: return description.refused;
       case Description::kNone: {
         const bool aliased = aliased_by_stdio(description, call.fd, flags);
-        if (aliased ||
-            !session.engage(call.fd, description.inode->id, description.handle, reason)) {
+        HandleRef handle;
+        if (aliased || !session.engage(call.fd, description.inode->id, handle, reason)) {
           if (aliased) reason = Reason::kStream;
           if (reason == Reason::kNoDaemon) return reason;
-          description.handle = {session.id(), 0, 0};
+          set_handle(description, {session.id(), 0, 0});
           description.refused = reason;
           description.stage.store(Description::kRefused, std::memory_order_release);
           return reason;
         }
+        set_handle(description, handle);
         description.stage.store(Description::kPending, std::memory_order_release);
         break;
       }
       case Description::kPending:
         switch (session.answer(description.handle, reason)) {
           case Session::Answer::kReady:
-            // Release: partner of the acquire in handle_for().
+            // Release: partner of the acquire in copy_handle().
             description.stage.store(Description::kReady, std::memory_order_release);
             break;
           case Session::Answer::kRefused:
@@ -155,16 +186,17 @@ Reason advance_handle(Session& session, Description& description, const Call& ca
   }
 }
 
-/// kNone: `session` has a ready handle of `description` for this call.
-Reason handle_for(Session& session, Description& description, const Call& call, long flags) {
-  if (description.stage.load(std::memory_order_acquire) != Description::kReady ||
-      description.handle.session != session.id()) {
+/// kNone: `handle` is one of `description` in `session` that allows this call.
+Reason handle_for(Session& session, Description& description, const Call& call, long flags,
+                  HandleRef& handle) {
+  if (!copy_handle(description, session, handle)) {
     if (!description.engaging.lock_for(settings().eager ? 20'000 : 0)) return Reason::kPending;
     const Reason reason = advance_handle(session, description, call, flags);
+    handle = description.handle;
     description.engaging.unlock();
     if (reason != Reason::kNone) return reason;
   }
-  return session.allows(description.handle, call.op) ? Reason::kNone : Reason::kNotProven;
+  return session.allows(handle, call.op) ? Reason::kNone : Reason::kNotProven;
 }
 
 /// Whether this very call may be boosted, as far as the process itself can tell. The kernel is
@@ -232,21 +264,24 @@ Reason worth_it(const Session& session, Description& description, const Call& ca
 
 /// The boosted call at a fixed offset, completed by the kernel where booster comes up short.
 /// Returns bytes or -errno.
-long positional(Session& session, Description& description, const Call& call, uint64_t offset) {
-  Inode& inode = *description.inode;
+long positional(Session& session, const HandleRef& handle, Inode& inode, const Call& call,
+                uint64_t offset) {
   IoCursor cursor{call.vectors, call.count};
   cursor.advance(0);
-  const TransferResult moved =
-      session.transfer(call.op, description.handle, cursor, offset, call.length);
+  if (call.op == Op::kWrite) begin_boosted_write(session);
+  const TransferResult moved = session.transfer(call.op, handle, cursor, offset, call.length);
   // A finished transfer leaves the cursor behind the bytes that were submitted, not behind those
   // that count; the rest starts from the beginning again.
   IoCursor rest{call.vectors, call.count};
   rest.advance(moved.done);
   session.count(Reason::kNone, moved.done);
-  if (call.op == Op::kWrite && (moved.done > 0 || moved.daemon_lost)) {
-    session.set_unsettled(true);
-    note_boosted_write(inode, call.fd, offset);
-    if (inode.never.load(std::memory_order_relaxed) != Reason::kNone) settle(inode);
+  if (call.op == Op::kWrite) {
+    // Behind a piece that failed, later ones may have been written.
+    const bool pieces = call.length > common::kLanePayload;
+    const bool changed = moved.done > 0 || moved.daemon_lost || (moved.error != 0 && pieces);
+    if (changed) note_boosted_write(inode, call.fd, offset);
+    end_boosted_write(session, inode);
+    if (changed && inode.never.load(std::memory_order_relaxed) != Reason::kNone) settle(inode);
   }
   if (moved.done == call.length) return static_cast<long>(moved.done);
 
@@ -266,19 +301,20 @@ long positional(Session& session, Description& description, const Call& call, ui
 /// Claims the bytes at the description's offset and moves them. The claim is one lseek, atomic
 /// against every other user of the description. kNone with `result`, or the reason why the kernel
 /// must do the call.
-Reason sequential(Session& session, Description& description, const Call& call, long& result) {
+Reason sequential(Session& session, const HandleRef& handle, Inode& inode, const Call& call,
+                  long& result) {
   const auto length = static_cast<int64_t>(call.length);
   if (call.op == Op::kRead) {
     // Only what cannot come up short is claimed.
     const long at = raw::seek(call.fd, 0, SEEK_CUR);
     if (raw::is_error(at)) return Reason::kOddRange;
-    const uint64_t size = session.file_size(description.handle);
+    const uint64_t size = session.file_size(handle);
     if (static_cast<uint64_t>(at) + call.length > size) return Reason::kTail;
   }
   const long after = raw::seek(call.fd, length, SEEK_CUR);
   if (raw::is_error(after)) return Reason::kOddRange;
   const long start = after - length;
-  result = positional(session, description, call, static_cast<uint64_t>(start));
+  result = positional(session, handle, inode, call, static_cast<uint64_t>(start));
   const long used = raw::is_error(result) ? 0 : result;
   // Short after all: the file was cut, or the kernel's write failed. Relative, so that it is right
   // whoever else has claimed meanwhile.
@@ -298,16 +334,25 @@ Reason try_boost(Description& description, const Call& call, long& result) {
   SessionRef live = session(eager);
   if (!live) return Reason::kNoDaemon;
   if (reason == Reason::kNone && !eager) reason = worth_it(*live.operator->(), description, call);
-  if (reason == Reason::kNone) reason = handle_for(*live.operator->(), description, call, flags);
-  if (reason == Reason::kNone && !drain(*description.inode, call.fd, call.op == Op::kWrite)) {
-    reason = Reason::kIoError;
+  HandleRef handle;
+  if (reason == Reason::kNone) {
+    reason = handle_for(*live.operator->(), description, call, flags, handle);
   }
   if (reason == Reason::kNone) {
+    const long drained = drain(*description.inode, call.fd, call.op == Op::kWrite);
+    if (drained == kNotNow) reason = Reason::kIoError;
+    if (raw::is_error(drained)) {
+      result = drained;
+      return Reason::kNone;
+    }
+  }
+  if (reason == Reason::kNone) {
+    Inode& inode = *description.inode;
     if (call.offset == kSequential) {
-      reason = sequential(*live.operator->(), description, call, result);
+      reason = sequential(*live.operator->(), handle, inode, call, result);
     } else {
       result =
-          positional(*live.operator->(), description, call, static_cast<uint64_t>(call.offset));
+          positional(*live.operator->(), handle, inode, call, static_cast<uint64_t>(call.offset));
     }
   }
   if (reason != Reason::kNone) live->count(reason, call.length);
@@ -316,13 +361,30 @@ Reason try_boost(Description& description, const Call& call, long& result) {
 
 }  // namespace
 
+namespace {
+
+/// Another thread is taking the number away: this call comes after that, as it may. Bounded, since
+/// the kernel's part of a close may hang in FUSE.
+void wait_while_ending(int fd) {
+  constexpr int kLooks = 10'000;
+  constexpr uint64_t kLookEveryUs = 100;
+  for (int i = 0; g_files.kind(fd) == FileTable::kClosing && i < kLooks; ++i) {
+    raw::sleep_us(kLookEveryUs);
+  }
+}
+
+}  // namespace
+
 bool transfer(Op op, int fd, const iovec* vectors, int count, int64_t offset, int rwf_flags,
               ssize_t& result) {
   if (g_files.kind(fd) == FileTable::kForeign) return false;
+  // These calls are cancellation points; nothing is held yet.
+  if (t_thread.depth == 0 && !t_thread.vfork_child) pthread_testcancel();
   Entry entry;
   if (!entry) return false;
   Call call{op, fd, vectors, count, offset, rwf_flags, 0};
-  Description* description = g_files.acquire(fd);
+  wait_while_ending(fd);
+  Description* description = g_files.begin_call(fd);
   if (description == nullptr) return false;
   bool done = false;
   if (measure(call)) {
@@ -340,7 +402,7 @@ bool transfer(Op op, int fd, const iovec* vectors, int count, int64_t offset, in
     result = with_errno(moved);
     done = true;
   }
-  g_files.release(description);
+  g_files.end_call(description);
   return done;
 }
 
@@ -365,10 +427,20 @@ void note_mapping(int fd) {
   with_description(fd, true, [](Description& description) {
     Inode& inode = *description.inode;
     // The mapping outlives the descriptor, and so must the knowledge of it: never released.
-    if (inode.never.exchange(Reason::kMapped, std::memory_order_acq_rel) == Reason::kNone) {
+    if (inode.never.exchange(Reason::kMapped, std::memory_order_acq_rel) != Reason::kMapped) {
       g_files.hold_inode(&inode);
     }
     settle(inode);
+  });
+}
+
+void note_async(int fd) {
+  with_description(fd, true, [](Description& description) {
+    Inode& inode = *description.inode;
+    Reason never = Reason::kNone;
+    inode.never.compare_exchange_strong(never, Reason::kAsync, std::memory_order_acq_rel);
+    settle(inode);
+    note_kernel_write(inode);
   });
 }
 
@@ -382,18 +454,61 @@ void note_stream(int fd) {
 }
 
 void before_lock(int fd, bool posix) {
-  with_description(fd, posix, [posix](Description& description) {
-    if (posix) description.inode->posix_locked.store(true, std::memory_order_relaxed);
-    settle(*description.inode);
-  });
+  if (posix) {
+    with_description(fd, true, [](Description& description) {
+      // The lock waits for a flush that is under way (settle.cc): its close would drop this lock.
+      LockGuard guard(description.inode->settle_lock);
+      description.inode->posix_locked.store(true, std::memory_order_relaxed);
+    });
+  }
+  // All files: a lock on one file often guards others.
+  if (!maybe_dirty()) return;
+  Entry entry;
+  if (entry) settle_all();
 }
 
-void after_lock(int fd) {
-  after_kernel_change(fd);
+void after_lock() {
+  g_lock_calls.fetch_add(1, std::memory_order_release);
 }
 
 void before_kernel_change(int fd) {
   with_description(fd, false, [](Description& description) { settle(*description.inode); });
+}
+
+void before_number_ends(int fd) {
+  Description* description = nullptr;
+  g_files.closing(fd, &description);
+  if (description == nullptr) return;
+  Entry entry;
+  // From a signal handler that interrupted the shim: locks may be held, nobody can be waited for.
+  if (!entry) return;
+  // As with the kernel, where a call keeps the file that it began with. Bounded, for a call that a
+  // signal handler has jumped out of.
+  const uint64_t deadline = raw::coarse_now_ms() + kCallsWaitMs;
+  while (uint32_t calls = description->calls.load(std::memory_order_seq_cst)) {
+    if (raw::coarse_now_ms() > deadline) break;
+    common::futex_wait(description->calls, calls, 1);
+  }
+  settle(*description->inode);
+  g_files.release(description);
+}
+
+void before_range_ends(unsigned first, unsigned last, int keep) {
+  g_files.for_each_word(first, last, [keep](int fd) {
+    if (fd == keep) return;
+    if (g_files.kind(fd) == FileTable::kTracked) {
+      before_number_ends(fd);
+    } else {
+      Entry entry;
+      g_files.forget(fd, !entry);
+    }
+  });
+}
+
+void after_range_ended(unsigned first, unsigned last, int keep) {
+  g_files.for_each_word(first, last, [keep](int fd) {
+    if (fd != keep) g_files.closed(fd);
+  });
 }
 
 void after_kernel_change(int fd) {

@@ -30,12 +30,22 @@ inline bool transfer(common::Op op, int fd, const void* buffer, size_t length, i
 void note_mapping(int fd);
 /// A stdio stream has, or had, the file of `fd`: it is settled and not boosted while one has it.
 void note_stream(int fd);
+/// The process does asynchronous I/O (aio_read and its kin) on the file of `fd`, which a thread of
+/// libc does, unseen: it is settled and never boosted again here.
+void note_async(int fd);
 /// The process takes or drops a lock on the file of `fd`: what is boosted is settled first...
 void before_lock(int fd, bool posix);
 /// ...and what others wrote before they unlocked is drained before the next boosted call.
-void after_lock(int fd);
+void after_lock();
 /// The kernel is about to change the file of `fd` (truncate, fallocate, sendfile...), or has.
 void before_kernel_change(int fd);
 void after_kernel_change(int fd);
+/// The kernel is about to take the number `fd` away from its file (close, dup2 onto it): nobody
+/// begins a call on it any more, those that have begun are waited for, and what was boosted is
+/// settled. FileTable::closed() or an open of the number ends this.
+void before_number_ends(int fd);
+/// The same for [first, last] without `keep`, and what follows the kernel's call.
+void before_range_ends(unsigned first, unsigned last, int keep);
+void after_range_ended(unsigned first, unsigned last, int keep);
 
 }  // namespace booster::preload

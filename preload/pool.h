@@ -56,10 +56,12 @@ class Pool {
     }
   }
 
-  /// In a forked child: makes every object free, keeping the memory.
-  void reset() {
+  /// In a forked child: makes every object free that `keep` does not keep; the memory stays.
+  template <typename Keep>
+  void reset(Keep keep) {
     free_ = nullptr;
-    for_each([this](T& object) {
+    for_each([this, &keep](T& object) {
+      if (keep(object)) return;
       const uint32_t index = object.index;
       new (&object) T{};
       object.index = index;

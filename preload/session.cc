@@ -159,13 +159,6 @@ bool Session::alive() {
   return !dead_.load(std::memory_order_relaxed);
 }
 
-void Session::set_unsettled(bool unsettled) {
-  // relaxed: the daemon looks when this process is no more.
-  std::atomic<uint32_t>& word = memory_->state.unsettled;
-  const uint32_t value = unsettled ? 1 : 0;
-  if (word.load(std::memory_order_relaxed) != value) word.store(value, std::memory_order_relaxed);
-}
-
 TransferResult Session::transfer(Op op, const HandleRef& handle, IoCursor& cursor, uint64_t offset,
                                  size_t length) {
   struct Piece {
@@ -179,7 +172,6 @@ TransferResult Session::transfer(Op op, const HandleRef& handle, IoCursor& curso
   TransferResult result;
   bool stop = false;  // an answer came up short: what follows it does not count
 
-  if (op == Op::kWrite) set_unsettled(true);
   while (true) {
     bool any = false;
     while (!stop && submitted < length && in_flight < kWindow) {
@@ -253,7 +245,8 @@ bool Session::allows(const HandleRef& handle, Op op) const {
 }
 
 void Session::count(Reason reason, uint64_t bytes) {
-  const auto index = static_cast<uint32_t>(reason);
+  // Some reasons come out of shared memory.
+  const uint32_t index = static_cast<uint32_t>(reason) % 64;
   memory_->counters.calls[index].fetch_add(1, std::memory_order_relaxed);
   memory_->counters.bytes[index].fetch_add(bytes, std::memory_order_relaxed);
 }

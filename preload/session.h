@@ -89,8 +89,11 @@ class Session {
   uint32_t id() const { return id_; }
   const Policy& policy() const { return policy_; }
 
-  /// Tells the daemon whether it has something to fence if this process is killed.
-  void set_unsettled(bool unsettled);
+  /// Changes how much the daemon has to fence if this process is killed (common::ClientState).
+  void add_unsettled(int change) {
+    // relaxed: the daemon looks when this process is no more.
+    memory_->state.unsettled.fetch_add(static_cast<uint32_t>(change), std::memory_order_relaxed);
+  }
   /// Asks for a handle to `file`, which is open as `fd`. False, with the reason, when it cannot be
   /// asked now.
   bool engage(int fd, const raw::FileId& file, HandleRef& handle, common::Reason& reason);

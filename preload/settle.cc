@@ -8,7 +8,9 @@
 
 namespace booster::preload {
 
-constinit std::atomic<bool> g_maybe_dirty{false};
+constinit std::atomic<uint32_t> g_boosted_writes{0};
+constinit std::atomic<uint32_t> g_settled_writes{0};
+constinit std::atomic<uint32_t> g_lock_calls{0};
 
 namespace {
 
@@ -34,14 +36,42 @@ int other_writable(const Inode& inode) {
   return found;
 }
 
+/// Takes back the inode's count of what the daemon would have to fence. A count of the caller's own
+/// bridges the moment in which it is not yet known whether a new write has made it dirty again, so
+/// that the daemon finds too much at worst.
+void note_settled(Inode& inode) {
+  const SessionRef live = current_session();
+  if (!live) return;
+  live->add_unsettled(1);
+  if (inode.unsettled_in.exchange(0, std::memory_order_acq_rel) == live->id()) {
+    live->add_unsettled(-1);
+  }
+  if (inode.boost_dirty() &&
+      inode.unsettled_in.exchange(live->id(), std::memory_order_acq_rel) == 0) {
+    return;
+  }
+  live->add_unsettled(-1);
+}
+
 }  // namespace
 
 void note_boosted_write(Inode& inode, int fd, uint64_t offset) {
   inode.fence_fd.store(fd, std::memory_order_relaxed);
   inode.fence_offset.store(offset, std::memory_order_relaxed);
-  // Release: partner of the acquire in boost_dirty() and settle_all().
+  // Release: partner of the acquire in boost_dirty(), which whoever sees the count below asks next.
   inode.boosted.fetch_add(1, std::memory_order_release);
-  g_maybe_dirty.store(true, std::memory_order_release);
+  g_boosted_writes.fetch_add(1, std::memory_order_release);
+}
+
+void begin_boosted_write(Session& session) {
+  session.add_unsettled(1);
+}
+
+void end_boosted_write(Session& session, Inode& inode) {
+  // The write's own count becomes the inode's, unless that has one already.
+  const bool dirty = inode.boost_dirty();
+  if (dirty && inode.unsettled_in.exchange(session.id(), std::memory_order_acq_rel) == 0) return;
+  session.add_unsettled(-1);
 }
 
 void settle(Inode& inode) {
@@ -64,19 +94,20 @@ void settle(Inode& inode) {
   }
   // Release: partner of the acquire in boost_dirty(): whoever sees it equal may ask FUSE.
   inode.fenced.store(boosted, std::memory_order_release);
+  note_settled(inode);
 }
 
 void settle_all_slowly() {
-  g_maybe_dirty.store(false, std::memory_order_relaxed);
-  std::atomic_thread_fence(std::memory_order_seq_cst);
+  // Counted before the look: what comes later is not covered, and keeps the two apart.
+  const uint32_t seen = g_boosted_writes.load(std::memory_order_acquire);
   g_files.for_each_inode([](Inode& inode) {
     if (!inode.boost_dirty() || !g_files.hold_inode(&inode)) return;
     settle(inode);
     g_files.release_inode(&inode);
   });
-  // A write that is under way says so again when it is done.
-  if (g_maybe_dirty.load(std::memory_order_acquire)) return;
-  if (SessionRef live = current_session()) live->set_unsettled(false);
+  // Release: partner of the acquire in maybe_dirty(). Two threads may store in either order: an
+  // older number makes somebody look again for nothing.
+  g_settled_writes.store(seen, std::memory_order_release);
 }
 
 void settle_descriptor(int fd) {
@@ -95,24 +126,42 @@ bool settle_identity(const raw::FileId& id) {
   return dirty;
 }
 
-bool drain(Inode& inode, int fd, bool for_writing) {
+namespace {
+
+/// On a replicated volume a flush hands the file's lock over at once instead of after a second. It
+/// also takes the error of a write that FUSE's write-behind had accepted (__wb_fulfill_request_err
+/// in write-behind.c): nobody would hear of it again. Closing any descriptor of a file drops the
+/// process's POSIX locks on it: not if it has any, and none is taken meanwhile (before_lock).
+long flush(Inode& inode, int fd) {
+  LockGuard guard(inode.settle_lock);
+  if (inode.posix_locked.load(std::memory_order_relaxed)) return 0;
+  const long copy = raw::raw_syscall(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 0);
+  if (raw::is_error(copy)) return 0;
+  const long result = raw::raw_syscall(SYS_close, copy);
+  return result == -EINTR ? 0 : result;
+}
+
+}  // namespace
+
+long drain(Inode& inode, int fd, bool for_writing) {
   const uint32_t writes = inode.kernel_writes.load(std::memory_order_acquire);
+  const uint32_t locks = g_lock_calls.load(std::memory_order_acquire);
   const uint64_t now = raw::coarse_now_ms();
   const bool first = inode.drained_at_ms.load(std::memory_order_relaxed) == 0;
   if (writes == inode.drained.load(std::memory_order_relaxed) &&
+      locks == inode.drained_locks.load(std::memory_order_relaxed) &&
       now - inode.drained_at_ms.load(std::memory_order_relaxed) < kDrainEveryMs) {
-    return true;
+    return kDrained;
   }
-  // On a replicated volume a flush hands the file's lock over at once instead of after a second.
-  // Closing any descriptor of a file drops the process's POSIX locks on it: not if it has any.
-  if (first && for_writing && !inode.posix_locked.load(std::memory_order_relaxed)) {
-    const long copy = raw::raw_syscall(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 0);
-    if (!raw::is_error(copy)) raw::close(static_cast<int>(copy));
+  if (first && for_writing) {
+    const long flushed = flush(inode, fd);
+    if (raw::is_error(flushed)) return flushed;
   }
-  if (!raw::sync_attributes(fd)) return false;
+  if (!raw::sync_attributes(fd)) return kNotNow;
   inode.drained.store(writes, std::memory_order_relaxed);
+  inode.drained_locks.store(locks, std::memory_order_relaxed);
   inode.drained_at_ms.store(now, std::memory_order_relaxed);
-  return true;
+  return kDrained;
 }
 
 void prepare_to_share() {
@@ -129,7 +178,8 @@ void prepare_to_share() {
 }
 
 void settle_after_fork() {
-  g_maybe_dirty.store(false, std::memory_order_relaxed);
+  g_boosted_writes.store(0, std::memory_order_relaxed);
+  g_settled_writes.store(0, std::memory_order_relaxed);
 }
 
 }  // namespace booster::preload

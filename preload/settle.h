@@ -11,9 +11,25 @@
 
 namespace booster::preload {
 
-/// Set when some inode of this process may be boost-dirty; the one load that unrelated calls pay.
-extern std::atomic<bool> g_maybe_dirty;
+/// Boosted writes of this process, and up to which of them all have been settled; changed in
+/// settle.cc alone.
+extern std::atomic<uint32_t> g_boosted_writes;
+extern std::atomic<uint32_t> g_settled_writes;
+/// Lock calls of this process: after each, what others wrote before they unlocked is drained.
+extern std::atomic<uint32_t> g_lock_calls;
 
+/// Whether some inode of this process may be boost-dirty: all that unrelated calls pay.
+inline bool maybe_dirty() {
+  // Acquire: partners of the releases in note_boosted_write() and settle_all_slowly(). An inode
+  // that another thread is fencing right now counts as dirty until it has been fenced.
+  return g_boosted_writes.load(std::memory_order_acquire) !=
+         g_settled_writes.load(std::memory_order_acquire);
+}
+
+/// Around each boosted write: what the daemon would have to fence if the program were killed now.
+/// note_boosted_write() comes between the two, if bytes may have been written.
+void begin_boosted_write(Session& session);
+void end_boosted_write(Session& session, Inode& inode);
 /// Notes an answered boosted write of `inode` through `fd` at `offset`.
 void note_boosted_write(Inode& inode, int fd, uint64_t offset);
 /// Notes a write that the kernel did.
@@ -27,8 +43,7 @@ void settle(Inode& inode);
 /// Settles every dirty inode of the process.
 void settle_all_slowly();
 inline void settle_all() {
-  // Acquire: partner of the release in note_boosted_write(), for another thread's write.
-  if (g_maybe_dirty.load(std::memory_order_acquire)) [[unlikely]]
+  if (maybe_dirty()) [[unlikely]]
     settle_all_slowly();
 }
 /// Settles the file of `fd`, if it is tracked.
@@ -38,9 +53,13 @@ void settle_descriptor(int fd);
 bool settle_identity(const raw::FileId& id);
 
 /// Makes the bricks have every write that FUSE has accepted for the inode of `fd`: at the first
-/// boosted call, after each write of ours through the kernel, and once a second for those of
-/// others. False when FUSE does not answer as it should: the call then goes to the kernel.
-bool drain(Inode& inode, int fd, bool for_writing);
+/// boosted call, after each write of ours through the kernel and each lock, and once a second for
+/// those of others. kNotNow when FUSE does not answer as it should: the call then goes to the
+/// kernel. Or the -errno of an earlier write, which FUSE had accepted and could not keep: FUSE
+/// tells it once, so the call must return it.
+inline constexpr long kDrained = 0;
+inline constexpr long kNotNow = 1;
+long drain(Inode& inode, int fd, bool for_writing);
 
 /// Before the process multiplies (fork, spawn) or hands out descriptors: settles all, and marks
 /// every description as shared, so that no offset is claimed for writing any more. Waits for a

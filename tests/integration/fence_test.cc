@@ -339,6 +339,26 @@ TEST_F(Fence, AWriterThatWasKilledIsSeenWithinASecondAndALittle) {
   EXPECT_GT(daemon_.boosted_write_bytes(), 0U);
 }
 
+TEST_F(Fence, WhatOthersClosedIsSeenByABoostedReaderAtOnce) {
+  ScratchDir dir;
+  write_file(dir.file("file"), std::string(size_t{4} << 20, 'x'));
+  Puppet reader(logged());
+  ASSERT_EQ(reader.tell("open", "r", "r", dir.file("file")), "0");
+  int stale = 0;
+  const int count = rounds(100, 1000);
+  for (int i = 0; i < count; ++i) {
+    const size_t size = i % 3 == 0 ? 700 : i % 3 == 1 ? 70'000 : size_t{3} << 20;
+    const auto seed = static_cast<uint64_t>(i + 1);
+    const std::string bytes = bytes_at(0, size, seed);
+    const int fd = ::open(dir.file("file").c_str(), O_WRONLY | O_CLOEXEC);
+    ASSERT_EQ(::write(fd, bytes.data(), size), static_cast<ssize_t>(size));
+    ASSERT_EQ(::close(fd), 0);
+    if (reader.tell("pread", "r", 0, size, seed) != std::to_string(size)) ++stale;
+  }
+  EXPECT_EQ(stale, 0) << "of " << count;
+  EXPECT_GT(daemon_.boosted_read_bytes(), 0U);
+}
+
 // An appender's kernel looks for the end of the file in what it knows, not in what it is told.
 TEST_F(Fence, WhatIsAppendedWithoutBoosterRightAfterCloseStandsAtTheEnd) {
   ScratchDir dir;

@@ -1,0 +1,123 @@
+// Corners where descriptors, threads, children and libc's own I/O meet: the same as without the
+// shim (tests/programs/corners.cc).
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <thread>
+
+#include "tests/integration/harness.h"
+#include "tests/integration/puppet.h"
+#include "tests/programs/bytes.h"
+
+namespace booster::test {
+namespace {
+
+class Corners : public testing::Test {
+ protected:
+  /// Runs one of the programs without and with the shim; `arguments` are names in a fresh
+  /// directory, or numbers. Both must print `expected`.
+  void expect(const std::string& expected, const std::string& command,
+              const std::vector<std::string>& arguments) {
+    for (const bool boosted : {false, true}) {
+      ScratchDir dir;
+      std::vector<std::string> argv = {
+          std::filesystem::path(probe_path()).replace_filename("booster_corners"), command};
+      for (const std::string& argument : arguments) {
+        const bool number = argument.find_first_not_of("0123456789") == std::string::npos;
+        argv.push_back(number ? argument : dir.file(argument));
+      }
+      const RunResult result = run(argv, {.preload = boosted, .timeout = std::chrono::seconds(60)});
+      EXPECT_EQ(result.out, expected + "\n") << command << (boosted ? " boosted" : "");
+      EXPECT_EQ(result.err, "") << command;
+      EXPECT_EQ(result.status, 0) << command;
+    }
+    EXPECT_GT(daemon_.boosted_write_bytes(), 0U);
+  }
+
+  Daemon daemon_;
+};
+
+TEST_F(Corners, AChildSeesItsWritesInWhatItsParentMapped) {
+  expect("abcc", "fork-mapped", {"file"});
+}
+
+TEST_F(Corners, ANumberThatIsReplacedDuringACallTakesNoBytesAlong) {
+  const std::string count = std::to_string(rounds(300, 3000));
+  expect(count + " blocks in order", "rotate", {".", count});
+}
+
+TEST_F(Corners, AThreadThatWritesCanBeCancelled) {
+  expect("cancelled", "cancel", {"file"});
+}
+
+TEST_F(Corners, AsynchronousAndFormattedOutputSeeTheOtherBytes) {
+  expect("bceeeedddd", "inside-libc", {"file"});
+}
+
+TEST_F(Corners, AThreadSeesItsOwnWriteWhileAnotherSettles) {
+  const int count = rounds(100, 1000);
+  expect("stale 0 of " + std::to_string(count), "settle-together",
+         {"file", "other", std::to_string(count)});
+}
+
+TEST_F(Corners, AnUnlockOfOneFileSettlesTheOthers) {
+  for (const char* how : {"flock", "posix", "ofd"}) {
+    ScratchDir dir;
+    write_file(dir.file("data"), std::string(65536, 'a'));
+    write_file(dir.file("lock"), "");
+    Puppet writer;
+    ASSERT_EQ(writer.tell("open", "lock", "rw", dir.file("lock")), "0");
+    ASSERT_EQ(writer.tell("open", "data", "rw", dir.file("data")), "0");
+    const std::string word = how;
+    ASSERT_EQ(writer.tell(word == "flock" ? "flock" : word + "-lock", "lock"), "0");
+    const int fd = ::open(dir.file("data").c_str(), O_RDONLY | O_CLOEXEC);
+    std::string bytes(65536, '\0');
+    ASSERT_EQ(::pread(fd, bytes.data(), bytes.size(), 0), 65536);
+    ASSERT_EQ(writer.tell("pwrite", "data", 0, 65536, 7), "65536");
+    ASSERT_EQ(writer.tell(word == "flock" ? "unflock" : word + "-unlock", "lock"), "0");
+    ASSERT_EQ(::pread(fd, bytes.data(), bytes.size(), 0), 65536);
+    EXPECT_TRUE(bytes == bytes_at(0, 65536, 7)) << how;
+    ::close(fd);
+  }
+  EXPECT_GE(daemon_.boosted_write_bytes(), 3U * 65536);
+}
+
+TEST_F(Corners, ASettledProgramThatIsKilledLeavesTheTimesItSet) {
+  ScratchDir dir;
+  write_file(dir.file("file"), "x");
+  Puppet writer;
+  ASSERT_EQ(writer.tell("open", "f", "rw", dir.file("file")), "0");
+  ASSERT_EQ(writer.tell("pwrite", "f", 0, 65536, 7), "65536");
+  ASSERT_EQ(writer.tell("times", "f", 1'000'000'000), "0");
+  writer.child().signal(SIGKILL);
+  EXPECT_EQ(writer.child().wait().status, 128 + SIGKILL);
+  for (int i = 0; i < 1000 && daemon_.stats().sessions_size() != 0; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  EXPECT_EQ(daemon_.stats().sessions_size(), 0);
+  // A fence would follow the end of the session on one thread of the daemon; this waits for it by
+  // giving the same thread more to do, and looks past the second that attributes are kept.
+  run({"dd", "if=/dev/zero", "of=" + dir.file("other"), "bs=64k", "count=4", "status=none"});
+  std::this_thread::sleep_for(std::chrono::milliseconds(1200));
+  struct stat status {};
+  ASSERT_EQ(::stat(dir.file("file").c_str(), &status), 0);
+  EXPECT_EQ(status.st_mtim.tv_sec, 1'000'000'000);
+  EXPECT_GE(daemon_.boosted_write_bytes(), 65536U);
+}
+
+TEST_F(Corners, ALogLineEndsNoProgramWhosePipeIsBroken) {
+  ScratchDir dir;
+  write_file(dir.file("file"), std::string(1 << 20, 'a'));
+  // The library complains about the variable when it first looks at the file.
+  const RunResult result = shell(
+      "exec 3>&1; { sleep 0.3; dd if=file of=/dev/null bs=64k status=none; echo $? >&3; } "
+      "2>&1 >/dev/null | true",
+      {.env = {{"GLFS_BOOSTER_ENGAGE", "sideways"}}, .cwd = dir.path()});
+  EXPECT_EQ(result.out, "0\n");
+}
+
+}  // namespace
+}  // namespace booster::test
