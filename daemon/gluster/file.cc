@@ -9,6 +9,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "daemon/gluster/gfapi_guard.h"
+
 namespace booster::daemon::gluster {
 
 size_t GfidHash::operator()(const Gfid& gfid) const {
@@ -186,12 +188,14 @@ void File::take_set_id_away(Io& io, mode_t mode) {
 
 int File::read(std::byte* buffer, size_t length, uint64_t offset, Io& io) {
   prepare(io, false);
+  const GfapiCall call(context_->fs());
   return submitted(io, glfs_pread_async(fd_, buffer, length, static_cast<off_t>(offset), 0,
                                         &File::on_answer, &io));
 }
 
 int File::write(const std::byte* buffer, size_t length, uint64_t offset, Io& io) {
   prepare(io, true);
+  const GfapiCall call(context_->fs());
   return submitted(io, glfs_pwrite_async(fd_, buffer, static_cast<int>(length),
                                          static_cast<off_t>(offset), 0, &File::on_answer, &io));
 }

@@ -252,6 +252,58 @@ TEST(Context, AMountWhoseFilesAreClosedCanBeUnmountedAndComeBack) {
   ::unlink((extra.path() + name).c_str());
 }
 
+// --- a volume that changes ---------------------------------------------------------------------
+
+/// Sets an option of a lab's volume for as long as this lives.
+class VolumeOption {
+ public:
+  VolumeOption(std::string volume, std::string key, const std::string& value)
+      : volume_(std::move(volume)), key_(std::move(key)) {
+    set({"set", volume_, key_, value});
+  }
+  ~VolumeOption() { set({"reset", volume_, key_}); }
+  VolumeOption(const VolumeOption&) = delete;
+  VolumeOption& operator=(const VolumeOption&) = delete;
+
+ private:
+  static void set(const std::vector<std::string>& words) {
+    std::vector<std::string> command{"lab", "gluster", "volume"};
+    command.insert(command.end(), words.begin(), words.end());
+    const RunResult result = run(command, {.preload = false});
+    EXPECT_EQ(result.status, 0) << result.out << result.err;
+  }
+  std::string volume_;
+  std::string key_;
+};
+
+// A file without a name cannot be opened again on the new graph, and libgfapi dies of that
+// (daemon/gluster/gfapi_guard.cc).
+TEST(Context, ANewGraphOnWhichAFileCannotBeOpenedAgainDoesNotEndTheDaemon) {
+  Daemon daemon;
+  ScratchDir dir;
+  const pid_t pid = daemon.pid();
+  constexpr size_t kSize = 50000;
+  write_file(dir.file("a"), bytes_at(0, kSize, 1));
+  Puppet puppet;
+  ASSERT_EQ(puppet.tell("open", "a", "r", dir.file("a")), "0");
+  ASSERT_EQ(puppet.tell("pread", "a", 0, kSize, 1), std::to_string(kSize));
+  ASSERT_EQ(daemon.boosted_read_bytes(), kSize);
+  ::unlink(dir.file("a").c_str());
+
+  // Whether a translator is in the graph: a new graph for every client.
+  const VolumeOption changed("vol1", "performance.read-ahead", "on");
+  EXPECT_TRUE(eventually([&] {
+    const uint64_t before = daemon.boosted_read_bytes();
+    // What FUSE's client makes of such a file is its own affair: it may end early.
+    EXPECT_EQ(puppet.tell("pread", "a", 0, kSize, 1).find("wrong"), std::string::npos);
+    const admin::Stats stats = daemon.stats();
+    return stats.pid() != static_cast<uint32_t>(pid) || stats.totals().read_bytes() == before;
+  })) << "the graph is still the old one";
+  EXPECT_EQ(daemon.stats().pid(), static_cast<uint32_t>(pid)) << read_file(daemon.log_path());
+  expect_boosted(daemon, dir.path());
+  EXPECT_EQ(daemon.stats().mounts(0).contexts_built(), 1U);
+}
+
 // --- sessions ----------------------------------------------------------------------------------
 
 TEST(Context, NothingIsLeftOfAClientThatHasGone) {
