@@ -186,6 +186,10 @@ bool has_translator(const std::string& volfile, const std::string& type) {
   return volfile.find("type " + type + "\n") != std::string::npos;
 }
 
+bool is_sharded(const std::string& volfile) {
+  return has_translator(volfile, "features/shard");
+}
+
 std::string without_meta(const std::string& volfile) {
   static constexpr std::string_view kEnd = "end-volume\n";
   std::string out;
@@ -210,11 +214,15 @@ Outcome<std::shared_ptr<Context>> Context::build(const MountOptions& options,
   std::shared_ptr<Context> context;
   const auto from_server = start_from_servers(options, settings);
   if (from_server) {
-    context.reset(new Context(*from_server, is_disperse(volfile_of(*from_server)), true));
+    const std::string text = volfile_of(*from_server);
+    context.reset(new Context(*from_server, is_disperse(text), true));
+    // The mount may not have it yet, but it will.
+    if (is_sharded(text)) return Failure{std::string(kShardedMessage)};
   } else {
     spdlog::info("event=no-volfile-server volume={} reason=\"{}\"", volume, from_server.error());
     const auto text = read_volfile();
     if (!text) return Failure{from_server.error() + "; " + text.error()};
+    if (is_sharded(*text)) return Failure{std::string(kShardedMessage)};
     const auto from_mount = start_from_volfile(without_meta(*text), volume, settings);
     if (!from_mount) return Failure{from_server.error() + "; " + from_mount.error()};
     context.reset(new Context(*from_mount, is_disperse(*text), false));
@@ -229,6 +237,10 @@ Outcome<std::shared_ptr<Context>> Context::build(const MountOptions& options,
       .build_time = std::chrono::steady_clock::now() - start,
   };
   return context;
+}
+
+std::string Context::volfile() const {
+  return volfile_of(fs_);
 }
 
 Context::~Context() {

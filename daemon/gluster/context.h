@@ -2,6 +2,7 @@
 // may block for as long as it takes, ended by a thread that nobody waits for.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <functional>
 #include <memory>
@@ -27,8 +28,16 @@ struct ContextSettings {
   std::string log_level;
 };
 
-/// True if the graph described by `volfile` has a translator of this type, e.g. "features/shard".
+/// True if the graph described by `volfile` has a translator of this type, e.g. "cluster/disperse".
 bool has_translator(const std::string& volfile, const std::string& type);
+
+/// True if the volume is sharded, which booster leaves alone. Each client's shard translator keeps
+/// a file's size and blocks to itself and adds to the size what it believes it has added
+/// (shard_refresh_base_file, shard_update_file_size; v10.3, shard.c), and its fallocate knows no
+/// KEEP_SIZE, so that there is no fence. FUSE beside booster breaks files.
+bool is_sharded(const std::string& volfile);
+inline constexpr const char kShardedMessage[] =
+    "the volume is sharded, which GlusterFS supports for one client at a time only";
 
 /// The graph of a mount as `.meta` shows it, without what libgfapi adds by itself: a second "meta"
 /// translator of the same name makes the graph invalid.
@@ -56,6 +65,16 @@ class Context {
   /// The graph has a cluster/disperse translator: answered writes need a flush to stay.
   bool disperse() const { return disperse_; }
   bool from_server() const { return from_server_; }
+
+  /// The graph that the servers last told of, which may have changed since build(). Waits while
+  /// libgfapi switches to a new one.
+  std::string volfile() const;
+
+  /// From now on every read and write of its files is refused. Any thread.
+  void condemn() { condemned_.store(true, std::memory_order_relaxed); }
+  /// relaxed: whoever looks late is as late as the news from the servers was.
+  bool condemned() const { return condemned_.load(std::memory_order_relaxed); }
+
   const ContextCost& cost() const { return cost_; }
 
  private:
@@ -65,6 +84,7 @@ class Context {
   glfs* fs_;
   bool disperse_;
   bool from_server_;
+  std::atomic<bool> condemned_{false};
   ContextCost cost_;
 };
 

@@ -187,6 +187,7 @@ void File::take_set_id_away(Io& io, mode_t mode) {
 }
 
 int File::read(std::byte* buffer, size_t length, uint64_t offset, Io& io) {
+  if (context_->condemned()) return EIO;
   prepare(io, false);
   const GfapiCall call(context_->fs());
   return submitted(io, glfs_pread_async(fd_, buffer, length, static_cast<off_t>(offset), 0,
@@ -194,6 +195,7 @@ int File::read(std::byte* buffer, size_t length, uint64_t offset, Io& io) {
 }
 
 int File::write(const std::byte* buffer, size_t length, uint64_t offset, Io& io) {
+  if (context_->condemned()) return EIO;
   prepare(io, true);
   const GfapiCall call(context_->fs());
   return submitted(io, glfs_pwrite_async(fd_, buffer, static_cast<int>(length),

@@ -142,7 +142,7 @@ class File : public std::enable_shared_from_this<File> {
 
   /// Submits a read straight into `buffer`. Returns 0, and `io` will be finished; or an errno, and
   /// it will not. Returns without waiting for a brick, except that libgfapi may choose this call to
-  /// switch to a changed volume's graph (DESIGN section 9).
+  /// switch to a changed volume's graph (DESIGN section 9). EIO once the context is condemned.
   int read(std::byte* buffer, size_t length, uint64_t offset, Io& io);
 
   /// The same for a write. libgfapi copies the bytes before this returns (glfs_pwritev_async_common

@@ -240,20 +240,10 @@ Reason Mount::identify(uint64_t epoch) {
       return Reason::kContextFailed;
     }
     options_ = parse_meta_cmdline(*cmdline);
-    sharded_ = has_translator(*volfile, "features/shard");
-    if (sharded_) {
-      const std::lock_guard state_lock(mutex_);
-      error_ = "the volume is sharded, which GlusterFS supports for one client at a time only";
-      spdlog::info("event=mount-refused dev={} source={} reason=\"{}\"", device_name(place_.dev),
-                   place_.source, error_);
-    }
+    if (is_sharded(*volfile)) found_sharded(nullptr);
     identified_ = true;
   }
-  // Each client's shard translator keeps a file's size and blocks to itself and adds to the size
-  // what it believes it has added (shard_refresh_base_file, shard_update_file_size; v10.3,
-  // shard.c), and its fallocate knows no KEEP_SIZE, so that there is no fence. FUSE beside booster
-  // breaks files.
-  if (sharded_) return Reason::kContextFailed;
+  if (sharded_.load(std::memory_order_relaxed)) return Reason::kContextFailed;
   return options_.writeback_cache ? Reason::kWritebackCache : Reason::kNone;
 }
 
@@ -350,8 +340,46 @@ void Mount::build_finished(Outcome<std::shared_ptr<Context>> result) {
   }
 }
 
+// --- a volume that becomes sharded -------------------------------------------------------
+
+void Mount::found_sharded(Context* context) {
+  if (context) context->condemn();
+  if (sharded_.exchange(true, std::memory_order_relaxed)) return;
+  {
+    const std::lock_guard lock(mutex_);
+    error_ = kShardedMessage;
+  }
+  spdlog::info("event=mount-refused dev={} source={} reason=\"{}\"", device_name(place_.dev),
+               place_.source, kShardedMessage);
+}
+
+void Mount::look_for_shards(const std::shared_ptr<Context>& context, bool in_use) {
+  // A context without volfile servers hears of no change, but the mount may. It is asked only while
+  // files of it are open, which keep it busy anyway.
+  if (context->condemned() || (!context->from_server() && !in_use)) return;
+  // One at a time: they wait when the mount or the bricks hang.
+  if (looking_.exchange(true, std::memory_order_relaxed)) return;
+  const std::shared_ptr<void> look(nullptr, [self = shared_from_this()](void*) {
+    self->looking_.store(false, std::memory_order_relaxed);
+  });
+  if (context->from_server()) {
+    gfapi_->post([self = shared_from_this(), context, look] {
+      if (is_sharded(context->volfile())) self->found_sharded(context.get());
+    });
+  } else {
+    fuse_->post([self = shared_from_this(), context, look] {
+      const auto volfile = self->read_meta(kActiveVolfile);
+      if (volfile && is_sharded(*volfile)) self->found_sharded(context.get());
+    });
+  }
+}
+
+// --- house keeping -----------------------------------------------------------------------
+
 void Mount::tick() {
   std::vector<Wish> late;
+  std::shared_ptr<Context> ready;
+  bool used = false;
   std::shared_ptr<Context> idle;  // destroyed after the lock is gone
   {
     const std::lock_guard lock(mutex_);
@@ -364,8 +392,8 @@ void Mount::tick() {
     std::move(on_time, waiting_.end(), std::back_inserter(late));
     waiting_.erase(on_time, waiting_.end());
 
-    const bool used = engaging_.load(std::memory_order_relaxed) > 0 ||
-                      open_files_->load(std::memory_order_relaxed) > 0;
+    used = engaging_.load(std::memory_order_relaxed) > 0 ||
+           open_files_->load(std::memory_order_relaxed) > 0;
     if (used) {
       idle_since_ = now;
     } else if (state_ == ContextState::kReady &&
@@ -374,6 +402,7 @@ void Mount::tick() {
       idle.swap(context_);
       state_ = ContextState::kNone;
     }
+    ready = context_;
     if (!used) {
       for (auto it = inodes_.begin(); it != inodes_.end();) {
         it = it->second.expired() ? inodes_.erase(it) : std::next(it);
@@ -381,6 +410,7 @@ void Mount::tick() {
     }
   }
   for (const Wish& wish : late) wish.done(Failure{Reason::kContextFailed});
+  if (ready) look_for_shards(ready, used);
   if (idle)
     spdlog::info("event=context-idle dev={} source={}", device_name(place_.dev), place_.source);
 }
@@ -410,6 +440,8 @@ void Mount::open_and_answer(const Wish& wish, const std::shared_ptr<Context>& co
 }
 
 Mount::Answer Mount::open(const Wish& wish, const std::shared_ptr<Context>& context) {
+  if (is_sharded(context->volfile())) found_sharded(context.get());
+  if (context->condemned()) return Failure{Reason::kContextFailed};
   const std::shared_ptr<Inode> inode = inode_for(wish);
   const auto mode = static_cast<size_t>(wish.access_mode);
   std::shared_ptr<File> file;

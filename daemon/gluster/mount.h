@@ -75,7 +75,8 @@ class Mount : public std::enable_shared_from_this<Mount> {
   /// `offset`. Returns at once; an error is logged.
   void fence(std::shared_ptr<Inode> inode, uint64_t offset);
 
-  /// Once a second: refuses those who have waited too long, closes an idle context.
+  /// Once a second: refuses those who have waited too long, closes an idle context, looks whether
+  /// the volume can still be served.
   void tick();
 
   /// The mount has gone or turned out to be another: no new files; the context goes with the last.
@@ -110,6 +111,9 @@ class Mount : public std::enable_shared_from_this<Mount> {
   void with_context(Wish wish);
   void start_build();
   void build_finished(Outcome<std::shared_ptr<Context>> result);
+  /// Has somebody look whether an administrator has made a sharded volume of it.
+  void look_for_shards(const std::shared_ptr<Context>& context, bool in_use);
+  void found_sharded(Context* context);
 
   // On the gfapi worker.
   void open_and_answer(const Wish& wish, const std::shared_ptr<Context>& context);
@@ -131,7 +135,11 @@ class Mount : public std::enable_shared_from_this<Mount> {
   uint64_t verified_epoch_ = 0;
   std::string process_uuid_;
   MountOptions options_;
-  bool sharded_ = false;
+
+  // The volume was sharded when somebody last looked, once for all: what was written since stays
+  // sharded when the option is taken back. relaxed: see Context::condemned.
+  std::atomic<bool> sharded_{false};
+  std::atomic<bool> looking_{false};  // a look is under way, or waits for a thread
 
   // Never held while anything blocks.
   std::mutex mutex_;

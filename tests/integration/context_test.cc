@@ -304,6 +304,51 @@ TEST(Context, ANewGraphOnWhichAFileCannotBeOpenedAgainDoesNotEndTheDaemon) {
   EXPECT_EQ(daemon.stats().mounts(0).contexts_built(), 1U);
 }
 
+TEST(Context, AVolumeThatBecomesShardedIsLeftToFuseFromThenOn) {
+  ASSERT_GE(Lab::get().mounts.size(), 2U) << "needs lab run --volumes 2";
+  Daemon daemon;
+  ScratchDir other(Lab::get().mounts[0]);
+  ScratchDir dir(Lab::get().mounts[1]);
+  constexpr size_t kSize = 50000;
+  Puppet puppet;
+  ASSERT_EQ(puppet.tell("open", "a", "rw+creat", dir.file("a")), "0");
+  ASSERT_EQ(puppet.tell("pwrite", "a", 0, kSize, 1), std::to_string(kSize));
+  ASSERT_EQ(puppet.tell("pread", "a", 0, kSize, 1), std::to_string(kSize));
+  ASSERT_EQ(daemon.boosted_read_bytes() + daemon.boosted_write_bytes(), 2 * kSize);
+  {
+    const VolumeOption sharded("vol2", "features.shard", "on");
+    EXPECT_TRUE(eventually([&] {
+      const admin::Stats stats = daemon.stats();
+      const admin::Mount* mount = mount_of(stats, dir.path());
+      return mount && mount->error().find("sharded") != std::string::npos;
+    })) << daemon.stats().ShortDebugString();
+    const admin::Totals before = daemon.stats().totals();
+    // What is engaged is served by FUSE, and nothing more is engaged.
+    EXPECT_EQ(puppet.tell("pwrite", "a", 1000, kSize, 2), std::to_string(kSize));
+    EXPECT_EQ(puppet.tell("pread", "a", 1000, kSize, 2), std::to_string(kSize));
+    EXPECT_EQ(puppet.tell("make-and-check", dir.file("b"), kSize, 3), "right");
+    Puppet late;
+    EXPECT_EQ(late.tell("make-and-check", dir.file("c"), kSize, 4), "right");
+    const admin::Totals after = daemon.stats().totals();
+    EXPECT_EQ(after.read_bytes(), before.read_bytes());
+    EXPECT_EQ(after.write_bytes(), before.write_bytes());
+    EXPECT_EQ(after.engaged(), before.engaged());
+    // Other volumes are another matter.
+    expect_boosted(daemon, other.path());
+
+    // A daemon that comes now finds it so, whatever the mount has heard of it yet.
+    daemon.kill();
+    daemon.start();
+    EXPECT_EQ(late.tell("make-and-check", dir.file("d"), kSize, 5), "right");
+    EXPECT_EQ(daemon.boosted_write_bytes(), 0U);
+  }
+  // The mounts of the tests to come are to have their old graph.
+  EXPECT_TRUE(eventually([&] {
+    return read_file(Lab::get().mounts[1] + "/.meta/graphs/active/volfile")
+               .find("features/shard") == std::string::npos;
+  }));
+}
+
 // --- sessions ----------------------------------------------------------------------------------
 
 TEST(Context, NothingIsLeftOfAClientThatHasGone) {
