@@ -44,7 +44,7 @@ Session::Session(PumpSessions& home, uint64_t id, uid_t uid, UniqueFd socket, Ti
     : home_(home),
       id_(id),
       uid_(uid),
-      ticket_(std::move(ticket)),
+      ticket_(std::make_shared<const Ticket>(std::move(ticket))),
       socket_(home.pump.io(), socket.release()),
       process_(home.pump.io()),
       hello_timer_(home.pump.io()) {}
@@ -126,12 +126,12 @@ bool Session::on_hello(const proto::Hello& hello) {
   process_.assign(peer_->pidfd.get());  // lent: released in end()
   process_.async_wait(boost::asio::posix::stream_descriptor::wait_read,
                       [self = shared_from_this()](const boost::system::error_code& error) {
-                        if (!error) self->end(Why::kPeerGone, "process ended");
+                        if (!error) self->on_process_end();
                       });
 
   const UniqueFd memory_fd = (*memory)->take_fd();
-  channel_ =
-      std::make_shared<data::Channel>(*memory, home_.pump.stats(), home_.shared.quarantine, uid_);
+  channel_ = std::make_shared<data::Channel>(*memory, home_.pump.stats(), home_.shared.quarantine,
+                                             uid_, ticket_);
   proto::FromDaemon message;
   proto::Welcome& welcome = *message.mutable_welcome();
   welcome.set_abi_version(common::kAbiVersion);
@@ -175,8 +175,11 @@ bool Session::on_engage(const proto::Engage& engage, pid_t sender) {
   if (slot.state != data::Channel::Slot::State::kFree) return false;
 
   const LiveSettings& live = *home_.shared.live;
-  Ticket ticket = home_.shared.limits.admit_handle();
-  if (!ticket || pending_engages_ >= live.pending_engages.load(std::memory_order_relaxed)) {
+  const auto admission = std::make_shared<Admission>();
+  admission->handle = home_.shared.limits.admit_handle();
+  // relaxed: raised by this thread alone, and a late fall refuses one too many.
+  if (!admission->handle || pending_engages_->load(std::memory_order_relaxed) >=
+                                live.pending_engages.load(std::memory_order_relaxed)) {
     refuse_slot(index, generation, Reason::kLimit);
     return true;
   }
@@ -197,8 +200,10 @@ bool Session::on_engage(const proto::Engage& engage, pid_t sender) {
   slot.written = false;
   slot.generation = generation;
   slot.wanted = std::make_shared<std::atomic<bool>>(true);
-  handle_tickets_[index] = std::move(ticket);
-  ++pending_engages_;
+  pending_engages_->fetch_add(1, std::memory_order_relaxed);
+  admission->pending =
+      Ticket([count = pending_engages_] { count->fetch_sub(1, std::memory_order_relaxed); });
+  admission->session = ticket_;
 
   gluster::MountPlace place;
   place.dev = claim.dev;
@@ -216,10 +221,11 @@ bool Session::on_engage(const proto::Engage& engage, pid_t sender) {
   order.epoch = epoch;
   // relaxed: a hint that saves work.
   order.wanted = [wanted = slot.wanted] { return wanted->load(std::memory_order_relaxed); };
-  order.done = [weak = weak_from_this(), &io = home_.pump.io(), index,
-                wanted = slot.wanted](Result<std::shared_ptr<gluster::File>, Reason> answer) {
-    boost::asio::post(io, [weak, index, wanted, answer = std::move(answer)]() mutable {
-      if (const auto self = weak.lock()) self->engage_answered(index, wanted, std::move(answer));
+  order.done = [weak = weak_from_this(), &io = home_.pump.io(), index, wanted = slot.wanted,
+                admission](Result<std::shared_ptr<gluster::File>, Reason> answer) {
+    boost::asio::post(io, [weak, index, wanted, admission, answer = std::move(answer)]() mutable {
+      const auto self = weak.lock();
+      if (self) self->engage_answered(index, wanted, *admission, std::move(answer));
     });
   };
   mounts.find_or_add(place)->engage(std::move(order));
@@ -227,19 +233,24 @@ bool Session::on_engage(const proto::Engage& engage, pid_t sender) {
 }
 
 void Session::engage_answered(uint32_t index, const std::shared_ptr<std::atomic<bool>>& wanted,
+                              Admission& admission,
                               Result<std::shared_ptr<gluster::File>, Reason> answer) {
   if (ended_) return;
   data::Channel::Slot* slot = channel_->find_slot(index);
   // Released meanwhile, and perhaps used again: this answer belongs to nobody.
   if (!slot || slot->wanted != wanted) return;
   slot->wanted.reset();
-  --pending_engages_;
+  // Now, although others hold the admission for a moment: the client asks again as soon as it sees
+  // the answer.
+  admission.pending = Ticket();
   if (!answer) {
+    admission.handle = Ticket();
     const uint32_t generation = slot->generation;
     free_slot(index);
     refuse_slot(index, generation, answer.error());
     return;
   }
+  handle_tickets_[index] = std::move(admission.handle);
   spdlog::debug("event=engaged session={} slot={} gfid={}", id_, index,
                 gluster::to_string((*answer)->inode()->gfid()));
   const int mode = (*answer)->access_mode();
@@ -260,7 +271,6 @@ bool Session::on_release(const proto::Release& release) {
   if (slot->wanted) {
     slot->wanted->store(false, std::memory_order_relaxed);
     slot->wanted.reset();
-    --pending_engages_;
   }
   free_slot(release.slot());
   return true;
@@ -284,6 +294,11 @@ void Session::fence_what_is_left() {
     }
   }
   if (!left->empty()) fence_when_idle(home_, channel_, left);
+}
+
+void Session::on_process_end() {
+  end(Why::kPeerGone, "process ended");
+  if (process_.is_open()) process_.release();
 }
 
 void Session::end(Why why, const char* detail) {
@@ -311,9 +326,15 @@ void Session::end(Why why, const char* detail) {
   boost::system::error_code ignored;
   hello_timer_.cancel();
   socket_.close(ignored);
-  if (process_.is_open()) process_.release();
   handle_tickets_.clear();
-  ticket_ = Ticket();
+  // A program that lives on may be looking at its last answers, in memory that only it can give
+  // back: that stays, and counts, until the program ends. So it does for one that has called exec.
+  const bool lives_on = channel_ && why != Why::kLie && peer_->alive();
+  if (!lives_on) {
+    if (process_.is_open()) process_.release();
+    channel_.reset();
+    ticket_.reset();
+  }
   home_.sessions.erase(id_);
 }
 

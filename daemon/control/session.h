@@ -36,6 +36,15 @@ struct PumpSessions {
   std::unordered_map<uint64_t, std::shared_ptr<Session>> sessions;
 };
 
+/// What one Engage counts against. Belongs to the order, wherever that is, until it is answered or
+/// dropped: whoever releases or hangs up while the mount does not answer leaves it in a queue, with
+/// a descriptor of the daemon's.
+struct Admission {
+  Ticket handle;
+  Ticket pending;
+  std::shared_ptr<const Ticket> session;  // so that a user's sessions bound a user's orders
+};
+
 class Session : public std::enable_shared_from_this<Session> {
  public:
   Session(PumpSessions& home, uint64_t id, uid_t uid, UniqueFd socket, Ticket ticket);
@@ -57,16 +66,18 @@ class Session : public std::enable_shared_from_this<Session> {
   bool on_engage(const proto::Engage& engage, pid_t sender);
   bool on_release(const proto::Release& release);
   void engage_answered(uint32_t slot, const std::shared_ptr<std::atomic<bool>>& wanted,
+                       Admission& admission,
                        Result<std::shared_ptr<gluster::File>, common::Reason> answer);
   void refuse_slot(uint32_t slot, uint32_t generation, common::Reason reason);
   void free_slot(uint32_t slot);
+  void on_process_end();
   bool refuse(proto::Refusal::Code code);
   void end(Why why, const char* detail);
 
   PumpSessions& home_;
   const uint64_t id_;
-  const uid_t uid_;  // who connected
-  Ticket ticket_;
+  const uid_t uid_;                       // who connected
+  std::shared_ptr<const Ticket> ticket_;  // shared with what the session leaves behind
   boost::asio::posix::stream_descriptor socket_;
   boost::asio::posix::stream_descriptor process_;  // pidfd
   boost::asio::steady_timer hello_timer_;
@@ -74,7 +85,9 @@ class Session : public std::enable_shared_from_this<Session> {
   std::shared_ptr<const Peer> peer_ = std::make_shared<const Peer>();
   uint64_t nonce_ = 0;
   std::shared_ptr<data::Channel> channel_;  // from Welcome on
-  int64_t pending_engages_ = 0;
+  // Orders that are under way, or queued; those of an ended session, too.
+  const std::shared_ptr<std::atomic<int64_t>> pending_engages_ =
+      std::make_shared<std::atomic<int64_t>>(0);
   std::unordered_map<uint32_t, Ticket> handle_tickets_;  // by slot
   bool ended_ = false;
 };

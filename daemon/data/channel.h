@@ -71,9 +71,10 @@ class Channel : public std::enable_shared_from_this<Channel> {
  public:
   enum class Scan { kNothing, kWorked, kLie, kThreadLost };
 
-  /// Of a program that `uid` runs.
+  /// Of a program that `uid` runs. `place` is what the memory counts against, and is let go after
+  /// it.
   Channel(std::shared_ptr<SessionMemory> memory, stats::PumpStats& pump_stats,
-          Quarantine& quarantine, uid_t uid);
+          Quarantine& quarantine, uid_t uid, std::shared_ptr<const void> place);
 
   SessionMemory& memory() { return *memory_; }
   const stats::Traffic& traffic() const { return traffic_; }
@@ -122,6 +123,7 @@ class Channel : public std::enable_shared_from_this<Channel> {
   Scan take(Lane& lane, uint32_t number, Submitter& submitter, Clock::time_point now);
   Scan submit(Lane& lane, const std::shared_ptr<gluster::File>& file, Submitter& submitter);
 
+  const std::shared_ptr<const void> place_;
   std::shared_ptr<SessionMemory> memory_;
   stats::PumpStats& pump_stats_;
   Quarantine& quarantine_;

@@ -31,6 +31,11 @@ SessionMemory::SessionMemory(UniqueFd fd, boost::interprocess::mapped_region reg
       region_(std::move(region)),
       memory_(static_cast<common::SessionMemory*>(region_.get_address())) {}
 
+SessionMemory::~SessionMemory() {
+  // A descriptor of the memfd that a client has passed on would keep them.
+  ::madvise(region_.get_address(), region_.get_size(), MADV_REMOVE);
+}
+
 Result<std::shared_ptr<SessionMemory>> SessionMemory::create(uint32_t quarantine_ms) {
   constexpr unsigned kFlags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
   UniqueFd fd(::memfd_create("booster-session", kFlags | MFD_NOEXEC_SEAL));

@@ -1,6 +1,6 @@
 // The daemon's side of one session's shared memory (common/abi.h): made here, sealed against
-// resizing so that a client cannot take pages away under the daemon, unmapped with the last
-// reference. Requests in flight hold references, so late answers land in mapped memory.
+// resizing so that a client cannot take pages away under the daemon, emptied and unmapped with the
+// last reference. Requests in flight hold references, so late answers land in mapped memory.
 #pragma once
 
 #include <boost/interprocess/mapped_region.hpp>
@@ -16,6 +16,12 @@ class SessionMemory {
  public:
   /// Makes and maps the memory, header filled. ENOMEM or the like on failure.
   static Result<std::shared_ptr<SessionMemory>> create(uint32_t quarantine_ms);
+
+  /// Takes all pages away, also from whoever still maps them: those that the daemon has filled are
+  /// charged to it. So this comes after the end of an honest client.
+  ~SessionMemory();
+  SessionMemory(const SessionMemory&) = delete;
+  SessionMemory& operator=(const SessionMemory&) = delete;
 
   common::SessionMemory& operator*() const { return *memory_; }
   common::SessionMemory* operator->() const { return memory_; }

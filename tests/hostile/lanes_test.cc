@@ -247,7 +247,8 @@ TEST_F(Hostile, ASessionThatEndsWithAllLanesInFlightEndsCleanly) {
     }
     mallory.kill();
   }
-  EXPECT_EQ(honest(), "served");
+  // By a process that ends: one that lives on keeps its place.
+  EXPECT_EQ(as_user(0, [&](Talk& talk) { talk.say(honest()); }), "served");
   EXPECT_TRUE(without_sessions());
   EXPECT_TRUE(within(kPatience, [&] { return descriptors_of(daemon.pid()).size() <= before; }));
   EXPECT_GT(lies(), 0U);
@@ -491,6 +492,72 @@ TEST_F(Hostile, TheSessionMemoryCannotBeResized) {
               }),
       "EPERM; EPERM; EPERM; EPERM; EOPNOTSUPP; EPERM; EPERM; EPERM; sealed; granted rw; 4096 "
       "bytes");
+}
+
+uint64_t bytes_of(int memfd) {
+  struct stat status {};
+  return ::fstat(memfd, &status) == 0 ? static_cast<uint64_t>(status.st_blocks) * 512 : 0;
+}
+
+TEST_F(Hostile, WhatADeadClientHasPassedOnHoldsNoMemoryOfTheDaemons) {
+  boosterd();
+  UserProcess mallory(kMallory, [&](Talk& talk) {
+    const auto client = new_session();
+    const Fd file(honest_file(), O_RDONLY);
+    talk.say(engage(*client, file.get()));
+    for (uint32_t lane = 0; lane < common::kLanes; ++lane) {
+      talk.say(request(*client, Op::kRead, 0, 256 << 10, 0, 1, lane));
+    }
+    if (::fork() == 0) {
+      talk.say(bytes_of(client->memory_fd()) >= common::kLanes * (256U << 10) ? "full" : "empty");
+      talk.say(within(kPatience, [&] { return bytes_of(client->memory_fd()) == 0; }) ? "given back"
+                                                                                     : "held");
+      ::_exit(0);
+    }
+    talk.hear();
+  });
+  EXPECT_EQ(mallory.hear(), "granted r");
+  for (uint32_t lane = 0; lane < common::kLanes; ++lane) EXPECT_EQ(mallory.hear(), "262144 bytes");
+  EXPECT_EQ(mallory.hear(), "full");
+  mallory.signal(SIGKILL);
+  EXPECT_EQ(mallory.hear(), "given back");
+}
+
+// Another thread of a program that loses its connection may be copying an answer.
+TEST_F(Hostile, AClientThatHangsUpAndLivesOnKeepsItsAnswersAndItsPlace) {
+  boosterd("[limits]\nsessions_per_uid = 2\n");
+  UserProcess mallory(kMallory, [&](Talk& talk) {
+    const auto client = new_session();
+    const Fd file(honest_file(), O_RDONLY);
+    talk.say(engage(*client, file.get()));
+    talk.say(request(*client, Op::kRead, 0, 4096));
+    ::shutdown(client->socket(), SHUT_RDWR);
+    talk.hear();
+    talk.say(honest_bytes().compare(0, 4096, client->payload(0), 4096) == 0 ? "kept" : "lost");
+    const auto second = new_session();
+    try {
+      new_session();
+      talk.say("a third place");
+    } catch (const std::exception&) {
+      talk.say("refused");
+    }
+    talk.hear();
+  });
+  EXPECT_EQ(mallory.hear(), "granted r");
+  EXPECT_EQ(mallory.hear(), "4096 bytes");
+  EXPECT_TRUE(without_sessions());
+  mallory.say("");
+  EXPECT_EQ(mallory.hear(), "kept");
+  EXPECT_EQ(mallory.hear(), "refused");
+  mallory.kill();
+  const auto places = [] {
+    const auto first = new_session();
+    const auto second = new_session();
+    return std::string("two");
+  };
+  EXPECT_TRUE(within(kPatience, [&] {
+    return as_user(kMallory, [&](Talk& talk) { talk.say(places()); }) == "two";
+  }));
 }
 
 TEST_F(Hostile, PagesThatTheClientTakesAwayOrCannotUseDoNotHarmTheDaemon) {

@@ -143,6 +143,94 @@ TEST_F(Hostile, TheLimitOfHandlesHoldsAndIsGivenBack) {
   EXPECT_TRUE(within(kPatience, [&] { return honest() == "served"; }));
 }
 
+/// A GlusterFS mount whose client can be made to stand still.
+class FrozenMount {
+ public:
+  FrozenMount() : path_(Lab::get().dir + "/frozen.XXXXXX") {
+    EXPECT_NE(::mkdtemp(path_.data()), nullptr);
+    must("mount -t glusterfs $BOOSTER_LAB_SERVER:/$BOOSTER_LAB_VOLUME " + path_);
+    pid_ = std::stoi(shell("pgrep -f 'glusterfs.* " + path_ + "$'", {.preload = false}).out);
+  }
+  ~FrozenMount() {
+    thaw();
+    must("umount --lazy " + path_);
+  }
+  FrozenMount(const FrozenMount&) = delete;
+  FrozenMount& operator=(const FrozenMount&) = delete;
+
+  const std::string& path() const { return path_; }
+  void freeze() const {
+    ::kill(pid_, SIGSTOP);
+    const std::string status = "/proc/" + std::to_string(pid_) + "/status";
+    EXPECT_TRUE(within(kPatience,
+                       [&] { return read_file(status).find("State:\tT") != std::string::npos; }));
+  }
+  void thaw() const { ::kill(pid_, SIGCONT); }
+
+ private:
+  std::string path_;
+  pid_t pid_ = -1;
+};
+
+// What waits for a mount that hangs costs the daemon a descriptor, and counts until it is gone.
+TEST_F(Hostile, OrdersForAMountThatHangsCountEvenWhenNobodyWantsThemAnyMore) {
+  Daemon& daemon = boosterd("[limits]\npending_engages = 8\nsessions_per_uid = 3\n");
+  FrozenMount frozen;
+  const std::string path = frozen.path() + dir().file("open").substr(Lab::get().mount.size());
+  std::vector<std::unique_ptr<UserProcess>> programs;
+  for (int i = 0; i < 4; ++i) {
+    programs.push_back(std::make_unique<UserProcess>(kMallory, [&](Talk& talk) {
+      const Fd file(path, O_RDWR);
+      talk.say("open");
+      talk.hear();
+      try {
+        const auto client = new_session();
+        talk.say("welcome");
+        for (uint32_t slot = 1; slot <= 100; ++slot) {
+          client->send(client->engage_message(slot, 1, file.get(), file.get()));
+          // The first two make the threads hang that would drop the others.
+          if (slot > 2) client->release(slot, 1);
+        }
+        talk.say(engage(*client, file.get(), 200));
+      } catch (const std::exception&) {
+        talk.say("no session");
+      }
+      talk.hear();
+    }));
+    EXPECT_EQ(programs.back()->hear(), "open");
+  }
+  EXPECT_EQ(as_user(kAlice,
+                    [&](Talk& talk) {
+                      const Fd file(path, O_RDWR);
+                      const auto client = new_session();
+                      talk.say(engage(*client, file.get()));
+                    }),
+            "granted rw");
+  const size_t before = descriptors_of(daemon.pid()).size();
+  frozen.freeze();
+  for (int i = 0; i < 3; ++i) {
+    programs[static_cast<size_t>(i)]->say("");
+    EXPECT_EQ(programs[static_cast<size_t>(i)]->hear(), "welcome");
+    EXPECT_EQ(programs[static_cast<size_t>(i)]->hear(), "limit");
+  }
+  // They have hung up, and left their orders.
+  EXPECT_TRUE(within(kPatience, [] { return stats()->sessions_size() == 0; }));
+  programs[3]->say("");
+  EXPECT_EQ(programs[3]->hear(), "no session");
+  // Of each its orders' files, and the hold on its process, which is two.
+  EXPECT_LE(descriptors_of(daemon.pid()).size(), before + 3 * (8 + 2));
+  EXPECT_EQ(honest(), "served");
+  frozen.thaw();
+  programs.clear();
+  EXPECT_TRUE(within(kPatience, [&] {
+    return as_user(kMallory, [&](Talk& talk) {
+             const Fd file(path, O_RDWR);
+             const auto client = new_session();
+             talk.say(engage(*client, file.get()));
+           }) == "granted rw";
+  }));
+}
+
 TEST_F(Hostile, ASlotThatIsInUseCannotBeEngagedAgain) {
   boosterd();
   const uint64_t before = lies();
