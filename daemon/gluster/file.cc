@@ -34,12 +34,12 @@ void Inode::add_size_word(const SizeWord& word) {
   const std::lock_guard lock(mutex_);
   // relaxed: a hint, and published with the handle's state word.
   word->store(size_, std::memory_order_relaxed);
-  size_words_.push_back(word);
+  size_words_.insert(word);
 }
 
 void Inode::remove_size_word(const SizeWord& word) {
   const std::lock_guard lock(mutex_);
-  size_words_.erase(std::remove(size_words_.begin(), size_words_.end(), word), size_words_.end());
+  size_words_.erase(word);
 }
 
 void Inode::note_size(const struct glfs_stat* status, uint64_t version) {

@@ -12,6 +12,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <unordered_set>
 #include <vector>
 
 #include "daemon/gluster/context.h"
@@ -110,7 +111,8 @@ class Inode {
   std::mutex mutex_;
   FuseHandle fuse_handle_;
   std::array<std::weak_ptr<File>, 3> files_;  // by access mode
-  std::vector<SizeWord> size_words_;
+  // A program may have thousands of handles on one inode, and drops them all at its end.
+  std::unordered_set<SizeWord> size_words_;
   std::atomic<uint64_t> size_version_{0};
   uint64_t size_ = 0;
   int64_t size_seconds_ = 0;  // ctime of the answer that told the size
