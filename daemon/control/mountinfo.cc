@@ -44,21 +44,20 @@ std::string unescape(std::string_view text) {
   return out;
 }
 
-}  // namespace
-
-bool parse_mount_line(std::string_view line, MountLine& out) {
-  // 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
-  std::string_view rest = line;
+/// The first fields of a line, up to the device; takes them away from it.
+bool take_numbers(std::string_view& line, MountLine& out) {
   uint64_t parent = 0;
-  if (!to_number(next_field(rest), out.mount_id) || !to_number(next_field(rest), parent)) {
+  if (!to_number(next_field(line), out.mount_id) || !to_number(next_field(line), parent)) {
     return false;
   }
-  const std::string_view device = next_field(rest);
+  const std::string_view device = next_field(line);
   const size_t colon = device.find(':');
-  if (colon == std::string_view::npos || !to_number(device.substr(0, colon), out.major) ||
-      !to_number(device.substr(colon + 1), out.minor)) {
-    return false;
-  }
+  return colon != std::string_view::npos && to_number(device.substr(0, colon), out.major) &&
+         to_number(device.substr(colon + 1), out.minor);
+}
+
+/// The rest of the line.
+bool take_strings(std::string_view rest, MountLine& out) {
   out.root = unescape(next_field(rest));
   out.mount_point = unescape(next_field(rest));
   next_field(rest);  // mount options
@@ -73,13 +72,22 @@ bool parse_mount_line(std::string_view line, MountLine& out) {
   return !out.mount_point.empty() && !out.type.empty();
 }
 
+}  // namespace
+
+bool parse_mount_line(std::string_view line, MountLine& out) {
+  // 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
+  return take_numbers(line, out) && take_strings(line, out);
+}
+
 std::vector<MountLine> lines_of_device(std::string_view table, dev_t dev) {
   std::vector<MountLine> found;
   while (!table.empty()) {
     const size_t end = std::min(table.find('\n'), table.size());
+    std::string_view rest = table.substr(0, end);
     MountLine line;
-    if (parse_mount_line(table.substr(0, end), line) && line.major == major(dev) &&
-        line.minor == minor(dev)) {
+    // Every Engage looks through the whole table: the lines of other devices cost three numbers.
+    if (take_numbers(rest, line) && line.major == major(dev) && line.minor == minor(dev) &&
+        take_strings(rest, line)) {
       found.push_back(std::move(line));
     }
     table.remove_prefix(std::min(end + 1, table.size()));
