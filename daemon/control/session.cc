@@ -131,7 +131,7 @@ bool Session::on_hello(const proto::Hello& hello) {
 
   const UniqueFd memory_fd = (*memory)->take_fd();
   channel_ = std::make_shared<data::Channel>(*memory, home_.pump.stats(), home_.shared.quarantine,
-                                             uid_, ticket_);
+                                             ticket_);
   proto::FromDaemon message;
   proto::Welcome& welcome = *message.mutable_welcome();
   welcome.set_abi_version(common::kAbiVersion);

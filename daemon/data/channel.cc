@@ -60,15 +60,12 @@ void Lane::finished(int64_t result, int error) noexcept {
 // --- requests ----------------------------------------------------------------------------
 
 Channel::Channel(std::shared_ptr<SessionMemory> memory, stats::PumpStats& pump_stats,
-                 Quarantine& quarantine, uid_t uid, std::shared_ptr<const void> place)
+                 Quarantine& quarantine, std::shared_ptr<const void> place)
     : place_(std::move(place)),
       memory_(std::move(memory)),
       pump_stats_(pump_stats),
       quarantine_(quarantine) {
-  for (uint32_t i = 0; i < common::kLanes; ++i) {
-    lanes_[i].index_ = i;
-    if (uid != 0) lanes_[i].set_unprivileged();
-  }
+  for (uint32_t i = 0; i < common::kLanes; ++i) lanes_[i].index_ = i;
 }
 
 Channel::Scan Channel::scan(Submitter& submitter, Clock::time_point now) {

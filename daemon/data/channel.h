@@ -71,10 +71,10 @@ class Channel : public std::enable_shared_from_this<Channel> {
  public:
   enum class Scan { kNothing, kWorked, kLie, kThreadLost };
 
-  /// Of a program that `uid` runs. `place` is what the memory counts against, and is let go after
+  /// `place` is what the memory counts against, and is let go after
   /// it.
   Channel(std::shared_ptr<SessionMemory> memory, stats::PumpStats& pump_stats,
-          Quarantine& quarantine, uid_t uid, std::shared_ptr<const void> place);
+          Quarantine& quarantine, std::shared_ptr<const void> place);
 
   SessionMemory& memory() { return *memory_; }
   const stats::Traffic& traffic() const { return traffic_; }

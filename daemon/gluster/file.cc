@@ -152,8 +152,7 @@ void File::on_answer(glfs_fd* /*fd*/, ssize_t result, struct glfs_stat* /*before
   Inode& inode = *io.file_->inode_;
   if (result >= 0) inode.note_size(after, io.size_version_);
   io.result_ = result;
-  if (result >= 0 && io.write_ && io.unprivileged_ && after &&
-      set_id_bits(after->glfs_st_mode) != 0) {
+  if (result >= 0 && io.write_ && after && set_id_bits(after->glfs_st_mode) != 0) {
     io.file_->take_set_id_away(io, after->glfs_st_mode);
     return;
   }
@@ -168,7 +167,8 @@ void File::on_answer(glfs_fd* /*fd*/, ssize_t result, struct glfs_stat* /*before
 
 // Root has set these bits while the file was engaged (before, it would have been refused). The
 // kernel takes them away before such a write, which it can as far as it knows of them; here they go
-// before the answer.
+// before the answer, whoever has written: root's programs may write with somebody else's fsuid,
+// which the kernel looks at and the daemon does not see.
 void File::take_set_id_away(Io& io, mode_t mode) {
   worker_->post([file = io.file_, &io, mode] {
     if (glfs_fchmod(file->fd_, mode & ~set_id_bits(mode) & 07777U) != 0) {

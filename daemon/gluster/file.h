@@ -33,8 +33,8 @@ struct GfidHash {
 
 std::string to_string(const Gfid& gfid);
 
-/// The bits of `mode` that a write by an ordinary user takes away: as in the kernel, set-group-id
-/// only of what the group can execute.
+/// The bits of `mode` that a write takes away: as in the kernel, set-group-id only of what the
+/// group can execute.
 mode_t set_id_bits(mode_t mode);
 
 class File;
@@ -48,10 +48,6 @@ class Io {
   /// again from within.
   virtual void finished(int64_t result, int error) noexcept = 0;
 
-  /// For a program of an ordinary user: after a write the file is no set-user-id program. To be
-  /// called before the first submission.
-  void set_unprivileged() { unprivileged_ = true; }
-
  protected:
   Io() = default;
   ~Io() = default;
@@ -59,7 +55,6 @@ class Io {
  private:
   friend class File;
   friend class Inode;
-  bool unprivileged_ = false;
   // While in flight:
   std::shared_ptr<File> file_;  // keeps descriptor and context open
   bool write_ = false;
@@ -148,7 +143,8 @@ class File : public std::enable_shared_from_this<File> {
   int read(std::byte* buffer, size_t length, uint64_t offset, Io& io);
 
   /// The same for a write. libgfapi copies the bytes before this returns (glfs_pwritev_async_common
-  /// in glfs-fops.c), so the buffer is free then, but its owner does not rely on it.
+  /// in glfs-fops.c), so the buffer is free then, but its owner does not rely on it. After a write
+  /// the file is no set-user-id program.
   int write(const std::byte* buffer, size_t length, uint64_t offset, Io& io);
 
  private:

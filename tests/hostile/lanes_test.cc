@@ -451,6 +451,21 @@ TEST_F(Hostile, WhatAUserWritesIsNoSetUserIdProgram) {
     EXPECT_NE(write_after_chmod("by-kernel-" + of, owner, false), kBad) << of;
     EXPECT_NE(write_after_chmod("by-daemon-" + of, owner, true), kBad) << of;
   }
+  // Nor with what root's server has put into it for a user: the kernel asks for the fsuid.
+  {
+    const std::string path = make_file("by-server", "#!/bin/true\n", 0666);
+    const auto client = new_session();
+    const Fd file(path, O_RDWR);
+    ASSERT_EQ(engage(*client, file.get()), "granted rw");
+    ASSERT_EQ(::chmod(path.c_str(), 06777), 0);
+    std::memcpy(client->payload(0), "#!/bin/sh\n", 10);
+    EXPECT_EQ(request(*client, Op::kWrite, 0, 10), "10 bytes");
+    struct stat status {};
+    EXPECT_TRUE(
+        within(seconds(2),
+               [&] { return ::stat(path.c_str(), &status) == 0 && (status.st_mode & 06000) == 0; }))
+        << std::oct << status.st_mode;
+  }
   // Without the bits the same steps do write.
   EXPECT_EQ(as_user(kMallory,
                     [&](Talk& talk) {

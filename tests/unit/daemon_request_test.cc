@@ -70,7 +70,7 @@ class ChannelTest : public ::testing::Test, public Submitter {
  protected:
   ChannelTest() {
     auto memory = SessionMemory::create(5000);
-    channel_ = std::make_shared<Channel>(*memory, stats_, quarantine_, ::getuid(), nullptr);
+    channel_ = std::make_shared<Channel>(*memory, stats_, quarantine_, nullptr);
   }
   void begin(gluster::Gate&) override {}
   bool end(gluster::Gate&) override { return true; }
