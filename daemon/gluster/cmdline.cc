@@ -102,6 +102,7 @@ void add_servers(std::string_view list, std::vector<VolfileServer>& servers) {
       server.port = to_port(item.substr(item.find(':') + 1));
       item = item.substr(0, item.find(':'));
     }
+    if (item.empty()) continue;  // ":24007", "[]"
     server.host = std::string(item);
     servers.push_back(std::move(server));
   }
@@ -142,7 +143,7 @@ MountOptions parse_meta_cmdline(std::string_view text) {
   for (VolfileServer& server : options.servers) {
     if (server.port == 0) server.port = port;
     // The volfile never travels over RDMA, whatever the bricks speak.
-    server.transport = transport == "unix" || server.host.front() == '/' ? "unix" : "tcp";
+    server.transport = transport == "unix" || server.host.starts_with('/') ? "unix" : "tcp";
   }
   return options;
 }

@@ -42,7 +42,9 @@ void Mounts::tick() {
   // A retired mount stays until its context is closed, so that people see it.
   const std::lock_guard lock(mutex_);
   std::erase_if(mounts_, [](const auto& item) {
-    return item.second->retired() && item.second->report().state == ContextState::kNone;
+    if (!item.second->retired()) return false;
+    const ContextState state = item.second->report().state;
+    return state == ContextState::kNone || state == ContextState::kFailed;
   });
 }
 

@@ -39,6 +39,7 @@ TEST(MetaCmdline, SeveralServersWithPortAndTransport) {
   EXPECT_EQ(options.servers[2].host, "c");
   EXPECT_EQ(options.servers[2].port, 24010);
   EXPECT_EQ(options.servers[3].host, "d");
+  EXPECT_TRUE(parse("--volfile-server=:24007,[],[]:1 --volfile-id=v").servers.empty());
   EXPECT_EQ(options.volfile_id, "vol.tcp");
   EXPECT_EQ(options.subdir, "/dir");
 }
