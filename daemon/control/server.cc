@@ -264,7 +264,10 @@ void Server::stop() {
 }
 
 void Server::finish() {
+  // Programs that live see the daemon end and fence their files themselves; those that were killed
+  // cannot.
   const bool drained =
+      shared_.mounts.fences_done() &&
       std::all_of(pumps_.begin(), pumps_.end(), [](const auto& pump) { return pump->drained(); });
   if (drained || std::chrono::steady_clock::now() >= stop_by_) {
     spdlog::info("event=stopped drained={}", drained);

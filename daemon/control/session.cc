@@ -23,13 +23,19 @@ constexpr int kPacketsPerTurn = 16;
 // How often the end of a dead client's last writes is looked for.
 constexpr std::chrono::milliseconds kIdleLook{5};
 
-using LeftFiles = std::vector<std::pair<std::shared_ptr<gluster::Inode>, uint64_t>>;
+/// Each inode once, whatever number of handles on it was written through: a fence at one place
+/// makes FUSE forget all of it.
+struct LeftFiles {
+  std::unordered_map<std::shared_ptr<gluster::Inode>, uint64_t> offsets;
+  std::shared_ptr<const void> owed;
+};
 
 /// Fences when the last request in flight has been answered: what lands later would be unseen.
 void fence_when_idle(PumpSessions& home, const std::shared_ptr<data::Channel>& channel,
                      const std::shared_ptr<const LeftFiles>& left) {
   if (!channel->busy()) {
-    for (const auto& [inode, offset] : *left) home.shared.mounts.fence(inode, offset);
+    for (const auto& [inode, offset] : left->offsets)
+      home.shared.mounts.fence(inode, offset, left->owed);
     return;
   }
   const auto timer = std::make_shared<boost::asio::steady_timer>(home.pump.io(), kIdleLook);
@@ -290,10 +296,12 @@ void Session::fence_what_is_left() {
   const auto left = std::make_shared<LeftFiles>();
   for (const auto& slot : channel_->slots()) {
     if (slot && slot->written && slot->state == data::Channel::Slot::State::kReady) {
-      left->emplace_back(slot->handle.file()->inode(), slot->written_offset);
+      left->offsets[slot->handle.file()->inode()] = slot->written_offset;
     }
   }
-  if (!left->empty()) fence_when_idle(home_, channel_, left);
+  if (left->offsets.empty()) return;
+  left->owed = home_.shared.mounts.owe_fence();
+  fence_when_idle(home_, channel_, left);
 }
 
 void Session::on_process_end() {

@@ -29,6 +29,7 @@ constexpr const char kActiveVolfile[] = ".meta/graphs/active/volfile";
 // does not hold up the next, and flushes of several files of a disperse volume overlap.
 constexpr unsigned kFuseThreads = 2;
 constexpr unsigned kGfapiThreads = 4;
+constexpr unsigned kFenceThreads = 2;
 
 bool is_on(int fd, dev_t dev) {
   struct statx status {};
@@ -75,6 +76,7 @@ Mount::Mount(MountPlace place, MountSettings settings, Gate& gate)
       gate_(gate),
       fuse_(std::make_shared<Worker>("fuse-" + device_name(place_.dev), kFuseThreads)),
       gfapi_(std::make_shared<Worker>("gfapi-" + device_name(place_.dev), kGfapiThreads)),
+      fences_(std::make_shared<Worker>("fence-" + device_name(place_.dev), kFenceThreads)),
       open_files_(std::make_shared<std::atomic<int64_t>>(0)),
       idle_since_(Clock::now()) {}
 
@@ -155,23 +157,24 @@ Outcome<UniqueFd> Mount::open_through_fuse(Inode& inode) const {
   return file;
 }
 
-void Mount::fence(std::shared_ptr<Inode> inode, uint64_t offset) {
-  fuse_->post([self = shared_from_this(), inode = std::move(inode), offset] {
-    constexpr int kAttempts = 3;
-    const auto file = self->open_through_fuse(*inode);
-    std::string error = file ? "" : file.error();
-    if (file && *file) {
-      long result = -1;
-      for (int i = 0; i < kAttempts && result != 0; ++i)
-        result = common::fence(file->get(), offset);
-      if (result != 0) error = strerrordesc_np(static_cast<int>(-result));
-    }
-    if (error.empty()) {
-      spdlog::debug("event=fenced gfid={}", to_string(inode->gfid()));
-    } else {
-      spdlog::warn("event=fence-failed gfid={} error=\"{}\"", to_string(inode->gfid()), error);
-    }
-  });
+void Mount::fence(std::shared_ptr<Inode> inode, uint64_t offset, std::shared_ptr<const void> owed) {
+  fences_->post(
+      [self = shared_from_this(), inode = std::move(inode), offset, owed = std::move(owed)] {
+        constexpr int kAttempts = 3;
+        const auto file = self->open_through_fuse(*inode);
+        std::string error = file ? "" : file.error();
+        if (file && *file) {
+          long result = -1;
+          for (int i = 0; i < kAttempts && result != 0; ++i)
+            result = common::fence(file->get(), offset);
+          if (result != 0) error = strerrordesc_np(static_cast<int>(-result));
+        }
+        if (error.empty()) {
+          spdlog::debug("event=fenced gfid={}", to_string(inode->gfid()));
+        } else {
+          spdlog::warn("event=fence-failed gfid={} error=\"{}\"", to_string(inode->gfid()), error);
+        }
+      });
 }
 
 // --- who the mount is --------------------------------------------------------------------

@@ -72,8 +72,8 @@ class Mount : public std::enable_shared_from_this<Mount> {
   void engage(EngageOrder order);
 
   /// Makes FUSE forget what it holds of `inode`, which a program that was killed has written near
-  /// `offset`. Returns at once; an error is logged.
-  void fence(std::shared_ptr<Inode> inode, uint64_t offset);
+  /// `offset`. Returns at once; lets `owed` go when it is done; an error is logged.
+  void fence(std::shared_ptr<Inode> inode, uint64_t offset, std::shared_ptr<const void> owed);
 
   /// Once a second: refuses those who have waited too long, closes an idle context, looks whether
   /// the volume can still be served.
@@ -125,6 +125,8 @@ class Mount : public std::enable_shared_from_this<Mount> {
   Gate& gate_;
   std::shared_ptr<Worker> fuse_;   // asks the FUSE mount
   std::shared_ptr<Worker> gfapi_;  // asks bricks
+  std::shared_ptr<Worker>
+      fences_;  // asks the FUSE mount, too: thousands of fences hold up no engage
   std::atomic<bool> retired_{false};
   std::shared_ptr<std::atomic<int64_t>> open_files_;
   std::atomic<int64_t> engaging_{0};
@@ -168,7 +170,13 @@ class Mounts {
 
   std::shared_ptr<Mount> find_or_add(const MountPlace& place);
   /// See Mount::fence.
-  void fence(const std::shared_ptr<Inode>& inode, uint64_t offset);
+  void fence(const std::shared_ptr<Inode>& inode, uint64_t offset,
+             const std::shared_ptr<const void>& owed);
+
+  /// Counts as a fence that is still to be done, for as long as it lives.
+  std::shared_ptr<const void> owe_fence();
+  /// None is left: a daemon that ends now leaves nothing unseen behind.
+  bool fences_done() const { return fences_owed_->load(std::memory_order_acquire) == 0; }
 
   /// Retires mounts for which `still_there` is false.
   void sweep(const std::function<bool(dev_t)>& still_there);
@@ -181,6 +189,8 @@ class Mounts {
 
   const MountSettings settings_;
   std::atomic<uint64_t> epoch_{1};
+  const std::shared_ptr<std::atomic<int64_t>> fences_owed_ =
+      std::make_shared<std::atomic<int64_t>>(0);
   std::mutex mutex_;
   std::unordered_map<dev_t, std::shared_ptr<Mount>> mounts_;
   std::unordered_map<dev_t, std::unique_ptr<Gate>> gates_;  // never erased (gate.h)

@@ -16,10 +16,20 @@ std::shared_ptr<Mount> Mounts::find_or_add(const MountPlace& place) {
   return mount;
 }
 
-void Mounts::fence(const std::shared_ptr<Inode>& inode, uint64_t offset) {
+void Mounts::fence(const std::shared_ptr<Inode>& inode, uint64_t offset,
+                   const std::shared_ptr<const void>& owed) {
   const std::lock_guard lock(mutex_);
   const auto found = mounts_.find(inode->dev());
-  if (found != mounts_.end() && !found->second->retired()) found->second->fence(inode, offset);
+  if (found != mounts_.end() && !found->second->retired())
+    found->second->fence(inode, offset, owed);
+}
+
+std::shared_ptr<const void> Mounts::owe_fence() {
+  fences_owed_->fetch_add(1, std::memory_order_relaxed);
+  return {nullptr, [owed = fences_owed_](const void*) {
+            // release: partner of the acquire in fences_done().
+            owed->fetch_sub(1, std::memory_order_release);
+          }};
 }
 
 std::vector<std::shared_ptr<Mount>> Mounts::all() {

@@ -231,6 +231,44 @@ TEST_F(Hostile, OrdersForAMountThatHangsCountEvenWhenNobodyWantsThemAnyMore) {
   }));
 }
 
+// Nobody but the daemon can make FUSE forget what a killed program has changed.
+TEST_F(Hostile, ADaemonThatIsStoppedFirstFencesWhatTheKilledHaveWritten) {
+  Daemon& daemon = boosterd("[daemon]\ndrain_ms = 10000\n");
+  FrozenMount frozen;
+  const std::string path = frozen.path() + dir().file("open").substr(Lab::get().mount.size());
+  UserProcess writer(kAlice, [&](Talk& talk) {
+    const auto client = new_session();
+    Fd file(path, O_RDWR);
+    talk.say(engage(*client, file.get()));
+    client->memory().state.unsettled.store(1);
+    talk.say(request(*client, Op::kWrite, 0, 4096));
+    file.close();  // it would wait for the mount in its end
+    talk.say("closed");
+    talk.hear();
+  });
+  EXPECT_EQ(writer.hear(), "granted rw");
+  EXPECT_EQ(writer.hear(), "4096 bytes");
+  EXPECT_EQ(writer.hear(), "closed");
+  frozen.freeze();
+  writer.kill();
+  EXPECT_TRUE(without_sessions());
+  const auto ended = [&] {
+    siginfo_t info{};
+    return ::waitid(P_PID, static_cast<id_t>(daemon.pid()), &info, WEXITED | WNOHANG | WNOWAIT) ==
+               0 &&
+           info.si_pid == daemon.pid();
+  };
+  daemon.signal(SIGTERM);
+  EXPECT_FALSE(within(milliseconds(300), ended));
+  frozen.thaw();
+  EXPECT_TRUE(within(kPatience, ended));
+  const std::string log = read_file(daemon.log_path());
+  EXPECT_NE(log.find("event=stopped drained=true"), std::string::npos) << log;
+  EXPECT_EQ(log.find("event=fence-failed"), std::string::npos) << log;
+  daemon.kill();
+  daemon.start();
+}
+
 TEST_F(Hostile, ASlotThatIsInUseCannotBeEngagedAgain) {
   boosterd();
   const uint64_t before = lies();
