@@ -127,18 +127,32 @@ void Server::wait_for_clients() {
 }
 
 void Server::accept_clients() {
+  bool all = false;
+  try {
+    all = take_clients();
+  } catch (const std::exception& e) {
+    spdlog::error("event=accept-failed error=\"{}\"", e.what());
+  }
+  if (all) {
+    wait_for_clients();
+    return;
+  }
+  // Clients wait in the queue, and use FUSE, until others have gone.
+  accept_timer_.expires_after(std::chrono::milliseconds(100));
+  accept_timer_.async_wait([this](const boost::system::error_code& error) {
+    if (!error) wait_for_clients();
+  });
+}
+
+/// False: for want of memory or descriptors it has to be tried again later.
+bool Server::take_clients() {
   for (int i = 0; i < kAcceptsPerTurn && !stopping_; ++i) {
     UniqueFd client(
         ::accept4(control_.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (!client) {
       if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
-        // Clients wait in the queue, and use FUSE, until others have gone.
         spdlog::warn("event=accept-failed error=\"{}\"", strerrordesc_np(errno));
-        accept_timer_.expires_after(std::chrono::milliseconds(100));
-        accept_timer_.async_wait([this](const boost::system::error_code& error) {
-          if (!error) wait_for_clients();
-        });
-        return;
+        return false;
       }
       if (errno == EINTR || errno == ECONNABORTED) continue;
       break;
@@ -161,18 +175,20 @@ void Server::accept_clients() {
           ->start();
     });
   }
-  wait_for_clients();
+  return true;
 }
 
 // --- house keeping -----------------------------------------------------------------------
+//
+// What comes again and again asks for the next time first: an exception ends one turn only.
 
 void Server::wait_for_mounts() {
   mount_events_.async_wait(StreamDescriptor::wait_error,
                            [this](const boost::system::error_code& error) {
                              if (error) return;
+                             wait_for_mounts();
                              shared_.mounts.table_changed();
                              sweep_mounts();
-                             wait_for_mounts();
                            });
 }
 
@@ -183,26 +199,30 @@ void Server::sweep_mounts() {
 }
 
 void Server::house_keeping() {
-  shared_.mounts.tick();
   house_timer_.expires_after(kHouseKeepingEvery);
   house_timer_.async_wait([this](const boost::system::error_code& error) {
     if (!error) house_keeping();
   });
+  shared_.mounts.tick();
 }
 
 void Server::watch_pumps() {
+  pump_timer_.expires_after(kRescueEvery);
+  pump_timer_.async_wait([this](const boost::system::error_code& error) {
+    if (!error) watch_pumps();
+  });
   for (size_t i = 0; i < pumps_.size(); ++i) {
     if (pumps_[i]->rescue()) {
       spdlog::warn("event=pump-rescued pump={} reason=\"a call into libgfapi does not return\"", i);
     }
   }
-  pump_timer_.expires_after(kRescueEvery);
-  pump_timer_.async_wait([this](const boost::system::error_code& error) {
-    if (!error) watch_pumps();
-  });
 }
 
 void Server::pet_watchdog() {
+  watchdog_timer_.expires_after(watchdog_every_);
+  watchdog_timer_.async_wait([this](const boost::system::error_code& error) {
+    if (!error) pet_watchdog();
+  });
   bool alive = true;
   for (size_t i = 0; i < pumps_.size(); ++i) {
     const uint64_t now = pumps_[i]->heartbeats();
@@ -214,10 +234,6 @@ void Server::pet_watchdog() {
   } else {
     spdlog::error("event=pump-stuck");
   }
-  watchdog_timer_.expires_after(watchdog_every_);
-  watchdog_timer_.async_wait([this](const boost::system::error_code& error) {
-    if (!error) pet_watchdog();
-  });
 }
 
 // --- signals -----------------------------------------------------------------------------
@@ -225,12 +241,12 @@ void Server::pet_watchdog() {
 void Server::wait_for_signals() {
   signals_.async_wait([this](const boost::system::error_code& error, int signal) {
     if (error) return;
+    wait_for_signals();
     if (signal == SIGHUP) {
       reload();
     } else {
       stop();
     }
-    wait_for_signals();
   });
 }
 

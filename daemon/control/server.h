@@ -41,6 +41,7 @@ class Server {
   void start_pumps();
   void wait_for_clients();
   void accept_clients();
+  bool take_clients();
   void wait_for_signals();
   void wait_for_mounts();
   void sweep_mounts();

@@ -56,16 +56,18 @@ Session::Session(PumpSessions& home, uint64_t id, uid_t uid, UniqueFd socket, Ti
       hello_timer_(home.pump.io()) {}
 
 void Session::start() {
+  // First: whatever fails before there is a Welcome, this ends the session.
+  hello_timer_.expires_after(kHelloWithin);
+  hello_timer_.async_wait([self = shared_from_this()](const boost::system::error_code& error) {
+    // Cancelled too late to be told, perhaps.
+    if (!error && !self->channel_) self->end(Why::kSilent, "no Hello in time");
+  });
   home_.sessions[id_] = shared_from_this();
   // Not left to the listening socket: who connects before it has this would have no credentials.
   // An Engage counts only after Welcome, so none can have been sent yet.
   const int on = 1;
   ::setsockopt(socket_.native_handle(), SOL_SOCKET, SO_PASSCRED, &on, sizeof on);
   refuse_descriptors(socket_.native_handle());
-  hello_timer_.expires_after(kHelloWithin);
-  hello_timer_.async_wait([self = shared_from_this()](const boost::system::error_code& error) {
-    if (!error) self->end(Why::kSilent, "no Hello in time");
-  });
   wait_readable();
 }
 
@@ -73,7 +75,12 @@ void Session::wait_readable() {
   if (ended_) return;
   socket_.async_wait(boost::asio::posix::stream_descriptor::wait_read,
                      [self = shared_from_this()](const boost::system::error_code& error) {
-                       if (!error) self->on_readable();
+                       if (error) return;
+                       try {
+                         self->on_readable();
+                       } catch (const std::exception& e) {
+                         self->end(Why::kFailed, e.what());
+                       }
                      });
 }
 
@@ -120,7 +127,6 @@ bool Session::refuse(proto::Refusal::Code code) {
 
 bool Session::on_hello(const proto::Hello& hello) {
   if (channel_) return false;
-  hello_timer_.cancel();
   if (hello.abi_version() != common::kAbiVersion) return refuse(proto::Refusal::WRONG_ABI);
   auto peer = identify_peer(socket_.native_handle());
   if (!peer) return refuse(proto::Refusal::NOT_ALLOWED);
@@ -153,6 +159,7 @@ bool Session::on_hello(const proto::Hello& hello) {
   home_.pump.add(channel_, [weak = weak_from_this()] {
     if (const auto self = weak.lock()) self->end(Why::kLie, "malformed request");
   });
+  hello_timer_.cancel();
   home_.shared.totals.sessions_opened.add();
   spdlog::debug("event=session-opened session={} pid={} uid={} command=\"{}\"", id_, peer_->pid,
                 uid_, peer_->command);

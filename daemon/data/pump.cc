@@ -7,7 +7,9 @@
 
 #include <algorithm>
 #include <boost/asio/post.hpp>
+#include <cerrno>
 #include <exception>
+#include <system_error>
 
 #include "common/futex.h"
 #include "daemon/gluster/worker.h"
@@ -65,15 +67,21 @@ Pump::~Pump() = default;
 
 void Pump::start() {
   heartbeat();
-  start_thread(0);
+  if (!start_thread(0)) throw std::system_error(EAGAIN, std::generic_category(), "pump");
 }
 
-void Pump::start_thread(uint64_t turn) {
-  // Detached: a thread that hangs inside libgfapi cannot be waited for.
-  std::thread([this, turn] {
-    pthread_setname_np(pthread_self(), fmt::format("pump-{}", number_).c_str());
-    run(turn);
-  }).detach();
+bool Pump::start_thread(uint64_t turn) {
+  try {
+    // Detached: a thread that hangs inside libgfapi cannot be waited for.
+    std::thread([this, turn] {
+      pthread_setname_np(pthread_self(), fmt::format("pump-{}", number_).c_str());
+      run(turn);
+    }).detach();
+    return true;
+  } catch (const std::exception& e) {
+    spdlog::error("event=no-thread pump={} error=\"{}\"", number_, e.what());
+    return false;
+  }
 }
 
 void Pump::add(const std::shared_ptr<Channel>& channel, std::function<void()> ended) {
@@ -239,6 +247,11 @@ bool Pump::fall_asleep(Turn& turn, bool& found) {
 }
 
 void Pump::heartbeat() {
+  // First: whatever fails below, there is a next time.
+  heartbeat_timer_.expires_after(kHeartbeatEvery);
+  heartbeat_timer_.async_wait([this](const boost::system::error_code& error) {
+    if (!error) heartbeat();
+  });
   heartbeats_.fetch_add(1, std::memory_order_relaxed);
   const auto now = Clock::now();
   for (size_t i = 0; i < watched_.size();) {
@@ -257,13 +270,14 @@ void Pump::heartbeat() {
     quarantine_shown_ = quarantine_.ms();
     for (const auto& [key, member] : members_) member.channel->show_quarantine();
   }
-  heartbeat_timer_.expires_after(kHeartbeatEvery);
-  heartbeat_timer_.async_wait([this](const boost::system::error_code& error) {
-    if (!error) heartbeat();
-  });
 }
 
 bool Pump::rescue() {
+  if (abandoned_) {
+    if (!start_thread(*abandoned_)) return false;
+    abandoned_.reset();
+    return true;
+  }
   uint64_t turn = turn_.load(std::memory_order_acquire);
   const bool same = turn == turn_seen_;
   turn_seen_ = turn;
@@ -272,8 +286,10 @@ bool Pump::rescue() {
   const uint64_t next = (turn & ~kInside) + kEpoch;
   if (!turn_.compare_exchange_strong(turn, next, std::memory_order_acq_rel)) return false;
   gate->stall();
-  start_thread(next);
-  return true;
+  // Given up by the hanging thread either way, which must not come back to it.
+  if (start_thread(next)) return true;
+  abandoned_ = next;
+  return false;
 }
 
 }  // namespace booster::daemon::data

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <thread>
 #include <unordered_map>
 #include <vector>
@@ -68,7 +69,7 @@ class Pump {
   bool retire_idle(Turn& turn);
   bool fall_asleep(Turn& turn, bool& found);
   void heartbeat();
-  void start_thread(uint64_t turn);
+  bool start_thread(uint64_t turn);
 
   const unsigned number_;
   Quarantine& quarantine_;
@@ -99,6 +100,8 @@ class Pump {
   std::atomic<uint64_t> turn_{0};
   std::atomic<gluster::Gate*> inside_gate_{nullptr};
   uint64_t turn_seen_ = 0;  // by rescue()
+  // The loop has been taken from a thread that hangs, but no other could be started yet: its turn.
+  std::optional<uint64_t> abandoned_;  // of rescue()
 };
 
 }  // namespace booster::daemon::data

@@ -292,15 +292,22 @@ void Mount::with_context(Wish wish) {
 void Mount::start_build() {
   // A thread of its own: while it hangs, the workers go on, and orders are refused in tick(). If it
   // succeeds late, later orders use the context; no second one is tried before.
-  run_detached("glfs-init", [self = shared_from_this()] {
-    MountOptions options;
-    {
-      const std::lock_guard lock(self->identity_mutex_);
-      options = self->options_;
+  const bool started = run_detached("glfs-init", [self = shared_from_this()] {
+    Outcome<std::shared_ptr<Context>> result = Failure{std::string()};
+    try {
+      MountOptions options;
+      {
+        const std::lock_guard lock(self->identity_mutex_);
+        options = self->options_;
+      }
+      result = Context::build(options, self->settings_.context,
+                              [&self] { return self->read_meta(kActiveVolfile); });
+    } catch (const std::exception& e) {
+      result = Failure{std::string(e.what())};
     }
-    self->build_finished(Context::build(options, self->settings_.context,
-                                        [&self] { return self->read_meta(kActiveVolfile); }));
+    self->build_finished(std::move(result));
   });
+  if (!started) build_finished(Failure{std::string("no thread can be started")});
 }
 
 void Mount::build_finished(Outcome<std::shared_ptr<Context>> result) {
@@ -413,6 +420,7 @@ void Mount::tick() {
     }
   }
   for (const Wish& wish : late) wish.done(Failure{Reason::kContextFailed});
+  for (const auto& worker : {fuse_, gfapi_, fences_}) worker->serve_waiting();
   if (ready) look_for_shards(ready, used);
   if (idle)
     spdlog::info("event=context-idle dev={} source={}", device_name(place_.dev), place_.source);

@@ -30,6 +30,10 @@ void gfapi_is_up() {
   adopt_gfapi_identity();
 }
 
+void job_failed(const char* worker, const char* error) noexcept {
+  spdlog::error("event=job-failed worker={} error=\"{}\"", worker, error);
+}
+
 Worker::Worker(std::string name, unsigned threads) : state_(std::make_shared<State>()) {
   state_->name = std::move(name);
   state_->max = threads;
@@ -42,18 +46,33 @@ Worker::~Worker() {
 }
 
 void Worker::enqueue(std::unique_ptr<Job> job) {
-  bool start = false;
   {
     const std::lock_guard lock(state_->mutex);
     state_->jobs.push_back(std::move(job));
-    start = state_->jobs.size() > state_->idle && state_->running < state_->max;
-    if (start) ++state_->running;
+  }
+  serve_waiting();
+}
+
+void Worker::serve_waiting(const std::shared_ptr<State>& state) noexcept {
+  bool start = false;
+  {
+    const std::lock_guard lock(state->mutex);
+    if (state->jobs.empty()) return;
+    start = state->jobs.size() > state->idle && state->running < state->max;
+    if (start) ++state->running;
   }
   if (start) {
-    std::thread([state = state_] { work(state); }).detach();
-  } else {
-    state_->wake.notify_one();
+    try {
+      std::thread([state] { work(state); }).detach();
+      return;
+    } catch (const std::exception& e) {
+      // EAGAIN: the host, or the service, has as many threads as it may have.
+      job_failed(state->name.c_str(), e.what());
+      const std::lock_guard lock(state->mutex);
+      --state->running;
+    }
   }
+  state->wake.notify_one();
 }
 
 void Worker::work(const std::shared_ptr<State>& state) {
@@ -74,7 +93,7 @@ void Worker::work(const std::shared_ptr<State>& state) {
       job->run();
     } catch (const std::exception& e) {
       // Out of memory, mostly. What the job would have answered stays unanswered: FUSE serves.
-      spdlog::error("event=job-failed worker={} error=\"{}\"", state->name, e.what());
+      job_failed(state->name.c_str(), e.what());
     }
     job.reset();
     lock.lock();

@@ -6,6 +6,7 @@
 
 #include <condition_variable>
 #include <deque>
+#include <exception>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -25,11 +26,16 @@ class Worker {
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
 
-  /// Runs `job()` on one of the threads. Any thread, also a job and a gfapi callback.
+  /// Runs `job()` on one of the threads. Any thread, also a job and a gfapi callback. When no
+  /// thread can be started, the job waits for one that runs, or for the next call of this or the
+  /// next.
   template <class F>
   void post(F job) {
     enqueue(std::make_unique<JobOf<F>>(std::move(job)));
   }
+
+  /// For jobs that wait although nothing runs. Once in a while, any thread.
+  void serve_waiting() noexcept { serve_waiting(state_); }
 
  private:
   struct Job {
@@ -55,6 +61,7 @@ class Worker {
   };
 
   void enqueue(std::unique_ptr<Job> job);
+  static void serve_waiting(const std::shared_ptr<State>& state) noexcept;
   static void work(const std::shared_ptr<State>& state);
 
   std::shared_ptr<State> state_;
@@ -71,14 +78,28 @@ void adopt_gfapi_identity();
 /// To be called after every glfs_new.
 void gfapi_is_up();
 
-/// A detached thread for one long job. `name` has at most 15 bytes and lives for ever.
+/// Logs it.
+void job_failed(const char* worker, const char* error) noexcept;
+
+/// A detached thread for one long job. `name` has at most 15 bytes and lives for ever. False, and
+/// the failure is logged, if there is no thread to be had.
 template <class F>
-void run_detached(const char* name, F job) {
-  std::thread([name, job = std::move(job)]() mutable {
-    pthread_setname_np(pthread_self(), name);
-    adopt_gfapi_identity();
-    job();
-  }).detach();
+bool run_detached(const char* name, F job) noexcept {
+  try {
+    std::thread([name, job = std::move(job)]() mutable {
+      pthread_setname_np(pthread_self(), name);
+      try {
+        adopt_gfapi_identity();
+        job();
+      } catch (const std::exception& e) {
+        job_failed(name, e.what());
+      }
+    }).detach();
+    return true;
+  } catch (const std::exception& e) {
+    job_failed(name, e.what());
+    return false;
+  }
 }
 
 }  // namespace booster::daemon::gluster
