@@ -17,10 +17,23 @@ void Quarantine::note_write(std::chrono::nanoseconds duration) {
   // Ten times the slowest answer, rounded up to a tenth of a second.
   const int64_t wanted = (duration.count() * 10 / 1'000'000 + 99) / 100 * 100;
   const auto ms = static_cast<uint32_t>(std::clamp<int64_t>(wanted, 0, 3'600'000));
-  // relaxed: pumps look at it twice a second; nothing else hangs on it.
-  uint32_t current = ms_.load(std::memory_order_relaxed);
-  while (ms > current && !ms_.compare_exchange_weak(current, ms, std::memory_order_relaxed)) {
+  uint32_t current = period_.load(std::memory_order_relaxed);
+  while (ms > current && !period_.compare_exchange_weak(current, ms, std::memory_order_relaxed)) {
   }
+}
+
+void Quarantine::forget_old(Clock::time_point now) {
+  const std::lock_guard lock(mutex_);
+  if (now - period_start_ < kPeriod) return;
+  period_start_ = now;
+  // Twice, so that ms() at no time misses what was noted meanwhile.
+  before_.store(period_.load(std::memory_order_relaxed), std::memory_order_relaxed);
+  before_.store(period_.exchange(0, std::memory_order_relaxed), std::memory_order_relaxed);
+}
+
+uint32_t Quarantine::ms() const {
+  return std::max(
+      {min_ms_, period_.load(std::memory_order_relaxed), before_.load(std::memory_order_relaxed)});
 }
 
 // --- answers -----------------------------------------------------------------------------

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "common/abi.h"
@@ -21,18 +22,29 @@ using Clock = std::chrono::steady_clock;
 
 class Channel;
 
-/// How long writes that were in flight at the daemon's death must wait (DESIGN section 7). One for
-/// the whole daemon; any thread.
+/// How long writes that were in flight at the daemon's death must wait (DESIGN section 7): ten
+/// times the slowest of the last minutes. One for the whole daemon; any thread. Relaxed atomics:
+/// pumps look at it twice a second, and nothing else hangs on it.
 class Quarantine {
  public:
-  explicit Quarantine(uint32_t min_ms) : ms_(min_ms) {}
+  /// What is older than twice this is forgotten, and nothing that is younger than this.
+  static constexpr std::chrono::minutes kPeriod{10};
+
+  explicit Quarantine(uint32_t min_ms) : min_ms_(min_ms) {}
 
   /// A write took so long, or has been waiting for so long already.
   void note_write(std::chrono::nanoseconds duration);
-  uint32_t ms() const { return ms_.load(std::memory_order_relaxed); }
+  /// To be called twice a second, and writes in flight to be noted after it: so they count however
+  /// long they take.
+  void forget_old(Clock::time_point now);
+  uint32_t ms() const;
 
  private:
-  std::atomic<uint32_t> ms_;
+  const uint32_t min_ms_;
+  std::atomic<uint32_t> period_{0};  // of this period
+  std::atomic<uint32_t> before_{0};  // of the one before
+  std::mutex mutex_;
+  Clock::time_point period_start_{};  // guarded by mutex_
 };
 
 /// One request of a client, from taking it to its answer.

@@ -254,6 +254,7 @@ void Pump::heartbeat() {
   });
   heartbeats_.fetch_add(1, std::memory_order_relaxed);
   const auto now = Clock::now();
+  quarantine_.forget_old(now);
   for (size_t i = 0; i < watched_.size();) {
     Channel& channel = *watched_[i];
     channel.note_writes_in_flight(now);

@@ -134,6 +134,31 @@ TEST_F(ChannelTest, ASleepingClientsRefusalIsPublishedInItsSlot) {
   EXPECT_EQ(shared().slots[5].reason, static_cast<uint32_t>(common::Reason::kUnlinked));
 }
 
+TEST(Quarantine, ForgetsASlowWriteAfterAWhileButNotOneThatIsStillInFlight) {
+  Quarantine quarantine(5000);
+  Clock::time_point now = Clock::now();
+  const auto pass = [&](std::chrono::minutes time) { quarantine.forget_old(now += time); };
+  pass(std::chrono::minutes(0));
+  quarantine.note_write(std::chrono::seconds(2));
+  EXPECT_EQ(quarantine.ms(), 20'000U);
+  quarantine.note_write(std::chrono::seconds(1));
+  pass(Quarantine::kPeriod - std::chrono::minutes(1));
+  EXPECT_EQ(quarantine.ms(), 20'000U);
+  pass(std::chrono::minutes(1));
+  EXPECT_EQ(quarantine.ms(), 20'000U);
+  quarantine.note_write(std::chrono::seconds(1));
+  pass(Quarantine::kPeriod);
+  EXPECT_EQ(quarantine.ms(), 10'000U);
+  for (int i = 0; i < 100; ++i) {
+    quarantine.note_write(std::chrono::seconds(3));  // waits still
+    pass(std::chrono::minutes(1));
+    EXPECT_EQ(quarantine.ms(), 30'000U);
+  }
+  pass(Quarantine::kPeriod);
+  pass(Quarantine::kPeriod);
+  EXPECT_EQ(quarantine.ms(), 5000U);
+}
+
 TEST(Quarantine, IsTenTimesTheSlowestWriteButNeverLess) {
   Quarantine quarantine(5000);
   quarantine.note_write(std::chrono::milliseconds(3));
