@@ -134,6 +134,7 @@ Outcome<std::string> AdminClient::receive_exactly(size_t length, Time end) {
     const ssize_t n = ::recv(socket_, data.data() + received, length - received, MSG_DONTWAIT);
     if (n > 0) {
       received += static_cast<size_t>(n);
+      answer_began_ = true;
     } else if (n == 0 || (errno != EAGAIN && errno != EINTR)) {
       return gone();
     }
@@ -141,8 +142,8 @@ Outcome<std::string> AdminClient::receive_exactly(size_t length, Time end) {
   return data;
 }
 
-Outcome<admin::Response> AdminClient::ask(const admin::Request& request) {
-  const Time end = std::chrono::steady_clock::now() + limit_;
+Outcome<admin::Response> AdminClient::ask(const admin::Request& request, Time end) {
+  answer_began_ = false;
   if (socket_ < 0) {
     const auto connected = connect();
     if (const auto* failure = failed(connected)) return *failure;
@@ -170,7 +171,16 @@ Outcome<admin::Response> AdminClient::ask(const admin::Request& request) {
 Outcome<admin::Stats> AdminClient::stats() {
   admin::Request request;
   request.mutable_stats();
-  auto answer = ask(request);
+  const Time end = std::chrono::steady_clock::now() + limit_;
+  const bool reused = socket_ >= 0;
+  auto answer = ask(request, end);
+  const auto* lost = failed(answer);
+  if (lost && lost->exit == Exit::kUnreachable && reused && !answer_began_) {
+    // The daemon closes connections on which nothing was asked for half a minute. Statistics can be
+    // asked for twice.
+    disconnect();
+    answer = ask(request, end);
+  }
   if (const auto* failure = failed(answer)) {
     disconnect();
     return *failure;

@@ -20,14 +20,15 @@ class AdminClient {
   AdminClient(const AdminClient&) = delete;
   AdminClient& operator=(const AdminClient&) = delete;
 
-  /// One request and its answer. Connects if there is no connection; after a failure there is none,
-  /// so that the next call tries a daemon that may have come up meanwhile.
+  /// One request and its answer. Connects if there is no connection, also when the daemon has
+  /// closed the one of the last call, as it does after a while; after a failure there is none, so
+  /// that the next call tries a daemon that may have come up meanwhile.
   Outcome<admin::Stats> stats();
 
  private:
   using Time = std::chrono::steady_clock::time_point;
 
-  Outcome<admin::Response> ask(const admin::Request& request);
+  Outcome<admin::Response> ask(const admin::Request& request, Time end);
   Outcome<std::monostate> connect();
   Outcome<std::monostate> send_all(const std::string& data, Time end);
   Outcome<std::string> receive_exactly(size_t length, Time end);
@@ -41,6 +42,7 @@ class AdminClient {
   const std::string socket_path_;
   const std::chrono::milliseconds limit_;
   int socket_ = -1;
+  bool answer_began_ = false;  // a byte of the last request's answer has come
 };
 
 }  // namespace booster::ctl

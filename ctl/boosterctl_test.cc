@@ -360,10 +360,21 @@ TEST_F(Program, AWatchWithoutANumberWaitsASecond) {
   EXPECT_GE(std::chrono::steady_clock::now() - start, 2s);
 }
 
+TEST_F(Program, AWatchDoesNotNoticeThatTheDaemonClosesIdleConnections) {
+  start_server([](int connection) {
+    send_sample(connection);
+    ::shutdown(connection, SHUT_RDWR);
+  });
+  const Ended ended = sh("$ctl --admin-socket $sock stats --watch=0.2 --json | head -n 3");
+  EXPECT_EQ(std::count(ended.out.begin(), ended.out.end(), '\n'), 3);
+  EXPECT_EQ(ended.err, "");
+}
+
 TEST_F(Program, AWatchGoesOnWhileTheDaemonIsRestarted) {
   std::atomic<int> answers = 0;
   start_server([&answers](int connection) {
-    if (++answers == 2) {
+    // The second reading, on the connection of the first and on a new one.
+    if (++answers == 2 || answers == 3) {
       ::shutdown(connection, SHUT_RDWR);
     } else {
       send_sample(connection);
