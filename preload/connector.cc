@@ -27,7 +27,7 @@ constinit Connector g_connector;
 namespace {
 
 constexpr uint64_t kRetryMs = 1000;
-constexpr int kEagerWaitMs = 10'000;
+constexpr int kEagerWaitMs = 60'000;
 
 /// A number that programs hardly count on: just below the usual limit, or the process's own.
 /// Never far up: the kernel's table grows with the highest number.

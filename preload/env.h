@@ -12,7 +12,7 @@ inline constexpr const char kLogFile[] = "GLFS_BOOSTER_LOGFILE";
 inline constexpr const char kSocket[] = "GLFS_BOOSTER_SOCKET";
 
 /// When a file is engaged. "auto" (default): as the daemon's policy says, without waiting.
-/// "eager": at the first call, and the call waits (at most 10 s) until the daemon has answered;
+/// "eager": at the first call, and the call waits (at most 60 s) until the daemon has answered;
 /// for tests and benchmarks, where the first byte must already be boosted.
 inline constexpr const char kEngage[] = "GLFS_BOOSTER_ENGAGE";
 

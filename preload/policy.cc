@@ -20,7 +20,8 @@ namespace {
 
 /// The kernel moves no more than this in one call (MAX_RW_COUNT).
 constexpr size_t kMaxCall = 0x7ffff000;
-constexpr uint64_t kEagerWaitUs = 10'000'000;
+/// Longer than a busy disk below the bricks holds up a file that is being made (seen: 10 s).
+constexpr uint64_t kEagerWaitUs = 60'000'000;
 /// A hundred programs that look all the time leave the daemon no processor to answer with.
 constexpr uint64_t kMaxEagerPauseUs = 5000;
 /// The longest that a close waits for calls that use its number.
@@ -190,7 +191,8 @@ Reason advance_handle(Session& session, Description& description, const Call& ca
 Reason handle_for(Session& session, Description& description, const Call& call, long flags,
                   HandleRef& handle) {
   if (!copy_handle(description, session, handle)) {
-    if (!description.engaging.lock_for(settings().eager ? 20'000 : 0)) return Reason::kPending;
+    if (!description.engaging.lock_for(settings().eager ? kEagerWaitUs / 1000 + 1000 : 0))
+      return Reason::kPending;
     const Reason reason = advance_handle(session, description, call, flags);
     handle = description.handle;
     description.engaging.unlock();

@@ -64,7 +64,7 @@ class SessionRef {
   Session* session_;
 };
 
-/// The session, connected if that is possible without waiting. `wait`: waits up to 10 s for a
+/// The session, connected if that is possible without waiting. `wait`: waits up to 60 s for a
 /// daemon that has accepted the connection. Empty when there is none now; a new attempt is made at
 /// most once a second.
 SessionRef session(bool wait);

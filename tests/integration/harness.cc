@@ -260,7 +260,8 @@ void Daemon::start() {
             static_cast<char*>(nullptr));
     std::_Exit(127);
   }
-  const auto deadline = Clock::now() + std::chrono::seconds(30);
+  // Its log and its libraries are on a disk that bricks and compilers may keep busy for long.
+  const auto deadline = Clock::now() + std::chrono::seconds(120);
   while (true) {
     const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     sockaddr_un address{};
