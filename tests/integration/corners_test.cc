@@ -29,7 +29,8 @@ class Corners : public testing::Test {
         const bool number = argument.find_first_not_of("0123456789") == std::string::npos;
         argv.push_back(number ? argument : dir.file(argument));
       }
-      const RunResult result = run(argv, {.preload = boosted, .timeout = std::chrono::seconds(120)});
+      const RunResult result =
+          run(argv, {.preload = boosted, .timeout = std::chrono::seconds(120)});
       EXPECT_EQ(result.out, expected + "\n") << command << (boosted ? " boosted" : "");
       EXPECT_EQ(result.err, "") << command;
       EXPECT_EQ(result.status, 0) << command;
