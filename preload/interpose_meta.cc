@@ -23,8 +23,10 @@ namespace {
 /// answer turns out to be of such a file.
 template <typename Stat, typename Ask>
 int fresh_stat(Stat* st, Ask ask) {
+  // Another thread may settle between the asking and the looking: what was dirty before counts.
+  const bool dirty = maybe_dirty();
   const int result = ask();
-  if (result != 0 || !maybe_dirty()) return result;
+  if (result != 0 || (!dirty && !maybe_dirty())) return result;
   Entry entry;
   if (!entry) return result;
   raw::FileId id;

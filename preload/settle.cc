@@ -120,10 +120,10 @@ void settle_descriptor(int fd) {
 bool settle_identity(const raw::FileId& id) {
   Inode* inode = g_files.find_inode(id);
   if (inode == nullptr) return false;
-  const bool dirty = inode->boost_dirty();
   settle(*inode);
+  const bool written = inode->boosted.load(std::memory_order_relaxed) != 0;
   g_files.release_inode(inode);
-  return dirty;
+  return written;
 }
 
 namespace {

@@ -48,8 +48,8 @@ inline void settle_all() {
 }
 /// Settles the file of `fd`, if it is tracked.
 void settle_descriptor(int fd);
-/// Settles what other descriptors of this process wrote to the file that `id` names; true if there
-/// was something to settle.
+/// Settles what other descriptors of this process wrote to the file that `id` names; true if they
+/// have ever written, so that what FUSE told a moment ago may be old.
 bool settle_identity(const raw::FileId& id);
 
 /// Makes the bricks have every write that FUSE has accepted for the inode of `fd`: at the first
