@@ -71,9 +71,10 @@ class Pump {
   void heartbeat();
   bool start_thread(uint64_t turn);
 
-  const unsigned number_;
-  Quarantine& quarantine_;
   stats::PumpStats stats_;
+  const unsigned number_;
+  uint32_t quarantine_shown_ = 0;
+  Quarantine& quarantine_;
   boost::asio::io_context io_{1};
   boost::asio::steady_timer heartbeat_timer_{io_};
   Spin spin_;
@@ -85,7 +86,6 @@ class Pump {
   std::unordered_map<Channel*, Member> members_;
   std::vector<std::shared_ptr<Channel>> active_;
   std::vector<std::shared_ptr<Channel>> watched_;  // may have requests in flight
-  uint32_t quarantine_shown_ = 0;
   Clock::time_point now_{};
   Clock::time_point last_poll_{};
   bool draining_ = false;

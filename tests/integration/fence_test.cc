@@ -348,7 +348,7 @@ TEST_F(Fence, WhatOthersClosedIsSeenByABoostedReaderAtOnce) {
   const int count = rounds(100, 1000);
   for (int i = 0; i < count; ++i) {
     const size_t size = i % 3 == 0 ? 700 : i % 3 == 1 ? 70'000 : size_t{3} << 20;
-    const auto seed = static_cast<uint64_t>(i + 1);
+    const uint64_t seed = static_cast<uint64_t>(i) + 1;
     const std::string bytes = bytes_at(0, size, seed);
     const int fd = ::open(dir.file("file").c_str(), O_WRONLY | O_CLOEXEC);
     ASSERT_EQ(::write(fd, bytes.data(), size), static_cast<ssize_t>(size));
