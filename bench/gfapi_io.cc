@@ -46,7 +46,7 @@ class GfapiFile final : public File {
     if (result != static_cast<ssize_t>(wanted)) fail_at(call, result);
   }
   [[noreturn]] void fail_at(const char* call, ssize_t result) {
-    const std::string why = result < 0 ? std::strerror(errno) : "short";
+    const std::string why = result < 0 ? strerrordesc_np(errno) : "short";
     fail(std::string(call) + " of " + name_ + ": " + why);
   }
 
@@ -68,7 +68,7 @@ void start_io(const std::string& where) {
   if (!volume || glfs_set_logging(volume, "/dev/null", 1) != 0 ||
       glfs_set_volfile_server(volume, "tcp", server.c_str(), kGlusterdPort) != 0 ||
       glfs_init(volume) != 0) {
-    fail("cannot start libgfapi for " + where + ": " + std::strerror(errno));
+    fail("cannot start libgfapi for " + where + ": " + strerrordesc_np(errno));
   }
 }
 
@@ -81,7 +81,7 @@ std::unique_ptr<File> open_file(const std::string& name, Open how) {
     const int flags = how == Open::kRead ? O_RDONLY : O_RDWR;
     fd = glfs_open(volume, path.c_str(), flags);
   }
-  if (!fd) fail("cannot open " + path + ": " + std::strerror(errno));
+  if (!fd) fail("cannot open " + path + ": " + strerrordesc_np(errno));
   return std::make_unique<GfapiFile>(fd, path);
 }
 

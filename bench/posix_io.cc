@@ -41,7 +41,7 @@ class PosixFile final : public File {
     if (result != static_cast<ssize_t>(wanted)) fail_at(call, result);
   }
   [[noreturn]] void fail_at(const char* call, ssize_t result) {
-    const std::string why = result < 0 ? std::strerror(errno) : "short";
+    const std::string why = result < 0 ? strerrordesc_np(errno) : "short";
     fail(std::string(call) + " of " + name_ + ": " + why);
   }
 
@@ -61,7 +61,7 @@ std::unique_ptr<File> open_file(const std::string& name, Open how) {
   if (how == Open::kRead) flags = O_RDONLY;
   if (how == Open::kCreate) flags = O_WRONLY | O_CREAT | O_TRUNC;
   const int fd = ::open(path.c_str(), flags | O_CLOEXEC, 0644);
-  if (fd < 0) fail("cannot open " + path + ": " + std::strerror(errno));
+  if (fd < 0) fail("cannot open " + path + ": " + strerrordesc_np(errno));
   return std::make_unique<PosixFile>(fd, path);
 }
 
