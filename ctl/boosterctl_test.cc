@@ -422,7 +422,7 @@ TEST_F(Program, ReportsWhatTheDaemonRefuses) {
 
 TEST_F(Program, SurvivesNonsenseAndAbruptEnds) {
   const char* nonsense[] = {"\xff\xff\xff\xff", "", "\xff\xff"};
-  int at = 0;
+  std::atomic<int> at = 0;
   start_server([&](int connection) {
     if (at == 0) {
       const std::array<unsigned char, 4> huge = {0xff, 0xff, 0xff, 0xff};

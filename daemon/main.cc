@@ -11,7 +11,6 @@
 
 #include "booster_version.h"
 #include "daemon/config.h"
-#include "daemon/control/fdinfo_readers.h"
 #include "daemon/control/mountinfo.h"
 #include "daemon/control/server.h"
 #include "daemon/control/sockets.h"
@@ -21,7 +20,6 @@ namespace {
 
 constexpr int kUsage = 2;
 constexpr int kFailed = 1;
-constexpr unsigned kFdinfoReaders = 4;
 
 struct Arguments {
   std::string config = kDefaultConfigFile;
@@ -67,14 +65,14 @@ int serve(const Arguments& arguments, const Config& config) {
   if (::geteuid() != 0) return complain("must be started by root", kFailed);
   start_log(config);
   ::umask(0027);
-  control::FdinfoReaders fdinfo_readers(kFdinfoReaders);  // forks: nothing has started a thread yet
+  control::Helpers helpers;  // forks: nothing has started a thread yet
   auto listeners = control::open_listeners(config);
   if (!listeners) return complain(listeners.error(), kFailed);
   auto mount_table = control::MountTable::open();
   if (!mount_table) {
     return complain("/proc/self/mountinfo: " + mount_table.error().message(), kFailed);
   }
-  control::Server server(config, std::move(*listeners), std::move(*mount_table), fdinfo_readers,
+  control::Server server(config, std::move(*listeners), std::move(*mount_table), helpers,
                          [arguments] { return configure(arguments); });
   server.run();
 }

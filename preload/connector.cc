@@ -29,15 +29,6 @@ namespace {
 constexpr uint64_t kRetryMs = 1000;
 constexpr int kEagerWaitMs = 60'000;
 
-/// A number that programs hardly count on: just below the usual limit, or the process's own.
-/// Never far up: the kernel's table grows with the highest number.
-int high_number() {
-  rlimit limit{};
-  if (is_error(raw_syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, word(&limit)))) return 0;
-  const rlim_t bound = limit.rlim_cur < 1024 ? limit.rlim_cur : 1024;
-  return bound > 64 ? static_cast<int>(bound - 24) : 0;
-}
-
 uint64_t inode_of(int fd) {
   raw::FileId id;
   return raw::identify(fd, id) && (id.mode & S_IFMT) == S_IFSOCK ? id.inode : 0;
@@ -66,7 +57,7 @@ bool Connector::open_socket() {
   const long low =
       raw_syscall(SYS_socket, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (is_error(low)) return false;
-  long fd = raw_syscall(SYS_fcntl, low, F_DUPFD_CLOEXEC, high_number());
+  long fd = raw_syscall(SYS_fcntl, low, F_DUPFD_CLOEXEC, raw::high_number());
   raw::close(static_cast<int>(low));
   if (is_error(fd)) return false;
 

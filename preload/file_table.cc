@@ -187,7 +187,9 @@ Description* FileTable::classify(int fd, Word& word, uint64_t seen) {
   description->engaging.reset();
   description->stage.store(Description::kNone, std::memory_order_relaxed);
   description->handle = {};
-  description->calls.store(0, std::memory_order_relaxed);
+  description->calls_side.store(0, std::memory_order_relaxed);
+  for (auto& calls : description->calls) calls.store(0, std::memory_order_relaxed);
+  description->ending.reset();
   description->moved.store(0, std::memory_order_relaxed);
   description->small_calls.store(0, std::memory_order_relaxed);
   // Release: partner of the acquire in try_ref(). Two: the number's and the caller's.
@@ -254,21 +256,22 @@ void FileTable::release_inode(Inode* inode) {
   inodes_.release(inode);
 }
 
-Description* FileTable::begin_call(int fd) {
+Description* FileTable::begin_call(int fd, uint32_t& side) {
   while (Description* description = acquire(fd)) {
     // seq_cst, with the load below: partner of closing(), which changes the word and then looks at
     // the count. One of the two sees the other.
-    description->calls.fetch_add(1, std::memory_order_seq_cst);
+    side = description->calls_side.load(std::memory_order_relaxed);
+    description->calls[side].fetch_add(1, std::memory_order_seq_cst);
     const uint64_t now = peek(fd)->load(std::memory_order_seq_cst);
     if (kind_of(now) == kTracked && index_of(now) == description->index) return description;
-    end_call(description);
+    end_call(description, side);
   }
   return nullptr;
 }
 
-void FileTable::end_call(Description* description) {
-  // Release: partner of the load in before_number_ends(); the call is over.
-  description->calls.fetch_sub(1, std::memory_order_release);
+void FileTable::end_call(Description* description, uint32_t side) {
+  // Release: partner of the load in wait_for_calls(); the call is over.
+  description->calls[side].fetch_sub(1, std::memory_order_release);
   release(description);
 }
 

@@ -60,8 +60,12 @@ struct Description {
   Inode* inode = nullptr;
   /// Calls that may use a number of it in the kernel at any moment. Whoever takes such a number
   /// away changes its word first and then waits for 0; whoever begins a call counts first and then
-  /// looks whether the word is still the same (both seq_cst).
-  std::atomic<uint32_t> calls{0};
+  /// looks whether the word is still the same (both seq_cst). Counted on the side that `calls_side`
+  /// names at their beginning, so that who waits for those of one number does not wait for the
+  /// traffic on others.
+  std::atomic<uint32_t> calls[2]{};
+  std::atomic<uint32_t> calls_side{0};
+  Mutex ending;  // held by who waits
 
   /// This process opened it. With `shared` false nobody else can have it: the offset is ours to
   /// claim for writing.
@@ -107,8 +111,8 @@ class FileTable {
   void release(Description* description);
   /// acquire(), for a call that uses the number in the kernel: until end_call() whoever closes the
   /// number waits.
-  Description* begin_call(int fd);
-  void end_call(Description* description);
+  Description* begin_call(int fd, uint32_t& side);
+  void end_call(Description* description, uint32_t side);
 
   /// `fd` is a new description made by this process. Called for every file of a program, so it is
   /// lock-free; `replaced` gets the number's reference to a description that it named before, for

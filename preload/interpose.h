@@ -27,11 +27,12 @@ inline void share_process() {
 /// The kernel has just made `fd` for this process, as a description of its own.
 inline void note_opened(int fd) {
   if (t_thread.vfork_child) return;
+  // First of all: in a child that does not know yet that it is one it empties the table.
+  Entry entry;
   Description* replaced = nullptr;
   g_files.opened(fd, &replaced);
   if (replaced == nullptr && !maybe_dirty()) [[likely]]
     return;
-  Entry entry;
   if (!entry) return;  // leaks what was replaced: locks may be held by who was interrupted
   if (replaced != nullptr) g_files.release(replaced);
   // FUSE may just have cached what it believes of a file that we have changed behind it.

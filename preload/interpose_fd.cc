@@ -171,12 +171,11 @@ namespace {
 
 template <typename Dup>
 int dup_onto(int from, int to, Dup dup) {
-  if (from != to) {
-    if (is_own(to)) move_own_descriptor();
-    before_close(to);
-  }
+  // The kernel refuses what is not open, and `to` stays what it was.
+  if (from == to || raw::is_error(raw::raw_syscall(SYS_fcntl, from, F_GETFD))) return dup();
+  if (is_own(to)) move_own_descriptor();
+  before_close(to);
   const int result = dup();
-  if (from == to) return result;
   if (result >= 0) {
     note_duplicated(from, to);
   } else {

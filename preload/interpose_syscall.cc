@@ -2,6 +2,7 @@
 // has a name here get the same treatment as if they had used the name.
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/aio_abi.h>
 #include <stdarg.h>
 #include <sys/file.h>
 #include <sys/mman.h>
@@ -97,6 +98,14 @@ BOOSTER_EXPORT long syscall(long number, ...) {
         after_kernel_change(static_cast<int>(c));
         return moved;
       }
+    case SYS_io_submit:  // libaio calls it so
+      for (long i = 0; i < b && pointer<iocb**>(c) != nullptr; ++i) {
+        if (const iocb* block = pointer<iocb**>(c)[i]) {
+          note_async(static_cast<int>(block->aio_fildes));
+        }
+      }
+      settle_process();
+      break;
     case SYS_clone:
     case SYS_clone3:
 #ifdef SYS_fork
@@ -131,7 +140,6 @@ BOOSTER_EXPORT long syscall(long number, ...) {
     case SYS_fsetxattr:
     case SYS_setxattr:
     case SYS_io_uring_enter:
-    case SYS_io_submit:
     case SYS_sync:
     case SYS_syncfs: settle_process(); break;
     default: break;

@@ -264,6 +264,21 @@ Reason worth_it(const Session& session, Description& description, const Call& ca
   return Reason::kNone;
 }
 
+/// Whether somebody of this process looks at the file past the shim: then a write is settled at
+/// once.
+bool kernel_reads_too(const Inode& inode) {
+  // seq_cst: partner of the one in settle_for_kernel(). Either who maps the file, or opens a stream
+  // on it, sees this write and settles it, or it is seen here.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  return inode.never.load(std::memory_order_relaxed) != Reason::kNone ||
+         inode.streams.load(std::memory_order_relaxed) != 0;
+}
+
+bool still_names(int fd, const Inode& inode) {
+  raw::FileId id;
+  return raw::identify(fd, id) && id == inode.id;
+}
+
 /// The boosted call at a fixed offset, completed by the kernel where booster comes up short.
 /// Returns bytes or -errno.
 long positional(Session& session, const HandleRef& handle, Inode& inode, const Call& call,
@@ -283,7 +298,7 @@ long positional(Session& session, const HandleRef& handle, Inode& inode, const C
     const bool changed = moved.done > 0 || moved.daemon_lost || (moved.error != 0 && pieces);
     if (changed) note_boosted_write(inode, call.fd, offset);
     end_boosted_write(session, inode);
-    if (changed && inode.never.load(std::memory_order_relaxed) != Reason::kNone) settle(inode);
+    if (changed && kernel_reads_too(inode)) settle(inode);
   }
   if (moved.done == call.length) return static_cast<long>(moved.done);
 
@@ -291,6 +306,10 @@ long positional(Session& session, const HandleRef& handle, Inode& inode, const C
   if (moved.daemon_lost && call.op == Op::kWrite) {
     // The lost request may still be queued at a brick and land after whatever is written next.
     raw::sleep_ms(session.quarantine_ms());
+  }
+  // The number was taken away by somebody who could not wait: it may mean another file by now.
+  if (!still_names(call.fd, inode)) {
+    return moved.done > 0 ? static_cast<long>(moved.done) : -EBADF;
   }
   // At the end of the file, after an error, without a daemon: the kernel's answer counts.
   settle(inode);
@@ -320,7 +339,9 @@ Reason sequential(Session& session, const HandleRef& handle, Inode& inode, const
   const long used = raw::is_error(result) ? 0 : result;
   // Short after all: the file was cut, or the kernel's write failed. Relative, so that it is right
   // whoever else has claimed meanwhile.
-  if (used < length) raw::seek(call.fd, used - length, SEEK_CUR);
+  if (used < length && still_names(call.fd, inode)) {
+    raw::seek(call.fd, used - length, SEEK_CUR);
+  }
   return Reason::kNone;
 }
 
@@ -341,7 +362,8 @@ Reason try_boost(Description& description, const Call& call, long& result) {
     reason = handle_for(*live.operator->(), description, call, flags, handle);
   }
   if (reason == Reason::kNone) {
-    const long drained = drain(*description.inode, call.fd, call.op == Op::kWrite);
+    const bool may_flush = call.op == Op::kWrite && description.own;
+    const long drained = drain(*description.inode, call.fd, may_flush);
     if (drained == kNotNow) reason = Reason::kIoError;
     if (raw::is_error(drained)) {
       result = drained;
@@ -365,6 +387,19 @@ Reason try_boost(Description& description, const Call& call, long& result) {
 
 namespace {
 
+/// A signal handler that interrupted the shim writes: the kernel does it, and whatever is boosted
+/// next is drained first, as after a lock. Async-signal-safe.
+bool write_from_handler(Call& call, ssize_t& result) {
+  if (call.op != Op::kWrite || t_thread.depth == 0 || t_thread.vfork_child ||
+      g_files.kind(call.fd) != FileTable::kTracked || !measure(call)) {
+    return false;
+  }
+  result = with_errno(kernel_call(call));
+  // Release: partner of the acquire in drain().
+  g_lock_calls.fetch_add(1, std::memory_order_release);
+  return true;
+}
+
 /// Another thread is taking the number away: this call comes after that, as it may. Bounded, since
 /// the kernel's part of a close may hang in FUSE.
 void wait_while_ending(int fd) {
@@ -383,10 +418,11 @@ bool transfer(Op op, int fd, const iovec* vectors, int count, int64_t offset, in
   // These calls are cancellation points; nothing is held yet.
   if (t_thread.depth == 0 && !t_thread.vfork_child) pthread_testcancel();
   Entry entry;
-  if (!entry) return false;
   Call call{op, fd, vectors, count, offset, rwf_flags, 0};
+  if (!entry) return write_from_handler(call, result);
   wait_while_ending(fd);
-  Description* description = g_files.begin_call(fd);
+  uint32_t side = 0;
+  Description* description = g_files.begin_call(fd, side);
   if (description == nullptr) return false;
   bool done = false;
   if (measure(call)) {
@@ -404,7 +440,7 @@ bool transfer(Op op, int fd, const iovec* vectors, int count, int64_t offset, in
     result = with_errno(moved);
     done = true;
   }
-  g_files.end_call(description);
+  g_files.end_call(description, side);
   return done;
 }
 
@@ -425,6 +461,17 @@ void with_description(int fd, bool look, Act act) {
 
 }  // namespace
 
+namespace {
+
+/// From now on the kernel's view of the file is looked at, unseen.
+void settle_for_kernel(Inode& inode) {
+  // seq_cst: partner of the one in kernel_reads_too().
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  settle(inode);
+}
+
+}  // namespace
+
 void note_mapping(int fd) {
   with_description(fd, true, [](Description& description) {
     Inode& inode = *description.inode;
@@ -432,7 +479,7 @@ void note_mapping(int fd) {
     if (inode.never.exchange(Reason::kMapped, std::memory_order_acq_rel) != Reason::kMapped) {
       g_files.hold_inode(&inode);
     }
-    settle(inode);
+    settle_for_kernel(inode);
   });
 }
 
@@ -441,7 +488,7 @@ void note_async(int fd) {
     Inode& inode = *description.inode;
     Reason never = Reason::kNone;
     inode.never.compare_exchange_strong(never, Reason::kAsync, std::memory_order_acq_rel);
-    settle(inode);
+    settle_for_kernel(inode);
     note_kernel_write(inode);
   });
 }
@@ -451,7 +498,7 @@ void note_stream(int fd) {
     if (!description.stream.exchange(true, std::memory_order_relaxed)) {
       description.inode->streams.fetch_add(1, std::memory_order_acq_rel);
     }
-    settle(*description.inode);
+    settle_for_kernel(*description.inode);
   });
 }
 
@@ -474,23 +521,45 @@ void after_lock() {
 }
 
 void before_kernel_change(int fd) {
-  with_description(fd, false, [](Description& description) { settle(*description.inode); });
+  // Also through a number that nobody has looked at: another may have written the same file.
+  if (!maybe_dirty()) return;
+  with_description(fd, true, [](Description& description) { settle(*description.inode); });
 }
 
+namespace {
+
+/// Waits for the calls that have begun on a number of `description` which is closing. As with the
+/// kernel, where a call keeps the file that it began with. Bounded, for a call that a signal
+/// handler has jumped out of.
+void wait_for_calls(Description& description) {
+  if (!description.ending.lock_for(kCallsWaitMs)) return;
+  const uint64_t deadline = raw::coarse_now_ms() + kCallsWaitMs;
+  // What begins now, on other numbers, is counted on the other side: once on each, so that none of
+  // the two has to be waited for as long as there is traffic.
+  for (int side = 0; side < 2; ++side) {
+    const uint32_t old = description.calls_side.load(std::memory_order_relaxed);
+    description.calls_side.store(1 - old, std::memory_order_relaxed);
+    while (uint32_t calls = description.calls[old].load(std::memory_order_seq_cst)) {
+      if (raw::coarse_now_ms() > deadline) break;
+      common::futex_wait(description.calls[old], calls, 1);
+    }
+  }
+  description.ending.unlock();
+}
+
+}  // namespace
+
 void before_number_ends(int fd) {
+  // First of all: in a child that does not know yet that it is one it empties the table.
+  Entry entry;
   Description* description = nullptr;
   g_files.closing(fd, &description);
-  if (description == nullptr) return;
-  Entry entry;
   // From a signal handler that interrupted the shim: locks may be held, nobody can be waited for.
   if (!entry) return;
-  // As with the kernel, where a call keeps the file that it began with. Bounded, for a call that a
-  // signal handler has jumped out of.
-  const uint64_t deadline = raw::coarse_now_ms() + kCallsWaitMs;
-  while (uint32_t calls = description->calls.load(std::memory_order_seq_cst)) {
-    if (raw::coarse_now_ms() > deadline) break;
-    common::futex_wait(description->calls, calls, 1);
-  }
+  // Closing the file of a lock is the usual way to unlock, and a lock on one file guards others.
+  if (g_lock_calls.load(std::memory_order_relaxed) != 0) settle_all();
+  if (description == nullptr) return;
+  wait_for_calls(*description);
   settle(*description->inode);
   g_files.release(description);
 }
@@ -514,7 +583,7 @@ void after_range_ended(unsigned first, unsigned last, int keep) {
 }
 
 void after_kernel_change(int fd) {
-  with_description(fd, false,
+  with_description(fd, true,
                    [](Description& description) { note_kernel_write(*description.inode); });
 }
 

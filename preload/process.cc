@@ -36,7 +36,8 @@ void copy_path(char* to, size_t size, const char* from) {
   to[size - 1] = '\0';
 }
 
-void read_settings() {
+/// True if one of them has a value that means nothing.
+bool read_settings() {
   g_settings.disabled = getauxval(AT_SECURE) != 0;
   auto get = [](const char* name) {
     // Once, before the program has threads of its own as a rule. NOLINTNEXTLINE(concurrency-*)
@@ -50,9 +51,7 @@ void read_settings() {
             socket != nullptr ? socket : common::kControlSocket);
   const char* engage = get(env::kEngage);
   g_settings.eager = engage != nullptr && strcmp(engage, "eager") == 0;
-  if (engage != nullptr && !g_settings.eager && strcmp(engage, "auto") != 0) {
-    log_line("GLFS_BOOSTER_ENGAGE must be 'auto' or 'eager': using 'auto'");
-  }
+  return engage != nullptr && !g_settings.eager && strcmp(engage, "auto") != 0;
 }
 
 void make_ready() {
@@ -65,12 +64,13 @@ void make_ready() {
     marker->store(kOurs, std::memory_order_relaxed);
     g_marker.store(marker, std::memory_order_release);
   }
-  // Published before it is filled in, so that log_line() in read_settings() does not come back
-  // here.
-  g_ready.store(true, std::memory_order_relaxed);
-  read_settings();
+  const bool strange = read_settings();
   // Without the marker a forked child could take its parent's session for its own.
   if (g_marker.load(std::memory_order_relaxed) == nullptr) g_settings.disabled = true;
+  // Release: partner of the acquire in settings().
+  g_ready.store(true, std::memory_order_release);
+  // Needs the settings.
+  if (strange) log_line("GLFS_BOOSTER_ENGAGE must be 'auto' or 'eager': using 'auto'");
 }
 
 void reset_in_child(std::atomic<uint32_t>& marker) {

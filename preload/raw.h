@@ -95,6 +95,16 @@ inline void close(int fd) {
   raw_syscall(SYS_close, fd);
 }
 
+/// For descriptors of the shim's own: a number that programs hardly count on, just below the usual
+/// limit, or the process's own. Never far up, since the kernel's table grows with the highest
+/// number; never one of the standard three.
+inline int high_number() {
+  rlimit limit{};
+  if (is_error(raw_syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, word(&limit)))) return 3;
+  const rlim_t bound = limit.rlim_cur < 1024 ? limit.rlim_cur : 1024;
+  return bound > 64 ? static_cast<int>(bound - 24) : 3;
+}
+
 inline bool has_file_size_limit() {
   rlimit limit{};
   long result = raw_syscall(SYS_prlimit64, 0, RLIMIT_FSIZE, 0, word(&limit));

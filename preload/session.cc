@@ -125,6 +125,7 @@ bool Session::await(int lane) {
   }
 
   bool got = false;
+  uint64_t looked = raw::coarse_now_ms();
   while (true) {
     request.client_waits.store(1, std::memory_order_relaxed);
     // Partner: the pump's fence between its store of `completed` and its look at `client_waits`.
@@ -134,15 +135,18 @@ bool Session::await(int lane) {
       got = true;
       break;
     }
-    const uint64_t before = raw::coarse_now_ms();
     common::futex_wait(reply.completed, seen, kLookMs);
     if (answered()) {
       got = true;
       break;
     }
-    if (raw::coarse_now_ms() - before >= kLookMs / 2 && !alive()) {
-      got = answered();  // it may have answered just before it died
-      break;
+    // By the clock: signals may end every single wait early.
+    if (const uint64_t now = raw::coarse_now_ms(); now - looked >= kLookMs) {
+      looked = now;
+      if (!alive()) {
+        got = answered();  // it may have answered just before it died
+        break;
+      }
     }
     if (dead_.load(std::memory_order_relaxed)) {
       got = answered();

@@ -47,7 +47,7 @@ void note_settled(Inode& inode) {
     live->add_unsettled(-1);
   }
   if (inode.boost_dirty() &&
-      inode.unsettled_in.exchange(live->id(), std::memory_order_acq_rel) == 0) {
+      inode.unsettled_in.exchange(live->id(), std::memory_order_acq_rel) != live->id()) {
     return;
   }
   live->add_unsettled(-1);
@@ -70,7 +70,11 @@ void begin_boosted_write(Session& session) {
 void end_boosted_write(Session& session, Inode& inode) {
   // The write's own count becomes the inode's, unless that has one already.
   const bool dirty = inode.boost_dirty();
-  if (dirty && inode.unsettled_in.exchange(session.id(), std::memory_order_acq_rel) == 0) return;
+  // A count in an earlier session has gone with that.
+  if (dirty &&
+      inode.unsettled_in.exchange(session.id(), std::memory_order_acq_rel) != session.id()) {
+    return;
+  }
   session.add_unsettled(-1);
 }
 
@@ -135,7 +139,7 @@ namespace {
 long flush(Inode& inode, int fd) {
   LockGuard guard(inode.settle_lock);
   if (inode.posix_locked.load(std::memory_order_relaxed)) return 0;
-  const long copy = raw::raw_syscall(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 0);
+  const long copy = raw::raw_syscall(SYS_fcntl, fd, F_DUPFD_CLOEXEC, raw::high_number());
   if (raw::is_error(copy)) return 0;
   const long result = raw::raw_syscall(SYS_close, copy);
   return result == -EINTR ? 0 : result;
@@ -143,7 +147,7 @@ long flush(Inode& inode, int fd) {
 
 }  // namespace
 
-long drain(Inode& inode, int fd, bool for_writing) {
+long drain(Inode& inode, int fd, bool may_flush) {
   const uint32_t writes = inode.kernel_writes.load(std::memory_order_acquire);
   const uint32_t locks = g_lock_calls.load(std::memory_order_acquire);
   const uint64_t now = raw::coarse_now_ms();
@@ -153,7 +157,7 @@ long drain(Inode& inode, int fd, bool for_writing) {
       now - inode.drained_at_ms.load(std::memory_order_relaxed) < kDrainEveryMs) {
     return kDrained;
   }
-  if (first && for_writing) {
+  if (first && may_flush) {
     const long flushed = flush(inode, fd);
     if (raw::is_error(flushed)) return flushed;
   }

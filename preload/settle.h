@@ -56,10 +56,12 @@ bool settle_identity(const raw::FileId& id);
 /// boosted call, after each write of ours through the kernel and each lock, and once a second for
 /// those of others. kNotNow when FUSE does not answer as it should: the call then goes to the
 /// kernel. Or the -errno of an earlier write, which FUSE had accepted and could not keep: FUSE
-/// tells it once, so the call must return it.
+/// tells it once, so the call must return it. `may_flush`: before writing, through a description
+/// that this process has opened. One that it has inherited may carry POSIX locks which this program
+/// was started with, and a flush would drop them.
 inline constexpr long kDrained = 0;
 inline constexpr long kNotNow = 1;
-long drain(Inode& inode, int fd, bool for_writing);
+long drain(Inode& inode, int fd, bool may_flush);
 
 /// Before the process multiplies (fork, spawn) or hands out descriptors: settles all, and marks
 /// every description as shared, so that no offset is claimed for writing any more. Waits for a

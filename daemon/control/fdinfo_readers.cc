@@ -5,17 +5,16 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <spdlog/spdlog.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <csignal>
 #include <cstring>
 #include <string>
 #include <system_error>
 
+#include "daemon/control/helper_process.h"
 #include "daemon/control/packet.h"
 
 namespace booster::daemon::control {
@@ -29,24 +28,18 @@ constexpr size_t kMaxAnswer = 4096;
 
 /// The life of a reader. An empty answer would look like the end of the connection, hence one byte
 /// before the text.
-[[noreturn]] void serve(int socket) {
-  // The daemon ends its readers by ending: a SIGTERM to the whole control group must not take them
-  // from it before.
-  for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGPIPE}) std::signal(signal, SIG_IGN);
-  ::prctl(PR_SET_NAME, "boosterd-fdinfo");
-  if (socket > 0) ::close_range(0, static_cast<unsigned>(socket) - 1, 0);
-  ::close_range(static_cast<unsigned>(socket) + 1, ~0U, 0);
+void serve(int socket) {
   while (true) {
     uint32_t number = 0;
     UniqueFd proc_dir;
-    if (!receive_with_descriptor(socket, &number, sizeof number, proc_dir)) ::_exit(0);
+    if (!receive_with_descriptor(socket, &number, sizeof number, proc_dir)) return;
     char answer[1 + kMaxAnswer] = "";
     ssize_t n = -1;
     const UniqueFd file(::openat(proc_dir.get(), fmt::format("fdinfo/{}", number).c_str(),
                                  O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
     if (file) n = ::read(file.get(), answer + 1, kMaxAnswer);
     if (::send(socket, answer, 1 + static_cast<size_t>(std::max<ssize_t>(n, 0)), MSG_NOSIGNAL) < 0)
-      ::_exit(0);
+      return;
   }
 }
 
@@ -57,22 +50,7 @@ Failure<std::error_code> failure(int error) {
 }  // namespace
 
 FdinfoReaders::FdinfoReaders(unsigned count) : readers_(count) {
-  for (Reader& reader : readers_) {
-    int ends[2];
-    if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) {
-      throw std::system_error(errno, std::generic_category(), "socketpair");
-    }
-    reader.socket.reset(ends[0]);
-    UniqueFd theirs(ends[1]);
-    const pid_t daemon = ::getpid();
-    const pid_t pid = ::fork();
-    if (pid < 0) throw std::system_error(errno, std::generic_category(), "fork");
-    if (pid == 0) {
-      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-      if (::getppid() != daemon) ::_exit(0);
-      serve(theirs.release());
-    }
-  }
+  for (Reader& reader : readers_) reader.socket = start_helper("boosterd-fdinfo", serve);
 }
 
 void FdinfoReaders::look_after_the_stuck() {

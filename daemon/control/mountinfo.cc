@@ -110,6 +110,25 @@ bool is_genuine(const std::vector<MountLine>& lines) {
   });
 }
 
+bool below_users_fuse(std::string_view table, std::string_view mount_point) {
+  while (!table.empty()) {
+    const size_t end = std::min(table.find('\n'), table.size());
+    const std::string_view text = table.substr(0, end);
+    table.remove_prefix(std::min(end + 1, table.size()));
+    MountLine line;
+    if (text.find("user_id=") == std::string_view::npos || !parse_mount_line(text, line) ||
+        !line.type.starts_with("fuse") || has_option(line.super_options, "user_id=0")) {
+      continue;
+    }
+    if (mount_point.starts_with(line.mount_point) &&
+        (mount_point.size() == line.mount_point.size() ||
+         mount_point[line.mount_point.size()] == '/')) {
+      return true;
+    }
+  }
+  return false;
+}
+
 Result<MountTable> MountTable::open() {
   UniqueFd fd(::open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC));
   if (!fd) return errno_failure();

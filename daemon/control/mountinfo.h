@@ -39,6 +39,10 @@ bool has_option(std::string_view options, std::string_view option);
 /// believed (DESIGN section 4, "Genuine mounts only"). False for no line.
 bool is_genuine(const std::vector<MountLine>& lines);
 
+/// True if the way to `mount_point` leads through a FUSE mount of an ordinary user, whose server
+/// can make whoever looks there wait for ever.
+bool below_users_fuse(std::string_view table, std::string_view mount_point);
+
 /// Keeps /proc/self/mountinfo open. One for each thread: not safe for concurrent use.
 class MountTable {
  public:

@@ -36,6 +36,7 @@ Packet receive(int socket) {
     ucred credentials{};
     std::memcpy(&credentials, CMSG_DATA(header), sizeof credentials);
     packet.sender = credentials.pid;
+    packet.sender_uid = credentials.uid;
   }
   // An empty packet and the end of the connection look alike; no message is empty.
   packet.kind = n == 0 ? Packet::Kind::kEnd : Packet::Kind::kData;

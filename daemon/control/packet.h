@@ -19,7 +19,9 @@ struct Packet {
   std::array<char, common::kMaxPacket> bytes{};
   size_t size = 0;
   bool truncated = false;  // the packet was longer, or brought descriptors
-  pid_t sender = 0;        // of SCM_CREDENTIALS; 0 if there were none
+  // Of SCM_CREDENTIALS.
+  pid_t sender = 0;  // 0 if there were none
+  uid_t sender_uid = 0;
 };
 
 /// Receives what is there: kNone if nothing is, kEnd if the peer has hung up. Never blocks. Takes

@@ -33,9 +33,15 @@ Result<Proof, Reason> prove_file(const Peer& peer, const Claim& claim,
   // The descriptor pins its mount, so its device cannot be another's by now.
   const auto table = mount_table.read();
   if (!table) return Failure{Reason::kNotProven};
-  Proof proof{.file = std::move(*file), .mount_id = status.stx_mnt_id, .mounts = {}};
+  Proof proof{
+      .file = std::move(*file), .mount_id = status.stx_mnt_id, .mounts = {}, .mount_points = {}};
   proof.mounts = lines_of_device(*table, dev);
   if (!is_genuine(proof.mounts)) return Failure{Reason::kNotGenuine};
+  for (const MountLine& line : proof.mounts) {
+    if (line.root == "/" && !below_users_fuse(*table, line.mount_point)) {
+      proof.mount_points.push_back(line.mount_point);
+    }
+  }
   return proof;
 }
 
@@ -55,8 +61,10 @@ Result<int, Reason> prove_access(const Peer& peer, const Claim& claim, uint64_t 
 
   // After both, so that a process which meanwhile became a set-user-id program, and opened the
   // number itself, is not taken for the user who sent this.
+  // Root's own programs act for many users; one that was root when it connected is what it is now.
+  const uid_t meant = peer.uid != 0 ? peer.uid : claim.sender;
   const auto owner = owner_of(peer);
-  if (!owner || (peer.uid != 0 && *owner != peer.uid) || !peer.alive()) {
+  if (!owner || (meant != 0 && *owner != meant) || !peer.alive()) {
     return Failure{Reason::kNotProven};
   }
   return mode;

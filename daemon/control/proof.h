@@ -23,12 +23,14 @@ struct Claim {
   uint32_t fd_number = 0;
   dev_t dev = 0;
   uint64_t inode = 0;
+  uid_t sender = 0;  // the kernel's word: whose process has sent it
 };
 
 struct Proof {
   UniqueFd file;  // O_PATH
   uint64_t mount_id = 0;
-  std::vector<MountLine> mounts;  // every place where the device is mounted; at least one
+  std::vector<MountLine> mounts;          // every place where the device is mounted; at least one
+  std::vector<std::string> mount_points;  // that show its root, and that the daemon can go to
 };
 
 /// The first half: the peer's descriptor is open on the claimed file, a regular one on a genuine

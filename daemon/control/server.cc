@@ -57,14 +57,14 @@ std::shared_ptr<LiveSettings> live_settings(const Config& config) {
 
 }  // namespace
 
-Server::Server(Config config, Listeners listeners, MountTable mount_table, FdinfoReaders& readers,
+Server::Server(Config config, Listeners listeners, MountTable mount_table, Helpers& helpers,
                Reload reload)
     : config_(std::move(config)),
       reload_(std::move(reload)),
       made_control_(std::move(listeners.made_control)),
       made_admin_(std::move(listeners.made_admin)),
       live_(live_settings(config_)),
-      shared_(config_, live_, mount_settings(config_, live_), readers),
+      shared_(config_, live_, mount_settings(config_, live_), helpers),
       control_(io_, listeners.control.release()),
       mount_events_(io_, ::dup(mount_table.fd())),
       mount_table_(std::move(mount_table)),
@@ -288,8 +288,9 @@ void Server::finish() {
   if (drained || std::chrono::steady_clock::now() >= stop_by_) {
     spdlog::info("event=stopped drained={}", drained);
     spdlog::default_logger()->flush();
-    // Not exit: glfs_fini and threads that hang would be waited for. Clients see their sockets
-    // close and carry on through FUSE.
+    // Clients carry on through FUSE.
+    shared_.sockets.hang_up();
+    // Not exit: glfs_fini and threads that hang would be waited for.
     ::_exit(0);
   }
   for (const auto& pump : pumps_) boost::asio::post(pump->io(), [] {});

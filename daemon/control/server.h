@@ -26,7 +26,7 @@ class Server {
   /// How a reload reads the configuration again.
   using Reload = std::function<Outcome<Config>()>;
 
-  Server(Config config, Listeners listeners, MountTable mount_table, FdinfoReaders& readers,
+  Server(Config config, Listeners listeners, MountTable mount_table, Helpers& helpers,
          Reload reload);
   ~Server();
   Server(const Server&) = delete;

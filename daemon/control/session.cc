@@ -63,6 +63,7 @@ void Session::start() {
     if (!error && !self->channel_) self->end(Why::kSilent, "no Hello in time");
   });
   home_.sessions[id_] = shared_from_this();
+  home_.shared.sockets.add(socket_.native_handle());
   // Not left to the listening socket: who connects before it has this would have no credentials.
   // An Engage counts only after Welcome, so none can have been sent yet.
   const int on = 1;
@@ -109,7 +110,7 @@ bool Session::on_packet(Packet& packet) {
   proto::ToDaemon message;
   if (!message.ParseFromArray(packet.bytes.data(), static_cast<int>(packet.size))) return false;
   switch (message.body_case()) {
-    case proto::ToDaemon::kEngage: return on_engage(message.engage(), packet.sender);
+    case proto::ToDaemon::kEngage: return on_engage(message.engage(), packet);
     case proto::ToDaemon::kHello: return on_hello(message.hello());
     case proto::ToDaemon::kRelease: return on_release(message.release());
     default: return false;
@@ -130,7 +131,10 @@ bool Session::on_hello(const proto::Hello& hello) {
   if (hello.abi_version() != common::kAbiVersion) return refuse(proto::Refusal::WRONG_ABI);
   auto peer = identify_peer(socket_.native_handle());
   if (!peer) return refuse(proto::Refusal::NOT_ALLOWED);
-  auto memory = data::SessionMemory::create(home_.shared.quarantine.ms());
+  auto memory = data::SessionMemory::create(
+      home_.shared.quarantine.ms(), [&reclaimer = home_.shared.helpers.reclaimer](UniqueFd fd) {
+        reclaimer.reclaim(std::move(fd));
+      });
   if (!memory || ::getrandom(&nonce_, sizeof nonce_, 0) != sizeof nonce_) {
     return refuse(proto::Refusal::OUT_OF_MEMORY);
   }
@@ -175,10 +179,10 @@ void Session::refuse_slot(uint32_t slot, uint32_t generation, Reason reason) {
                 common::reason_name(reason));
 }
 
-bool Session::on_engage(const proto::Engage& engage, pid_t sender) {
+bool Session::on_engage(const proto::Engage& engage, const Packet& packet) {
   // The credentials say who sent this, the nonce that it was sent after the daemon had taken hold
   // of that process: another that has inherited the socket, or its number, knows only one of them.
-  if (!channel_ || sender != peer_->pid || engage.nonce() != nonce_ ||
+  if (!channel_ || packet.sender != peer_->pid || engage.nonce() != nonce_ ||
       engage.slot() >= common::kHandleSlots) {
     return false;
   }
@@ -198,7 +202,7 @@ bool Session::on_engage(const proto::Engage& engage, pid_t sender) {
   }
 
   const Claim claim{engage.fd_number(), makedev(engage.device_major(), engage.device_minor()),
-                    engage.inode()};
+                    engage.inode(), packet.sender_uid};
   gluster::Mounts& mounts = home_.shared.mounts;
   if (home_.mount_table.changed()) mounts.table_changed();
   const uint64_t epoch = mounts.epoch();
@@ -221,14 +225,12 @@ bool Session::on_engage(const proto::Engage& engage, pid_t sender) {
   gluster::MountPlace place;
   place.dev = claim.dev;
   place.source = proof->mounts.front().source;
-  for (const MountLine& line : proof->mounts) {
-    if (line.root == "/") place.mount_points.push_back(line.mount_point);
-  }
+  place.mount_points = std::move(proof->mount_points);
   gluster::EngageOrder order;
   order.file = std::move(proof->file);
   order.inode = claim.inode;
   order.access_mode = [peer = peer_, claim, mount_id = proof->mount_id,
-                       &readers = home_.shared.fdinfo_readers] {
+                       &readers = home_.shared.helpers.fdinfo_readers] {
     return prove_access(*peer, claim, mount_id, readers);
   };
   order.epoch = epoch;
@@ -340,6 +342,7 @@ void Session::end(Why why, const char* detail) {
   }
   boost::system::error_code ignored;
   hello_timer_.cancel();
+  home_.shared.sockets.remove(socket_.native_handle());
   socket_.close(ignored);
   handle_tickets_.clear();
   // A program that lives on may be looking at its last answers, in memory that only it can give

@@ -63,7 +63,7 @@ class Session : public std::enable_shared_from_this<Session> {
   bool on_hello(const proto::Hello& hello);
   /// For a program that was killed: FUSE is to see what it has written.
   void fence_what_is_left();
-  bool on_engage(const proto::Engage& engage, pid_t sender);
+  bool on_engage(const proto::Engage& engage, const Packet& packet);
   bool on_release(const proto::Release& release);
   void engage_answered(uint32_t slot, const std::shared_ptr<std::atomic<bool>>& wanted,
                        Admission& admission,

@@ -2,6 +2,7 @@
 // Everything here may be used by any thread.
 #pragma once
 
+#include <sys/socket.h>
 #include <sys/types.h>
 
 #include <atomic>
@@ -10,11 +11,13 @@
 #include <memory>
 #include <mutex>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 
 #include "common/abi.h"
 #include "daemon/config.h"
 #include "daemon/control/fdinfo_readers.h"
+#include "daemon/control/reclaimer.h"
 #include "daemon/data/channel.h"
 #include "daemon/gluster/mount.h"
 #include "daemon/stats/counters.h"
@@ -91,21 +94,51 @@ class Limits {
   std::atomic<int64_t> handles_{0};
 };
 
+/// The sockets of all sessions, so that the end of the daemon reaches every program. The kernel
+/// closes them only when the last thread has gone, and one that waits for FUSE can outlive SIGKILL.
+class OpenSockets {
+ public:
+  void add(int fd) {
+    const std::lock_guard lock(mutex_);
+    fds_.insert(fd);
+  }
+  /// Before it is closed.
+  void remove(int fd) {
+    const std::lock_guard lock(mutex_);
+    fds_.erase(fd);
+  }
+  void hang_up() {
+    const std::lock_guard lock(mutex_);
+    for (const int fd : fds_) ::shutdown(fd, SHUT_RDWR);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::unordered_set<int> fds_;
+};
+
+/// All of them; made while the process has one thread.
+struct Helpers {
+  FdinfoReaders fdinfo_readers{4};
+  Reclaimer reclaimer;
+};
+
 struct Shared {
   Shared(const Config& config, std::shared_ptr<LiveSettings> live_settings,
-         gluster::MountSettings mount_settings, FdinfoReaders& readers)
+         gluster::MountSettings mount_settings, Helpers& forked)
       : live(std::move(live_settings)),
         limits(*live),
         mounts(std::move(mount_settings)),
         quarantine(static_cast<uint32_t>(config.quarantine_min_ms)),
-        fdinfo_readers(readers) {}
+        helpers(forked) {}
 
   const std::shared_ptr<LiveSettings> live;
   Limits limits;
+  OpenSockets sockets;
   gluster::Mounts mounts;
   data::Quarantine quarantine;
   stats::Totals totals;
-  FdinfoReaders& fdinfo_readers;
+  Helpers& helpers;
 };
 
 }  // namespace booster::daemon::control

@@ -96,6 +96,22 @@ Channel::Scan Channel::scan(Submitter& submitter, Clock::time_point now) {
   return outcome;
 }
 
+void Channel::refuse_requests() {
+  if (closed_) return;
+  for (Lane& lane : lanes_) {
+    // acquire: as in scan().
+    const uint32_t number =
+        (*memory_)->requests[lane.index_].submitted.load(std::memory_order_acquire);
+    if (number != lane.taken_ + 1 || lane.in_flight_.load(std::memory_order_acquire)) continue;
+    lane.taken_ = number;
+    lane.request_ = {};
+    lane.start_ = Clock::now();
+    lane.channel_ = shared_from_this();
+    lane.in_flight_.store(true, std::memory_order_relaxed);
+    lane.finished(-1, ESHUTDOWN);
+  }
+}
+
 Channel::Scan Channel::take(Lane& lane, uint32_t number, Submitter& submitter,
                             Clock::time_point now) {
   if (number != lane.taken_ + 1 || lane.in_flight_.load(std::memory_order_acquire)) {

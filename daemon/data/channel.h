@@ -113,6 +113,9 @@ class Channel : public std::enable_shared_from_this<Channel> {
   void publish_ready(uint32_t index, Slot& slot, std::shared_ptr<gluster::File> file);
   void publish_refused(uint32_t index, uint32_t generation, common::Reason reason);
 
+  /// Answers what has been asked since the last look, all of it with ESHUTDOWN.
+  void refuse_requests();
+
   /// The session has ended: nothing is taken any more, handles are dropped.
   void close();
   bool closed() const { return closed_; }

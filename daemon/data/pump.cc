@@ -190,6 +190,9 @@ bool Pump::scan_one(const std::shared_ptr<Channel>& channel, Turn& turn, bool& w
 
 bool Pump::scan_all(Turn& turn, bool& worked) {
   if (draining_) {
+    // Who asks now is told at once to ask the kernel; a write that nobody has looked at would have
+    // to wait for the quarantine.
+    for (const auto& [key, member] : members_) member.channel->refuse_requests();
     const bool busy = std::any_of(members_.begin(), members_.end(),
                                   [](const auto& member) { return member.second.channel->busy(); });
     if (!busy) drained_.store(true, std::memory_order_release);

@@ -32,11 +32,11 @@ SessionMemory::SessionMemory(UniqueFd fd, boost::interprocess::mapped_region reg
       memory_(static_cast<common::SessionMemory*>(region_.get_address())) {}
 
 SessionMemory::~SessionMemory() {
-  // A descriptor of the memfd that a client has passed on would keep them.
-  ::madvise(region_.get_address(), region_.get_size(), MADV_REMOVE);
+  if (kept_) last_(std::move(kept_));
 }
 
-Result<std::shared_ptr<SessionMemory>> SessionMemory::create(uint32_t quarantine_ms) {
+Result<std::shared_ptr<SessionMemory>> SessionMemory::create(uint32_t quarantine_ms,
+                                                             std::function<void(UniqueFd)> last) {
   constexpr unsigned kFlags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
   UniqueFd fd(::memfd_create("booster-session", kFlags | MFD_NOEXEC_SEAL));
   if (!fd && errno == EINVAL) fd = UniqueFd(::memfd_create("booster-session", kFlags));
@@ -49,6 +49,8 @@ Result<std::shared_ptr<SessionMemory>> SessionMemory::create(uint32_t quarantine
     boost::interprocess::mapped_region region(
         MemfdMapping{fd.get()}, boost::interprocess::read_write, 0, common::kSessionBytes);
     std::shared_ptr<SessionMemory> memory(new SessionMemory(std::move(fd), std::move(region)));
+    if (last) memory->kept_.reset(::fcntl(memory->fd_.get(), F_DUPFD_CLOEXEC, 0));
+    memory->last_ = std::move(last);
     // A new memfd is zero: every word but these starts right.
     common::SessionHeader& header = (*memory)->header;
     header.magic = common::kSessionMagic;

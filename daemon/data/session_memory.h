@@ -1,9 +1,10 @@
 // The daemon's side of one session's shared memory (common/abi.h): made here, sealed against
-// resizing so that a client cannot take pages away under the daemon, emptied and unmapped with the
-// last reference. Requests in flight hold references, so late answers land in mapped memory.
+// resizing so that a client cannot take pages away under the daemon, unmapped with the last
+// reference. Requests in flight hold references, so late answers land in mapped memory.
 #pragma once
 
 #include <boost/interprocess/mapped_region.hpp>
+#include <functional>
 #include <memory>
 
 #include "common/abi.h"
@@ -15,11 +16,11 @@ namespace booster::daemon::data {
 class SessionMemory {
  public:
   /// Makes and maps the memory, header filled. ENOMEM or the like on failure.
-  static Result<std::shared_ptr<SessionMemory>> create(uint32_t quarantine_ms);
-
-  /// Takes all pages away, also from whoever still maps them: those that the daemon has filled are
-  /// charged to it. So this comes after the end of an honest client.
+  /// `last`, if any, gets the memfd when nobody in the daemon needs it any more; any thread.
+  static Result<std::shared_ptr<SessionMemory>> create(
+      uint32_t quarantine_ms, std::function<void(UniqueFd)> last = nullptr);
   ~SessionMemory();
+
   SessionMemory(const SessionMemory&) = delete;
   SessionMemory& operator=(const SessionMemory&) = delete;
 
@@ -33,6 +34,8 @@ class SessionMemory {
   SessionMemory(UniqueFd fd, boost::interprocess::mapped_region region);
 
   UniqueFd fd_;
+  UniqueFd kept_;  // for last_
+  std::function<void(UniqueFd)> last_;
   boost::interprocess::mapped_region region_;
   common::SessionMemory* memory_;
 };

@@ -170,7 +170,9 @@ void File::on_answer(glfs_fd* /*fd*/, ssize_t result, struct glfs_stat* /*before
 // before the answer, whoever has written: root's programs may write with somebody else's fsuid,
 // which the kernel looks at and the daemon does not see.
 void File::take_set_id_away(Io& io, mode_t mode) {
-  worker_->post([file = io.file_, &io, mode] {
+  // The job may be done, and this with it, before post() returns.
+  const std::shared_ptr<Worker> worker = worker_;
+  worker->post([file = io.file_, &io, mode] {
     if (glfs_fchmod(file->fd_, mode & ~set_id_bits(mode) & 07777U) != 0) {
       const int error = errno != 0 ? errno : EIO;
       spdlog::warn("event=set-id-stays gfid={} error=\"{}\"", to_string(file->inode_->gfid()),

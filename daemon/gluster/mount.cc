@@ -76,8 +76,10 @@ Mount::Mount(MountPlace place, MountSettings settings, Gate& gate)
       gate_(gate),
       fuse_(std::make_shared<Worker>("fuse-" + device_name(place_.dev), kFuseThreads)),
       gfapi_(std::make_shared<Worker>("gfapi-" + device_name(place_.dev), kGfapiThreads)),
-      fences_(std::make_shared<Worker>("fence-" + device_name(place_.dev), kFenceThreads)),
+      fences_(std::make_shared<Worker>("fence-" + device_name(place_.dev), kFenceThreads,
+                                       Worker::Descriptors::kOwn)),
       open_files_(std::make_shared<std::atomic<int64_t>>(0)),
+      mount_points_(place_.mount_points),
       idle_since_(Clock::now()) {}
 
 void Mount::engage(EngageOrder order) {
@@ -131,7 +133,7 @@ void Mount::identify_and_engage(EngageOrder& order, const std::shared_ptr<void>&
 
 // --- for a program that was killed -------------------------------------------------------
 
-Outcome<UniqueFd> Mount::open_through_fuse(Inode& inode) const {
+Outcome<UniqueFd> Mount::open_through_fuse(Inode& inode) {
   KernelHandle kernel{};
   {
     const std::lock_guard lock(inode.mutex_);
@@ -158,29 +160,42 @@ Outcome<UniqueFd> Mount::open_through_fuse(Inode& inode) const {
 }
 
 void Mount::fence(std::shared_ptr<Inode> inode, uint64_t offset, std::shared_ptr<const void> owed) {
-  fences_->post(
-      [self = shared_from_this(), inode = std::move(inode), offset, owed = std::move(owed)] {
-        constexpr int kAttempts = 3;
-        const auto file = self->open_through_fuse(*inode);
-        std::string error = file ? "" : file.error();
-        if (file && *file) {
-          long result = -1;
-          for (int i = 0; i < kAttempts && result != 0; ++i)
-            result = common::fence(file->get(), offset);
-          if (result != 0) error = strerrordesc_np(static_cast<int>(-result));
-        }
-        if (error.empty()) {
-          spdlog::debug("event=fenced gfid={}", to_string(inode->gfid()));
-        } else {
-          spdlog::warn("event=fence-failed gfid={} error=\"{}\"", to_string(inode->gfid()), error);
-        }
-      });
+  fences_->post([self = shared_from_this(), inode = std::move(inode), offset,
+                 owed = std::move(owed)]() mutable {
+    constexpr int kAttempts = 3;
+    const auto file = self->open_through_fuse(*inode);
+    std::string error = file ? "" : file.error();
+    if (file && *file) {
+      long result = -1;
+      for (int i = 0; i < kAttempts && result != 0; ++i)
+        result = common::fence(file->get(), offset);
+      if (result != 0) error = strerrordesc_np(static_cast<int>(-result));
+    }
+    if (error.empty()) {
+      spdlog::debug("event=fenced gfid={}", to_string(inode->gfid()));
+    } else {
+      spdlog::warn("event=fence-failed gfid={} error=\"{}\"", to_string(inode->gfid()), error);
+    }
+    // The mount has descriptors, which cannot be closed here.
+    const std::shared_ptr<Worker> elsewhere = self->fuse_;
+    elsewhere->post([keep = std::move(self)] {});
+  });
 }
 
 // --- who the mount is --------------------------------------------------------------------
 
-Outcome<UniqueFd> Mount::open_root() const {
-  for (const std::string& mount_point : place_.mount_points) {
+void Mount::note_place(const MountPlace& place) {
+  const std::lock_guard lock(mutex_);
+  mount_points_ = place.mount_points;
+}
+
+Outcome<UniqueFd> Mount::open_root() {
+  std::vector<std::string> mount_points;
+  {
+    const std::lock_guard lock(mutex_);
+    mount_points = mount_points_;
+  }
+  for (const std::string& mount_point : mount_points) {
     UniqueFd root(::open(mount_point.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
     // Something else may be mounted over it by now, perhaps a hostile FUSE: it is asked nothing.
     if (root && is_on(root.get(), place_.dev)) return root;
@@ -188,7 +203,7 @@ Outcome<UniqueFd> Mount::open_root() const {
   return Failure{std::string("no mount point shows the root of the volume")};
 }
 
-Outcome<std::string> Mount::read_meta(const char* name) const {
+Outcome<std::string> Mount::read_meta(const char* name) {
   const auto root = open_root();
   if (!root) return Failure{root.error()};
   const UniqueFd file(::openat(root->get(), name, O_RDONLY | O_CLOEXEC));
@@ -507,6 +522,7 @@ MountReport Mount::report() {
   MountReport report;
   const std::lock_guard lock(mutex_);
   report.place = place_;
+  report.place.mount_points = mount_points_;
   report.state = retired() && state_ == ContextState::kReady ? ContextState::kClosing : state_;
   report.error = error_;
   report.from_server = from_server_;

@@ -75,6 +75,9 @@ class Mount : public std::enable_shared_from_this<Mount> {
   /// `offset`. Returns at once; lets `owed` go when it is done; an error is logged.
   void fence(std::shared_ptr<Inode> inode, uint64_t offset, std::shared_ptr<const void> owed);
 
+  /// The mount table has been read again.
+  void note_place(const MountPlace& place);
+
   /// Once a second: refuses those who have waited too long, closes an idle context, looks whether
   /// the volume can still be served.
   void tick();
@@ -104,9 +107,9 @@ class Mount : public std::enable_shared_from_this<Mount> {
   // On the FUSE worker.
   void identify_and_engage(EngageOrder& order, const std::shared_ptr<void>& in_progress);
   common::Reason identify(uint64_t epoch);
-  Outcome<UniqueFd> open_root() const;
-  Outcome<UniqueFd> open_through_fuse(Inode& inode) const;
-  Outcome<std::string> read_meta(const char* name) const;
+  Outcome<UniqueFd> open_root();
+  Outcome<UniqueFd> open_through_fuse(Inode& inode);
+  Outcome<std::string> read_meta(const char* name);
 
   void with_context(Wish wish);
   void start_build();
@@ -120,13 +123,16 @@ class Mount : public std::enable_shared_from_this<Mount> {
   Answer open(const Wish& wish, const std::shared_ptr<Context>& context);
   std::shared_ptr<Inode> inode_for(const Wish& wish);
 
-  const MountPlace place_;
+  const MountPlace place_;  // but for the mount points, which change: mount_points_
   const MountSettings settings_;
   Gate& gate_;
   std::shared_ptr<Worker> fuse_;   // asks the FUSE mount
   std::shared_ptr<Worker> gfapi_;  // asks bricks
-  std::shared_ptr<Worker>
-      fences_;  // asks the FUSE mount, too: thousands of fences hold up no engage
+  // Asks the FUSE mount, too: thousands of fences hold up no engage. What a fence does waits for
+  // the kernel's lock on the file, which a program can hold for ever (a write(2) to it from memory
+  // that another, hostile, FUSE never brings): hence threads of its own, with descriptors of their
+  // own.
+  std::shared_ptr<Worker> fences_;
   std::atomic<bool> retired_{false};
   std::shared_ptr<std::atomic<int64_t>> open_files_;
   std::atomic<int64_t> engaging_{0};
@@ -145,6 +151,7 @@ class Mount : public std::enable_shared_from_this<Mount> {
 
   // Never held while anything blocks.
   std::mutex mutex_;
+  std::vector<std::string> mount_points_;  // that show the root of the volume now
   ContextState state_ = ContextState::kNone;
   std::shared_ptr<Context> context_;
   std::vector<Wish> waiting_;

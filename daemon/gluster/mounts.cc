@@ -12,6 +12,8 @@ std::shared_ptr<Mount> Mounts::find_or_add(const MountPlace& place) {
     std::unique_ptr<Gate>& gate = gates_[place.dev];
     if (!gate) gate = std::make_unique<Gate>();
     mount = std::make_shared<Mount>(place, settings_, *gate);
+  } else {
+    mount->note_place(place);
   }
   return mount;
 }

@@ -2,9 +2,13 @@
 #include "daemon/gluster/worker.h"
 
 #include <glusterfs/api/glfs.h>
+#include <sched.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
+#include <cstring>
 #include <exception>
 
 namespace booster::daemon::gluster {
@@ -12,6 +16,15 @@ namespace booster::daemon::gluster {
 namespace {
 
 std::atomic<bool> g_gfapi_is_up{false};
+
+/// A fence takes milliseconds; one second is what is promised.
+constexpr std::chrono::milliseconds kStuckAfter{500};
+constexpr unsigned kMoreThreads = 30;
+
+/// From here on the thread has a table of its own, with the standard three in it.
+bool leave_descriptors() {
+  return ::unshare(CLONE_FILES) == 0 && ::close_range(STDERR_FILENO + 1, ~0U, 0) == 0;
+}
 
 }  // namespace
 
@@ -34,9 +47,11 @@ void job_failed(const char* worker, const char* error) noexcept {
   spdlog::error("event=job-failed worker={} error=\"{}\"", worker, error);
 }
 
-Worker::Worker(std::string name, unsigned threads) : state_(std::make_shared<State>()) {
+Worker::Worker(std::string name, unsigned threads, Descriptors descriptors)
+    : state_(std::make_shared<State>()) {
   state_->name = std::move(name);
   state_->max = threads;
+  state_->descriptors = descriptors;
 }
 
 Worker::~Worker() {
@@ -59,6 +74,14 @@ void Worker::serve_waiting(const std::shared_ptr<State>& state) noexcept {
     const std::lock_guard lock(state->mutex);
     if (state->jobs.empty()) return;
     start = state->jobs.size() > state->idle && state->running < state->max;
+    const auto now = std::chrono::steady_clock::now();
+    if (!start && state->descriptors == Descriptors::kOwn && now - state->moved > kStuckAfter &&
+        state->idle == 0 && state->running < state->max + kMoreThreads) {
+      spdlog::warn("event=worker-stuck worker={} threads={} waiting={}", state->name,
+                   state->running, state->jobs.size());
+      state->moved = now;
+      start = true;
+    }
     if (start) ++state->running;
   }
   if (start) {
@@ -77,6 +100,10 @@ void Worker::serve_waiting(const std::shared_ptr<State>& state) noexcept {
 
 void Worker::work(const std::shared_ptr<State>& state) {
   pthread_setname_np(pthread_self(), state->name.substr(0, 15).c_str());
+  if (state->descriptors == Descriptors::kOwn && !leave_descriptors()) {
+    spdlog::warn("event=worker-shares-descriptors worker={} error=\"{}\"", state->name,
+                 strerrordesc_np(errno));
+  }
   std::unique_lock lock(state->mutex);
   while (true) {
     while (state->jobs.empty()) {
@@ -87,6 +114,7 @@ void Worker::work(const std::shared_ptr<State>& state) {
     }
     std::unique_ptr<Job> job = std::move(state->jobs.front());
     state->jobs.pop_front();
+    state->moved = std::chrono::steady_clock::now();
     lock.unlock();
     try {
       adopt_gfapi_identity();

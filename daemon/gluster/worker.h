@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <exception>
@@ -17,8 +18,14 @@ namespace booster::daemon::gluster {
 
 class Worker {
  public:
+  /// kOwn: its threads share no descriptors with the others. A thread that waits for FUSE may
+  /// outlive SIGKILL, and the kernel closes nothing that it shares: programs would not see the
+  /// daemon's end. Jobs then use only what they open themselves, and give back what they hold
+  /// elsewhere. When all threads are stuck, some more are started.
+  enum class Descriptors { kShared, kOwn };
+
   /// `name` is shown for its threads (at most 15 bytes). They start with the first job.
-  Worker(std::string name, unsigned threads);
+  Worker(std::string name, unsigned threads, Descriptors descriptors = Descriptors::kShared);
 
   /// Jobs that wait already are still done; the threads end after the last.
   ~Worker();
@@ -53,7 +60,9 @@ class Worker {
     std::mutex mutex;
     std::condition_variable wake;
     std::deque<std::unique_ptr<Job>> jobs;
+    std::chrono::steady_clock::time_point moved{};  // when a job was last taken
     std::string name;
+    Descriptors descriptors = Descriptors::kShared;
     unsigned idle = 0;
     unsigned running = 0;
     unsigned max = 0;

@@ -34,6 +34,7 @@ using Clock = std::chrono::steady_clock;
 
 /// The user that attacks, and another one.
 constexpr uid_t kMallory = 12345;
+constexpr uid_t kBob = 12346;
 constexpr uid_t kAlice = 12346;
 
 /// Longer than anything that is not hung takes, also on a machine with other work.

@@ -426,6 +426,85 @@ TEST_F(Hostile, ANumberThatBecomesSuchADescriptorHoldsNobodyUp) {
   daemon.start();
 }
 
+/// A write(2) whose source never comes holds the kernel's lock on the file that is written for
+/// ever: here on the session memory and on two files that the daemon has to fence.
+TEST_F(Hostile, AWriteThatNeverEndsHoldsUpNoPumpAndNoFence) {
+  Daemon& daemon = boosterd();
+  const auto honest_client = new_session();
+  const Fd honest_fd(honest_file(), O_RDONLY);
+  ASSERT_EQ(engage(*honest_client, honest_fd.get()), "granted r");
+  const std::string other = make_file("other", pattern(64 << 10, 80), 0666);
+  const std::string victim = make_file("victim", pattern(64 << 10, 81), 0666);
+  FakeGluster fake(secret(), {"allow_other"});
+  UserProcess mallory(kMallory, [&](Talk& talk) {
+    const auto client = new_session();
+    const Fd one(open_file(), O_RDWR);
+    const Fd two(other, O_RDWR);
+    std::vector<char*> pages;
+    for (int i = 0; i < 3; ++i) {
+      const Fd file(fake.file(), O_RDWR);  // closed while the server still answers
+      void* page = ::mmap(nullptr, 4096, PROT_READ, MAP_SHARED, file.get(), 0x4000 * i);
+      if (page == MAP_FAILED) throw std::runtime_error("mmap");
+      pages.push_back(static_cast<char*>(page));
+    }
+    if (engage(*client, one.get(), 0) != "granted rw" ||
+        engage(*client, two.get(), 1) != "granted rw" ||
+        request(*client, Op::kWrite, 0, 4096, 0) != "4096 bytes" ||
+        request(*client, Op::kWrite, 0, 4096, 1) != "4096 bytes") {
+      throw std::runtime_error("cannot prepare");
+    }
+    client->memory().state.unsettled = 2;
+    talk.say("written");
+    talk.hear();
+    const int targets[] = {client->memory_fd(), one.get(), two.get()};
+    for (size_t i = 0; i < 3; ++i) {
+      if (::fork() != 0) continue;
+      ::close(client->socket());
+      ::pwrite(targets[i], pages[i], 4096, 0);
+      ::_exit(0);
+    }
+    std::this_thread::sleep_for(milliseconds(300));
+    talk.say("stuck");
+    talk.hear();
+  });
+  ASSERT_EQ(mallory.hear(), "written");
+  fake.tell("silent");
+  mallory.say("");
+  ASSERT_EQ(mallory.hear(), "stuck");
+  EXPECT_NE(fake.log().find("silent"), std::string::npos)
+      << "nothing waits: the test shows nothing";
+  mallory.kill();
+  EXPECT_EQ(still_honest(*honest_client), "served");
+  EXPECT_EQ(honest(), "served");
+
+  // Somebody else is killed: what he wrote is seen all the same.
+  EXPECT_EQ(read_file(victim), pattern(64 << 10, 81));
+  {
+    UserProcess bob(kBob, [&](Talk& talk) {
+      const auto client = new_session();
+      const Fd mine(victim, O_RDWR);
+      if (engage(*client, mine.get()) != "granted rw") throw std::runtime_error("engage");
+      std::memset(client->payload(0), 'b', 4096);
+      if (request(*client, Op::kWrite, 0, 4096) != "4096 bytes") throw std::runtime_error("write");
+      client->memory().state.unsettled = 1;
+      talk.say("written");
+      talk.hear();
+    });
+    ASSERT_EQ(bob.hear(), "written");
+  }
+  EXPECT_TRUE(within(seconds(5), [&] {
+    return read_file(daemon.log_path()).find("event=worker-stuck") != std::string::npos;
+  })) << "no fence is stuck: the test shows nothing";
+  EXPECT_TRUE(within(seconds(5), [&] { return read_file(victim).starts_with("bbbb"); }));
+
+  // It can end only when the lock is free, but its programs must not wait for that.
+  daemon.signal(SIGTERM);
+  EXPECT_TRUE(honest_client->wait_hung_up(kPatience));
+  fake.end();
+  daemon.kill();
+  daemon.start();
+}
+
 // --- mounts that are replaced ------------------------------------------------------------
 
 /// A mount of the lab's volume `volume` of the test's own.

@@ -64,8 +64,38 @@ TEST_F(Corners, AThreadSeesItsOwnWriteWhileAnotherSettles) {
          {"file", "other", std::to_string(count)});
 }
 
+TEST_F(Corners, ANumberThatWasNeverUsedShowsWhatAnotherHasWritten) {
+  const std::string block = std::to_string(256 << 10);
+  const std::string two = std::to_string(512 << 10);
+  expect(block + " " + two + " 1000000000", "unseen-number", {"file", "other"});
+}
+
+TEST_F(Corners, AClonedChildMayCloseWhatItsParentHasUsed) {
+  expect("7b", "cloned-close", {"file"});
+}
+
+TEST_F(Corners, ACloseDoesNotWaitForTheTrafficOfAnotherNumber) {
+  expect("closed in time", "busy-duplicates", {"file"});
+}
+
+TEST_F(Corners, AProgramThatSignalsInterruptSeesTheDaemonsEnd) {
+  ScratchDir dir;
+  Child reader({std::filesystem::path(probe_path()).replace_filename("booster_corners"),
+                "ticking-reader", dir.file("file")},
+               {.timeout = std::chrono::seconds(20)});
+  ASSERT_EQ(reader.read_line(), "ready");
+  EXPECT_GT(daemon_.boosted_read_bytes(), 0U);
+  daemon_.signal(SIGSTOP);
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  daemon_.kill(SIGKILL);
+  const RunResult result = reader.wait();
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_EQ(result.out, "done\n");
+  daemon_.start();
+}
+
 TEST_F(Corners, AnUnlockOfOneFileSettlesTheOthers) {
-  for (const char* how : {"flock", "posix", "ofd"}) {
+  for (const char* how : {"flock", "posix", "ofd", "close"}) {
     ScratchDir dir;
     write_file(dir.file("data"), std::string(65536, 'a'));
     write_file(dir.file("lock"), "");
@@ -73,17 +103,22 @@ TEST_F(Corners, AnUnlockOfOneFileSettlesTheOthers) {
     ASSERT_EQ(writer.tell("open", "lock", "rw", dir.file("lock")), "0");
     ASSERT_EQ(writer.tell("open", "data", "rw", dir.file("data")), "0");
     const std::string word = how;
-    ASSERT_EQ(writer.tell(word == "flock" ? "flock" : word + "-lock", "lock"), "0");
+    const bool flock = word == "flock" || word == "close";
+    ASSERT_EQ(writer.tell(flock ? "flock" : word + "-lock", "lock"), "0");
     const int fd = ::open(dir.file("data").c_str(), O_RDONLY | O_CLOEXEC);
     std::string bytes(65536, '\0');
     ASSERT_EQ(::pread(fd, bytes.data(), bytes.size(), 0), 65536);
     ASSERT_EQ(writer.tell("pwrite", "data", 0, 65536, 7), "65536");
-    ASSERT_EQ(writer.tell(word == "flock" ? "unflock" : word + "-unlock", "lock"), "0");
+    if (word == "close") {
+      ASSERT_EQ(writer.tell("close", "lock", "close"), "0");
+    } else {
+      ASSERT_EQ(writer.tell(flock ? "unflock" : word + "-unlock", "lock"), "0");
+    }
     ASSERT_EQ(::pread(fd, bytes.data(), bytes.size(), 0), 65536);
     EXPECT_TRUE(bytes == bytes_at(0, 65536, 7)) << how;
     ::close(fd);
   }
-  EXPECT_GE(daemon_.boosted_write_bytes(), 3U * 65536);
+  EXPECT_GE(daemon_.boosted_write_bytes(), 4U * 65536);
 }
 
 TEST_F(Corners, ASettledProgramThatIsKilledLeavesTheTimesItSet) {

@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <gtest/gtest.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
@@ -330,6 +331,13 @@ void Daemon::kill(int signal) {
 Daemon::~Daemon() {
   if (pid_ > 0) ::kill(pid_, SIGCONT);
   kill(SIGTERM);
+  // What a sanitizer has seen in the daemon reaches nobody else.
+  const std::string log = read_file(log_path_);
+  for (const char* finding : {"WARNING: ThreadSanitizer", "ERROR: AddressSanitizer",
+                              "runtime error:", "ERROR: LeakSanitizer"}) {
+    const size_t at = log.find(finding);
+    if (at != std::string::npos) ADD_FAILURE() << log.substr(at, 4000);
+  }
   if (std::getenv("BOOSTER_TEST_SHOW_LOG") != nullptr) {
     std::fprintf(stderr, "%s", read_file(log_path_).c_str());
   }

@@ -4,12 +4,17 @@
 #include <aio.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -211,12 +216,105 @@ int settle_together(const Arguments& arguments) {
   return 0;
 }
 
+/// FILE OTHER: what the kernel does through a number that nobody has used yet, of a file that has
+/// been written through another.
+int unseen_number(const Arguments& arguments) {
+  const int written = open_or_fail(arguments[0], O_RDWR);
+  const int unseen = open_or_fail(arguments[0], O_RDWR);
+  const int timed = open_or_fail(arguments[0], O_RDWR);
+  const int other = open_or_fail(arguments[1], O_RDWR);
+  put(written, 'a', kBlock, 0);
+  printf("%ld ", static_cast<long>(lseek(unseen, 0, SEEK_END)));
+  const int copied = open_or_fail(arguments[0], O_RDONLY);
+  put(written, 'b', kBlock, kBlock);
+  off_t from = 0;
+  printf("%zd ", sendfile(other, copied, &from, 4 * kBlock));
+  put(written, 'c', kBlock, 0);
+  const timespec times[2] = {{1'000'000'000, 0}, {1'000'000'000, 0}};
+  if (futimens(timed, times) != 0) fail("futimens");
+  close(written);
+  struct stat status {};
+  if (stat(arguments[0].c_str(), &status) != 0) fail("stat");
+  printf("%ld\n", static_cast<long>(status.st_mtim.tv_sec));
+  return 0;
+}
+
+/// FILE: a child that nobody has told the shim of closes what its parent has used.
+int cloned_close(const Arguments& arguments) {
+  const int fd = open_or_fail(arguments[0], O_RDWR);
+  put(fd, 'a', kBlock, 0);
+  const long child = syscall(SYS_clone, SIGCHLD, nullptr, nullptr, nullptr, nullptr);
+  if (child == 0) {
+    close(fd);
+    const int again = open_or_fail(arguments[0], O_RDWR);
+    put(again, 'b', kBlock, 0);
+    _exit(close(again) == 0 ? 7 : 8);
+  }
+  int status = 0;
+  waitpid(static_cast<pid_t>(child), &status, 0);
+  std::string bytes(kBlock, '\0');
+  if (pread(fd, bytes.data(), kBlock, 0) != static_cast<ssize_t>(kBlock)) fail("pread");
+  printf("%d%c\n", WIFEXITED(status) ? WEXITSTATUS(status) : -1, letter_of(bytes.data(), kBlock));
+  return 0;
+}
+
+/// FILE: one number of a description goes while several threads are busy with another.
+int busy_duplicates(const Arguments& arguments) {
+  const int fd = open_or_fail(arguments[0], O_RDWR);
+  const int same = dup(fd);
+  put(fd, 'a', kBlock, 0);
+  std::atomic<bool> done{false};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&] {
+      while (!done) put(same, 'b', kBlock, 0);
+    });
+  }
+  usleep(100'000);
+  timespec before{};
+  timespec after{};
+  clock_gettime(CLOCK_MONOTONIC, &before);
+  close(fd);
+  clock_gettime(CLOCK_MONOTONIC, &after);
+  done = true;
+  for (auto& thread : threads) thread.join();
+  printf("%s\n", after.tv_sec - before.tv_sec < 5 ? "closed in time" : "waited");
+  return 0;
+}
+
+/// FILE: reads while a timer interrupts it a hundred times a second, until standard input ends.
+int ticking_reader(const Arguments& arguments) {
+  const int fd = open_or_fail(arguments[0], O_RDWR);
+  put(fd, 'a', kBlock, 0);
+  struct sigaction action {};
+  action.sa_handler = [](int) {};
+  action.sa_flags = SA_RESTART;
+  sigaction(SIGALRM, &action, nullptr);
+  const itimerval often{{0, 10'000}, {0, 10'000}};
+  setitimer(ITIMER_REAL, &often, nullptr);
+  std::string bytes(kBlock, '\0');
+  bool ready = false;
+  pollfd input{0, POLLIN, 0};
+  while (poll(&input, 1, 0) <= 0) {
+    if (pread(fd, bytes.data(), kBlock, 0) != static_cast<ssize_t>(kBlock)) fail("pread");
+    if (letter_of(bytes.data(), kBlock) != 'a') fail("bytes");
+    if (!ready) write(1, "ready\n", 6);
+    ready = true;
+  }
+  printf("done\n");
+  return 0;
+}
+
 const std::map<std::string, std::pair<size_t, int (*)(const Arguments&)>> kCommands = {
     {"fork-mapped", {1, fork_mapped}},
     {"rotate", {2, rotate}},
     {"cancel", {1, cancel}},
     {"inside-libc", {1, inside_libc}},
     {"settle-together", {3, settle_together}},
+    {"unseen-number", {2, unseen_number}},
+    {"cloned-close", {1, cloned_close}},
+    {"busy-duplicates", {1, busy_duplicates}},
+    {"ticking-reader", {1, ticking_reader}},
 };
 
 }  // namespace
