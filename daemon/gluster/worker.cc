@@ -21,9 +21,13 @@ std::atomic<bool> g_gfapi_is_up{false};
 constexpr std::chrono::milliseconds kStuckAfter{500};
 constexpr unsigned kMoreThreads = 30;
 
+/// This thread has left the common table, and so would every thread that it starts.
+thread_local bool t_own_descriptors = false;
+
 /// From here on the thread has a table of its own, with the standard three in it.
 bool leave_descriptors() {
-  return ::unshare(CLONE_FILES) == 0 && ::close_range(STDERR_FILENO + 1, ~0U, 0) == 0;
+  t_own_descriptors = ::unshare(CLONE_FILES) == 0;
+  return t_own_descriptors && ::close_range(STDERR_FILENO + 1, ~0U, 0) == 0;
 }
 
 }  // namespace
@@ -73,6 +77,7 @@ void Worker::serve_waiting(const std::shared_ptr<State>& state) noexcept {
   {
     const std::lock_guard lock(state->mutex);
     if (state->jobs.empty()) return;
+    if (t_own_descriptors) return state->wake.notify_one();
     start = state->jobs.size() > state->idle && state->running < state->max;
     const auto now = std::chrono::steady_clock::now();
     if (!start && state->descriptors == Descriptors::kOwn && now - state->moved > kStuckAfter &&

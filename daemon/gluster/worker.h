@@ -35,7 +35,7 @@ class Worker {
 
   /// Runs `job()` on one of the threads. Any thread, also a job and a gfapi callback. When no
   /// thread can be started, the job waits for one that runs, or for the next call of this or the
-  /// next.
+  /// next. From a job of a worker with descriptors of its own, none is.
   template <class F>
   void post(F job) {
     enqueue(std::make_unique<JobOf<F>>(std::move(job)));

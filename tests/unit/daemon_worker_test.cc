@@ -1,11 +1,15 @@
-// The daemon's threads that may block, when there are none to be had.
+// The daemon's threads that may block.
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
+#include <chrono>
 #include <fstream>
 #include <future>
 
 #include "daemon/gluster/worker.h"
+#include "daemon/unique_fd.h"
 
 namespace booster::daemon::gluster {
 namespace {
@@ -48,6 +52,41 @@ TEST(Worker, JobsForWhichNoThreadCanBeStartedAreDoneLater) {
 #endif
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   EXPECT_EXIT(post_without_threads(), testing::ExitedWithCode(0), "");
+}
+
+bool is_open(int fd) {
+  return ::fcntl(fd, F_GETFD) >= 0;
+}
+
+TEST(Worker, ThreadsWithDescriptorsOfTheirOwnHaveNoOthers) {
+  const UniqueFd ours(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  Worker own("own", 1, Worker::Descriptors::kOwn);
+  Worker shared("shared", 1);
+  std::promise<bool> seen_by_own;
+  std::promise<bool> seen_by_shared;
+  own.post([&] {
+    // The first job of a worker: its thread must not come from here.
+    shared.post([&] { seen_by_shared.set_value(is_open(ours.get())); });
+    seen_by_own.set_value(is_open(ours.get()) || !is_open(STDERR_FILENO));
+  });
+  EXPECT_FALSE(seen_by_own.get_future().get());
+  shared.serve_waiting();
+  EXPECT_TRUE(seen_by_shared.get_future().get());
+  EXPECT_TRUE(is_open(ours.get()));
+}
+
+TEST(Worker, MoreThreadsAreStartedWhenAllAreStuck) {
+  Worker own("own", 2, Worker::Descriptors::kOwn);
+  std::promise<void> end;
+  const std::shared_future<void> ended = end.get_future().share();
+  for (int i = 0; i < 2; ++i) own.post([ended] { ended.wait(); });
+  std::promise<void> done;
+  own.post([&] { done.set_value(); });
+  const auto finished = done.get_future();
+  while (finished.wait_for(std::chrono::milliseconds(100)) != std::future_status::ready) {
+    own.serve_waiting();
+  }
+  end.set_value();
 }
 
 }  // namespace
