@@ -144,7 +144,13 @@ TEST_F(Hostile, WhatAnHonestProgramCanDoByChanceIsNoLie) {
                       talk.say(request(*client, Op::kRead, 0, 16, 7, 41));
                       client->release(7, 41);
                       client->release(7, 41);
-                      talk.say(request(*client, Op::kRead, 0, 16, 7, 41));
+                      // A packet may be read after a lane that was filled later.
+                      std::string after;
+                      within(kPatience, [&] {
+                        after = request(*client, Op::kRead, 0, 16, 7, 41);
+                        return after == "EBADF";
+                      });
+                      talk.say(after);
                       talk.say(engage(*client, file.get(), 7, 42));
                       talk.say(request(*client, Op::kRead, 0, 16, 7, 41));
                       talk.say(request(*client, Op::kRead, 0, 16, 7, 42));
