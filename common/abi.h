@@ -37,7 +37,7 @@
 namespace booster::common {
 
 /// Raised with every change of this file or of control.proto that an old peer would misread.
-inline constexpr uint32_t kAbiVersion = 1;
+inline constexpr uint32_t kAbiVersion = 2;
 
 /// "BOOSTER1", to tell a wrong descriptor from a session memory.
 inline constexpr uint64_t kSessionMagic = 0x31524554534f4f42;
@@ -83,6 +83,10 @@ struct alignas(64) HandleSlot {
   std::atomic<uint64_t> file_size;  // as of the last answer of the bricks; only a hint
   uint32_t reason;                  // Reason, when refused
   uint32_t flags;                   // HandleFlags
+  /// Bytes. A write is boosted only if it begins and ends at multiples of it: what is beside it in
+  /// such a unit, and was answered long ago, would be lost with a daemon that is killed in the
+  /// middle (write_unit() in daemon/gluster/context.h). Never 0 when ready.
+  uint32_t write_unit;
 };
 static_assert(sizeof(HandleSlot) == 64);
 

@@ -17,6 +17,7 @@ enum class Reason : uint32_t {
   kDirect,          // O_DIRECT
   kSync,            // O_SYNC or O_DSYNC
   kFsizeLimit,      // a finite RLIMIT_FSIZE
+  kUnaligned,       // writes that begin or end within a stripe of a disperse volume
   kFlags,           // preadv2/pwritev2 with flags that only the kernel knows
   kOddRange,        // zero length, or an offset near the limit of off_t
   kMapped,          // the file is, or was, mapped by this process
@@ -54,6 +55,7 @@ constexpr const char* reason_name(Reason reason) {
     case Reason::kDirect: return "o-direct";
     case Reason::kSync: return "o-sync";
     case Reason::kFsizeLimit: return "rlimit-fsize";
+    case Reason::kUnaligned: return "unaligned";
     case Reason::kFlags: return "rwf-flags";
     case Reason::kOddRange: return "odd-range";
     case Reason::kMapped: return "mmap";

@@ -43,6 +43,7 @@ struct Inode {
   /// Not kNone: never boosted again in this process (mapped, fence failed).
   std::atomic<common::Reason> never{common::Reason::kNone};
   std::atomic<uint32_t> streams{0};       // stdio streams that have it open
+  std::atomic<bool> unaligned{false};     // a write began or ended within a stripe
   std::atomic<bool> posix_locked{false};  // F_SETLK was used: closing any descriptor drops locks
   Mutex settle_lock;
 

@@ -319,6 +319,18 @@ long positional(Session& session, const HandleRef& handle, Inode& inode, const C
   return static_cast<long>(moved.done) + more;
 }
 
+/// Whether a write begins and ends between two stripes of its volume. A file of which one does not
+/// is not written through booster any more: going back and forth costs more than it brings.
+bool is_aligned(const Session& session, const HandleRef& handle, Inode& inode, const Call& call) {
+  const uint32_t unit = session.write_unit(handle);
+  if (unit == 1) return true;
+  if (inode.unaligned.load(std::memory_order_relaxed)) return false;
+  const long at = call.offset == kSequential ? raw::seek(call.fd, 0, SEEK_CUR) : call.offset;
+  if (!raw::is_error(at) && at % unit == 0 && call.length % unit == 0) return true;
+  inode.unaligned.store(true, std::memory_order_relaxed);
+  return false;
+}
+
 /// Claims the bytes at the description's offset and moves them. The claim is one lseek, atomic
 /// against every other user of the description. kNone with `result`, or the reason why the kernel
 /// must do the call.
@@ -360,6 +372,10 @@ Reason try_boost(Description& description, const Call& call, long& result) {
   HandleRef handle;
   if (reason == Reason::kNone) {
     reason = handle_for(*live.operator->(), description, call, flags, handle);
+  }
+  if (reason == Reason::kNone && call.op == Op::kWrite &&
+      !is_aligned(*live.operator->(), handle, *description.inode, call)) {
+    reason = Reason::kUnaligned;
   }
   if (reason == Reason::kNone) {
     const bool may_flush = call.op == Op::kWrite && description.own;

@@ -173,6 +173,8 @@ TransferResult Session::transfer(Op op, const HandleRef& handle, IoCursor& curso
   int first = 0;
   int in_flight = 0;
   size_t submitted = 0;
+  const uint32_t room =
+      op == Op::kWrite ? kLanePayload - kLanePayload % write_unit(handle) : kLanePayload;
   TransferResult result;
   bool stop = false;  // an answer came up short: what follows it does not count
 
@@ -182,7 +184,7 @@ TransferResult Session::transfer(Op op, const HandleRef& handle, IoCursor& curso
       const int lane = acquire_lane(in_flight == 0);
       if (lane < 0) break;
       const size_t left = length - submitted;
-      const auto part = static_cast<uint32_t>(left < kLanePayload ? left : kLanePayload);
+      const auto part = static_cast<uint32_t>(left < room ? left : room);
       if (op == Op::kWrite) cursor.copy_in(memory_->payload[lane], part);
       submit(lane, op, handle, offset + submitted, part);
       window[(first + in_flight++) % kWindow] = {lane, part};
@@ -241,6 +243,11 @@ Session::Answer Session::answer(const HandleRef& handle, Reason& reason) const {
 
 uint64_t Session::file_size(const HandleRef& handle) const {
   return memory_->slots[handle.slot].file_size.load(std::memory_order_relaxed);
+}
+
+uint32_t Session::write_unit(const HandleRef& handle) const {
+  const uint32_t unit = memory_->slots[handle.slot].write_unit;
+  return unit != 0 ? unit : 1;
 }
 
 bool Session::allows(const HandleRef& handle, Op op) const {

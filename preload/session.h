@@ -100,6 +100,8 @@ class Session {
   /// What became of it. `reason` is set when refused.
   Answer answer(const HandleRef& handle, common::Reason& reason) const;
   uint64_t file_size(const HandleRef& handle) const;
+  /// Boosted writes begin and end at multiples of so many bytes.
+  uint32_t write_unit(const HandleRef& handle) const;
   bool allows(const HandleRef& handle, common::Op op) const;
 
   /// Moves `length` bytes at `offset`. Waits for the answer; comes back without one only when the

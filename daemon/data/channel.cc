@@ -137,6 +137,11 @@ Channel::Scan Channel::take(Lane& lane, uint32_t number, Submitter& submitter,
     return Scan::kLie;
   }
   if (request.op == Op::kWrite) {
+    const uint32_t unit = slot->handle.file()->write_unit();
+    if (request.offset % unit != 0 || request.length % unit != 0) {
+      lane.finished(-1, EINVAL);
+      return Scan::kWorked;
+    }
     slot->written = true;
     slot->written_offset = request.offset;
   }
@@ -207,6 +212,7 @@ void Channel::publish_ready(uint32_t index, Slot& slot, std::shared_ptr<gluster:
   slot.handle = gluster::Handle(std::move(file), gluster::SizeWord(memory_, &shared.file_size));
   shared.reason = static_cast<uint32_t>(common::Reason::kNone);
   shared.flags = slot.flags;
+  shared.write_unit = slot.handle.file()->write_unit();
   // Partner: the client's acquire load of the slot.
   shared.state.store(common::slot_state(slot.generation, HandleSlot::kReady),
                      std::memory_order_release);

@@ -14,6 +14,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
+#include <sstream>
 #include <string_view>
 #include <vector>
 
@@ -129,10 +131,6 @@ std::string volfile_of(glfs* fs) {
   return text;
 }
 
-bool is_disperse(const std::string& volfile) {
-  return has_translator(volfile, "cluster/disperse");
-}
-
 Outcome<glfs*> start_from_servers(const MountOptions& options, const ContextSettings& settings) {
   std::vector<VolfileServer> servers = options.servers;
   if (servers.empty() || options.volfile_id.empty()) {
@@ -190,6 +188,32 @@ bool is_sharded(const std::string& volfile) {
   return has_translator(volfile, "features/shard");
 }
 
+uint32_t write_unit(const std::string& volfile) {
+  constexpr uint32_t kChunk = 512;
+  uint32_t unit = 1;
+  bool disperse = false;
+  uint32_t redundancy = 0;
+  std::istringstream lines(volfile);
+  for (std::string line; std::getline(lines, line);) {
+    std::istringstream words(line);
+    std::string word;
+    words >> word;
+    if (word == "volume") {
+      disperse = false;
+      redundancy = 0;
+    } else if (word == "type") {
+      disperse = words >> word && word == "cluster/disperse";
+    } else if (word == "option" && words >> word && word == "redundancy") {
+      words >> redundancy;
+    } else if (word == "subvolumes" && disperse) {
+      uint32_t bricks = 0;
+      while (words >> word) ++bricks;
+      if (bricks > redundancy) unit = std::lcm(unit, (bricks - redundancy) * kChunk);
+    }
+  }
+  return unit;
+}
+
 std::string without_meta(const std::string& volfile) {
   static constexpr std::string_view kEnd = "end-volume\n";
   std::string out;
@@ -215,7 +239,7 @@ Outcome<std::shared_ptr<Context>> Context::build(const MountOptions& options,
   const auto from_server = start_from_servers(options, settings);
   if (from_server) {
     const std::string text = volfile_of(*from_server);
-    context.reset(new Context(*from_server, is_disperse(text), true));
+    context.reset(new Context(*from_server, gluster::write_unit(text), true));
     // The mount may not have it yet, but it will.
     if (is_sharded(text)) return Failure{std::string(kShardedMessage)};
   } else {
@@ -225,7 +249,7 @@ Outcome<std::shared_ptr<Context>> Context::build(const MountOptions& options,
     if (is_sharded(*text)) return Failure{std::string(kShardedMessage)};
     const auto from_mount = start_from_volfile(without_meta(*text), volume, settings);
     if (!from_mount) return Failure{from_server.error() + "; " + from_mount.error()};
-    context.reset(new Context(*from_mount, is_disperse(*text), false));
+    context.reset(new Context(*from_mount, gluster::write_unit(*text), false));
   }
 
   const auto after = stats::process_cost();

@@ -31,6 +31,13 @@ struct ContextSettings {
 /// True if the graph described by `volfile` has a translator of this type, e.g. "cluster/disperse".
 bool has_translator(const std::string& volfile, const std::string& type);
 
+/// In bytes, what the volume of that graph writes as a whole: 1, or the stripe of a disperse
+/// volume, 512 bytes for each brick that holds data (EC_METHOD_CHUNK_SIZE in GlusterFS's
+/// ec-method.h). Of a shorter write the client there reads the rest of the stripe and writes all of
+/// it anew, to all bricks; one that is killed when some have it and others do not leaves a stripe
+/// that nobody can decode, with bytes in it that were answered long before.
+uint32_t write_unit(const std::string& volfile);
+
 /// True if the volume is sharded, which booster leaves alone. Each client's shard translator keeps
 /// a file's size and blocks to itself and adds to the size what it believes it has added
 /// (shard_refresh_base_file, shard_update_file_size; v10.3, shard.c), and its fallocate knows no
@@ -63,7 +70,9 @@ class Context {
 
   glfs* fs() const { return fs_; }
   /// The graph has a cluster/disperse translator: answered writes need a flush to stay.
-  bool disperse() const { return disperse_; }
+  bool disperse() const { return write_unit_ > 1; }
+  /// Writes begin and end at multiples of so many bytes: see write_unit() above.
+  uint32_t write_unit() const { return write_unit_; }
   bool from_server() const { return from_server_; }
 
   /// The graph that the servers last told of, which may have changed since build(). Waits while
@@ -78,11 +87,11 @@ class Context {
   const ContextCost& cost() const { return cost_; }
 
  private:
-  Context(glfs* fs, bool disperse, bool from_server)
-      : fs_(fs), disperse_(disperse), from_server_(from_server) {}
+  Context(glfs* fs, uint32_t write_unit, bool from_server)
+      : fs_(fs), write_unit_(write_unit), from_server_(from_server) {}
 
   glfs* fs_;
-  bool disperse_;
+  uint32_t write_unit_;
   bool from_server_;
   std::atomic<bool> condemned_{false};
   ContextCost cost_;

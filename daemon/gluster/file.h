@@ -129,6 +129,8 @@ class File : public std::enable_shared_from_this<File> {
 
   const std::shared_ptr<Inode>& inode() const { return inode_; }
   int access_mode() const { return access_mode_; }
+  /// See write_unit() in context.h.
+  uint32_t write_unit() const { return context_->write_unit(); }
   Gate& gate() const { return gate_; }
 
   /// Runs `call(*this)` on the mount's worker.

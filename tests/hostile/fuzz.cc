@@ -406,10 +406,10 @@ std::string serve_until(Clock::time_point end, const std::string& dir, uint64_t 
   const Fd own_file(dir + "/own", O_RDWR);
   while (Clock::now() < end) {
     const auto client = new_session();
-    if (engage(*client, pattern_file.get(), 0) != "granted r" ||
-        engage(*client, own_file.get(), 1) != "granted rw") {
-      return "an honest client was not granted its files";
-    }
+    const std::string readable = engage(*client, pattern_file.get(), 0);
+    if (readable != "granted r") return "an honest reader was answered: " + readable;
+    const std::string writable = engage(*client, own_file.get(), 1);
+    if (writable != "granted rw") return "an honest writer was answered: " + writable;
     for (int i = 0; i < 200 && Clock::now() < end; ++i) {
       const uint32_t offset = random.below(kFileBytes - 16384);
       const uint32_t length = 1 + random.below(16384);

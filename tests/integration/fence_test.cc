@@ -151,6 +151,12 @@ struct Stale {
   }
 };
 
+/// Rounded up to whole stripes: a disperse volume is boosted only in those.
+size_t whole(size_t bytes) {
+  static const size_t unit = Lab::get().shape == "disperse" ? 1024 : 1;
+  return (bytes + unit - 1) / unit * unit;
+}
+
 enum Change { kOverwrite, kPatch, kExtend, kCutAndGrow, kRewrite, kChanges };
 constexpr std::array<const char*, kChanges> kChangeNames = {"overwritten", "patched", "extended",
                                                             "cut and grown", "rewritten"};
@@ -158,6 +164,8 @@ constexpr std::array<const char*, kChanges> kChangeNames = {"overwritten", "patc
 class Fence : public testing::Test {
  protected:
   void write_at(Puppet& writer, Watched& file, size_t offset, size_t length, uint64_t seed) {
+    offset = whole(offset);
+    length = whole(length);
     EXPECT_EQ(writer.tell("pwrite", "w", offset, length, seed), std::to_string(length));
     file.expect_bytes(offset, length, seed);
     written_ += length;
@@ -173,13 +181,15 @@ class Fence : public testing::Test {
       case kPatch: write_at(writer, file, size / 3, size / 3 + 1, seed); break;
       case kExtend: write_at(writer, file, size, 4321, seed); break;
       case kCutAndGrow:
-        EXPECT_EQ(writer.tell("truncate", "w", size / 2), "0");
-        file.expect_cut(size / 2);
-        write_at(writer, file, size / 2 + 1000, size / 2 + 5000, seed);
+        // Not to a half: of a file that is cut to 512 bytes on a disperse volume of 2 + 1,
+        // GlusterFS 10.3 brings old bytes back when it grows, with FUSE alone.
+        EXPECT_EQ(writer.tell("truncate", "w", size / 3), "0");
+        file.expect_cut(size / 3);
+        write_at(writer, file, size / 3 + 1000, size / 3 + 5000, seed);
         break;
       case kRewrite: {
         file.expect_cut(0);
-        const size_t piece = size / 4 + 1;
+        const size_t piece = whole(size / 4 + 1);
         for (size_t i = 0; i < 3; ++i) {
           EXPECT_EQ(writer.tell("write", "w", piece, seed), std::to_string(piece));
           file.expect_bytes(i * piece, piece, seed);
@@ -216,7 +226,7 @@ class Fence : public testing::Test {
       std::list<Watched> files;
       std::unique_ptr<Puppet> writer;
       for (int i = first; i < std::min(first + kPerRound, count); ++i) {
-        files.emplace_back(dir.file(std::to_string(i)), size_of(i), 1, i % 3 == 0);
+        files.emplace_back(dir.file(std::to_string(i)), whole(size_of(i)), 1, i % 3 == 0);
       }
       std::this_thread::sleep_for(kAllForgotten);
       int index = first;
@@ -320,7 +330,7 @@ TEST_F(Fence, AWriterThatWasKilledIsSeenWithinASecondAndALittle) {
   std::list<Watched> files;
   const int count = rounds(10, 100);
   for (int i = 0; i < count; ++i) {
-    files.emplace_back(dir.file(std::to_string(i)), size_of(i), 1, false);
+    files.emplace_back(dir.file(std::to_string(i)), whole(size_of(i)), 1, false);
   }
   std::this_thread::sleep_for(kAllForgotten);
   int index = 0;
@@ -397,7 +407,7 @@ TEST_F(Fence, TimesThatAProgramSetsStay) {
   for (const char* how : {"times", "times-of-path"}) {
     const std::string whom = how == std::string("times") ? "w" : path;
     ASSERT_EQ(writer.tell("open", "w", "rw+creat", path), "0");
-    ASSERT_EQ(writer.tell("pwrite", "w", 0, 100000, 1), "100000");
+    ASSERT_EQ(writer.tell("pwrite", "w", 0, 102400, 1), "102400");
     ASSERT_EQ(writer.tell(how, whom, 1'000'000'000), "0");
     EXPECT_EQ(modified(path).tv_sec, 1'000'000'000) << how << ", while open";
     ASSERT_EQ(writer.tell("close", "w", "close"), "0");
@@ -406,16 +416,16 @@ TEST_F(Fence, TimesThatAProgramSetsStay) {
 
     // A write after that counts, as without booster.
     ASSERT_EQ(writer.tell("open", "w", "rw", path), "0");
-    ASSERT_EQ(writer.tell("pread", "w", 0, 100, 1), "100");
+    ASSERT_EQ(writer.tell("pread", "w", 0, 1024, 1), "1024");
     ASSERT_EQ(writer.tell("close", "w", "close"), "0");
     EXPECT_EQ(modified(path).tv_sec, 1'000'000'000) << how << ", read";
     ASSERT_EQ(writer.tell("open", "w", "rw", path), "0");
     ASSERT_EQ(writer.tell(how, whom, 1'000'000'000), "0");
-    ASSERT_EQ(writer.tell("pwrite", "w", 0, 100, 1), "100");
+    ASSERT_EQ(writer.tell("pwrite", "w", 0, 1024, 1), "1024");
     ASSERT_EQ(writer.tell("close", "w", "close"), "0");
     EXPECT_GT(modified(path).tv_sec, 1'000'000'000) << how << ", written";
   }
-  EXPECT_EQ(daemon_.boosted_write_bytes(), 2U * (100000 + 100));
+  EXPECT_EQ(daemon_.boosted_write_bytes(), 2U * (102400 + 1024));
 }
 
 /// A tree outside the mount with times long ago.

@@ -4,6 +4,8 @@
 #include <thread>
 
 #include "tests/integration/harness.h"
+#include "tests/integration/puppet.h"
+#include "tests/programs/bytes.h"
 
 namespace booster::test {
 namespace {
@@ -43,6 +45,39 @@ TEST(Smoke, WithoutADaemonEverythingGoesThroughFuse) {
   EXPECT_EQ(result.status, 0) << result.err;
   EXPECT_TRUE(result.out == bytes + "\n");
   EXPECT_EQ(result.err, "");
+}
+
+uint64_t left_unaligned(const Daemon& daemon) {
+  const admin::Stats stats = daemon.stats();
+  for (const auto& passed : stats.passed()) {
+    if (passed.reason() == "unaligned") return passed.calls();
+  }
+  return 0;
+}
+
+/// See write_unit() in daemon/gluster/context.h.
+TEST(Smoke, OfADisperseVolumeOnlyWholeStripesAreWrittenThroughTheDaemon) {
+  const bool disperse = Lab::get().shape == "disperse";
+  Daemon daemon;
+  ScratchDir dir;
+  Puppet puppet;
+  ASSERT_EQ(puppet.tell("open", "a", "rw+creat", dir.file("a")), "0");
+  ASSERT_EQ(puppet.tell("pwrite", "a", 0, 3 << 20, 1), std::to_string(3 << 20));
+  EXPECT_EQ(daemon.boosted_write_bytes(), 3U << 20);
+  for (const int offset : {1024, 1000, 0}) {  // its end, its start, and then it is too late
+    const int length = offset == 0 ? 4096 : 3000;
+    ASSERT_EQ(puppet.tell("pwrite", "a", offset, length, 1), std::to_string(length));
+  }
+  EXPECT_EQ(daemon.boosted_write_bytes(), (3U << 20) + (disperse ? 0U : 10'096U));
+  EXPECT_EQ(left_unaligned(daemon), disperse ? 3U : 0U);
+
+  ASSERT_EQ(puppet.tell("open", "b", "rw+creat", dir.file("b")), "0");
+  ASSERT_EQ(puppet.tell("write", "b", 2048, 1), "2048");
+  ASSERT_EQ(puppet.tell("write", "b", 2048, 1), "2048");
+  EXPECT_EQ(daemon.boosted_write_bytes(), (3U << 20) + 4096U + (disperse ? 0U : 10'096U));
+  puppet.leave();
+  EXPECT_TRUE(read_file(dir.file("a")) == bytes_at(0, 3 << 20, 1));
+  EXPECT_TRUE(read_file(dir.file("b")) == bytes_at(0, 4096, 1));
 }
 
 /// GlusterFS supports sharding for one client of a file at a time, and FUSE is one already.

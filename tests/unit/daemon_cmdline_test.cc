@@ -95,6 +95,30 @@ TEST(Volfile, TranslatorsAreFoundByTheirWholeType) {
   EXPECT_FALSE(has_translator("volume cluster/disperse\n", "cluster/disperse"));
 }
 
+TEST(Volfile, DisperseVolumesWriteWholeStripes) {
+  const auto set = [](const std::string& name, const std::string& options,
+                      const std::string& bricks) {
+    return "volume " + name + "\n    type cluster/disperse\n" + options + "    subvolumes" +
+           bricks + "\nend-volume\n\n";
+  };
+  EXPECT_EQ(write_unit(""), 1U);
+  EXPECT_EQ(write_unit("volume r\n    type cluster/replicate\n    subvolumes a b c\nend-volume\n"),
+            1U);
+  const std::string one = set("v-disperse-0", "    option redundancy 1\n", " a b c");
+  EXPECT_EQ(write_unit(one), 1024U);
+  EXPECT_EQ(write_unit(one + set("v-disperse-1", "    option redundancy 1\n", " d e f")), 1024U);
+  EXPECT_EQ(
+      write_unit(set("v", "    option eager-lock on\n    option redundancy 2\n", " a b c d e f")),
+      2048U);
+  EXPECT_EQ(write_unit(one + set("w", "    option redundancy 2\n", " a b c d e")), 3072U);
+  // What comes before or after such a set is none.
+  EXPECT_EQ(
+      write_unit(one +
+                 "volume d\n    type cluster/distribute\n    subvolumes v w x y\nend-volume\n"),
+      1024U);
+  EXPECT_EQ(write_unit(set("v", "    option redundancy 3\n", " a b c")), 1U);
+}
+
 TEST(Volfile, MetaIsLeftOutAndNothingElse) {
   const std::string io = "volume v\n    type debug/io-stats\n    subvolumes u\nend-volume\n\n";
   const std::string meta = "volume meta-autoload\n    type meta\n    subvolumes v\nend-volume\n";
