@@ -72,7 +72,7 @@ TEST(Fuzz, TheDaemonSurvivesAMinuteOfGarbage) {
   const RunResult result =
       run({hostile_program("booster_fuzz"), std::to_string(rounds(15, 60)), seed, dir.path()},
           {.preload = false});
-  EXPECT_EQ(result.status, 0) << again << "\n" << result.out << result.err;
+  EXPECT_EQ(result.status, 0) << again << "\n" << result.out << result.err << daemon.log();
   std::istringstream words(result.out.substr(result.out.find('\n') + 1));
   std::map<std::string, uint64_t> counts;
   for (std::string name; words >> name;) words >> counts[name];
