@@ -37,7 +37,7 @@
 namespace booster::common {
 
 /// Raised with every change of this file or of control.proto that an old peer would misread.
-inline constexpr uint32_t kAbiVersion = 2;
+inline constexpr uint32_t kAbiVersion = 3;
 
 /// "BOOSTER1", to tell a wrong descriptor from a session memory.
 inline constexpr uint64_t kSessionMagic = 0x31524554534f4f42;
@@ -50,8 +50,12 @@ inline constexpr uint32_t kHandleSlots = 4096;
 
 enum class Op : uint32_t {
   kRead = 1,  // payload <- file
-  kWrite =
-      2,  // file <- payload; answered when the bricks have it and would keep it if the daemon died
+  // file <- payload; answered when the bricks have it and would keep it if the daemon died
+  kWrite = 2,
+  // cache <- file: `offset` and `length` as above, with `length` 0 allowed; answered when all of it
+  // is in the page cache (common/page_cache.h), or an error when it cannot be now. The next `ahead`
+  // bytes follow without anybody waiting.
+  kFill = 3,
 };
 
 /// Client-written. One outstanding request per lane.
@@ -63,8 +67,11 @@ struct alignas(64) LaneRequest {
   uint32_t generation;                 // of the handle slot
   uint32_t length;                     // bytes, 1 .. kLanePayload
   uint64_t offset;                     // offset + length <= INT64_MAX
+  uint32_t ahead;                      // for kFill: bytes, at most kMaxAhead
 };
 static_assert(sizeof(LaneRequest) == 64 && offsetof(LaneRequest, offset) == 24);
+
+inline constexpr uint32_t kMaxAhead = 64U << 20;
 
 /// Daemon-written.
 struct alignas(64) LaneReply {
@@ -93,6 +100,7 @@ static_assert(sizeof(HandleSlot) == 64);
 enum HandleFlags : uint32_t {
   kHandleReadable = 1,
   kHandleWritable = 2,
+  kHandleCached = 4,  // a packet with the page cache of the file is on its way
 };
 
 constexpr uint64_t slot_state(uint32_t generation, HandleSlot::State state) {
@@ -107,6 +115,26 @@ struct alignas(64) ClientCounters {
 };
 static_assert(kReasonCount <= 64);
 static_assert(sizeof(ClientCounters) == 1024);
+
+/// Client-written. What was read out of the page cache, which the daemon does not see.
+struct alignas(64) CacheUse {
+  std::atomic<uint64_t> calls;
+  std::atomic<uint64_t> bytes;
+  /// By handle slot: when the file was last read so, in ms of CLOCK_MONOTONIC, wrapping.
+  std::atomic<uint32_t> used_ms[kHandleSlots];
+  /// Extents of kExtent bytes that were read, at a place that depends on them: see touch_of(). Only
+  /// hints: a lie keeps in the cache what nobody needs.
+  static constexpr uint32_t kTouches = 1024;
+  std::atomic<uint64_t> touches[kTouches];
+};
+
+/// Caches forget files in pieces of this size.
+inline constexpr uint64_t kExtent = 256 << 10;
+
+/// A touch: handle slot (12 bits), extent (36 bits), time in units of 64 ms (16 bits, wrapping).
+constexpr uint64_t touch_of(uint32_t slot, uint64_t extent, uint64_t now_ms) {
+  return (uint64_t{slot} << 52) | ((extent & 0xf'ffff'ffff) << 16) | ((now_ms >> 6) & 0xffff);
+}
 
 /// Client-written, for whom the program leaves behind when it is killed.
 struct alignas(64) ClientState {
@@ -135,6 +163,7 @@ struct SessionMemory {
   SessionHeader header;
   ClientCounters counters;
   ClientState state;
+  CacheUse cache_use;
   LaneRequest requests[kLanes];
   LaneReply replies[kLanes];
   HandleSlot slots[kHandleSlots];

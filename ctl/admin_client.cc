@@ -168,16 +168,14 @@ Outcome<admin::Response> AdminClient::ask(const admin::Request& request, Time en
                              socket_path_)};
 }
 
-Outcome<admin::Stats> AdminClient::stats() {
-  admin::Request request;
-  request.mutable_stats();
+Outcome<admin::Response> AdminClient::exchange(const admin::Request& request) {
   const Time end = std::chrono::steady_clock::now() + limit_;
   const bool reused = socket_ >= 0;
   auto answer = ask(request, end);
   const auto* lost = failed(answer);
   if (lost && lost->exit == Exit::kUnreachable && reused && !answer_began_) {
-    // The daemon closes connections on which nothing was asked for half a minute. Statistics can be
-    // asked for twice.
+    // The daemon closes connections on which nothing was asked for half a minute. Everything there
+    // is can be asked for twice.
     disconnect();
     answer = ask(request, end);
   }
@@ -185,16 +183,33 @@ Outcome<admin::Stats> AdminClient::stats() {
     disconnect();
     return *failure;
   }
-  auto& response = std::get<admin::Response>(answer);
+  const auto& response = std::get<admin::Response>(answer);
   if (!response.error().empty()) {
     return Failure{Exit::kFailed, fmt::format("boosterd: {}", response.error())};
   }
+  return answer;
+}
+
+Outcome<admin::Stats> AdminClient::stats() {
+  admin::Request request;
+  request.mutable_stats();
+  auto answer = exchange(request);
+  if (const auto* failure = failed(answer)) return *failure;
+  auto& response = std::get<admin::Response>(answer);
   if (!response.has_stats()) {
     return Failure{Exit::kFailed,
                    "boosterd answered without statistics: it may be older than "
                    "boosterctl; restart it with 'systemctl restart boosterd'"};
   }
   return std::move(*response.mutable_stats());
+}
+
+Outcome<uint64_t> AdminClient::drop_cache() {
+  admin::Request request;
+  request.mutable_cache_drop();
+  const auto answer = exchange(request);
+  if (const auto* failure = failed(answer)) return *failure;
+  return std::get<admin::Response>(answer).cache_dropped().bytes();
 }
 
 }  // namespace booster::ctl

@@ -24,10 +24,13 @@ class AdminClient {
   /// closed the one of the last call, as it does after a while; after a failure there is none, so
   /// that the next call tries a daemon that may have come up meanwhile.
   Outcome<admin::Stats> stats();
+  /// Empties the page cache. Bytes that were cached.
+  Outcome<uint64_t> drop_cache();
 
  private:
   using Time = std::chrono::steady_clock::time_point;
 
+  Outcome<admin::Response> exchange(const admin::Request& request);
   Outcome<admin::Response> ask(const admin::Request& request, Time end);
   Outcome<std::monostate> connect();
   Outcome<std::monostate> send_all(const std::string& data, Time end);

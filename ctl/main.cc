@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -10,9 +11,11 @@
 
 #include "booster_version.h"
 #include "common/abi.h"
+#include "ctl/admin_client.h"
 #include "ctl/failure.h"
 #include "ctl/output.h"
 #include "ctl/run.h"
+#include "ctl/units.h"
 #include "ctl/watch.h"
 
 namespace booster::ctl {
@@ -26,6 +29,7 @@ constexpr const char* kExits =
     "Examples:\n"
     "  boosterctl run -- cp big.img /mnt/vol/    run a program with booster\n"
     "  boosterctl stats --watch                  see what is boosted, and what is not and why\n"
+    "  boosterctl cache drop                     empty the page cache\n"
     "\n"
     "Exit status: 0 good; 1 boosterd answered with an error, or the output cannot be written;\n"
     "2 bad arguments; 3 boosterd is not running or may not be asked; 4 it does not answer.\n"
@@ -52,6 +56,8 @@ constexpr const char* kRunHelp =
     "it is not found.";
 
 constexpr double kWatchSeconds = 1;
+/// A cache of a hundred GB takes its time.
+constexpr std::chrono::seconds kDropWithin{60};
 constexpr size_t kHelpColumn = 34;
 
 /// CLI11 knows nothing of the program that follows.
@@ -68,6 +74,17 @@ std::string is_period(const std::string& text) {
   double seconds = 0;
   if (CLI::detail::lexical_cast(text, seconds) && seconds >= 0.1 && seconds <= 86400) return {};
   return fmt::format("must be a number of seconds from 0.1 to 86400, not '{}'", text);
+}
+
+int drop_cache(const std::string& admin_socket) {
+  AdminClient client(admin_socket, kDropWithin);
+  const auto dropped = client.drop_cache();
+  if (const auto* failure = std::get_if<Failure>(&dropped)) {
+    complain(failure->message);
+    return static_cast<int>(failure->exit);
+  }
+  const auto bytes = static_cast<double>(std::get<uint64_t>(dropped));
+  return static_cast<int>(print(fmt::format("{} dropped\n", bytes_text(bytes))));
 }
 
 int usage_error(const std::string& message, const std::string& command) {
@@ -125,13 +142,19 @@ int main_with(std::vector<std::string> words) {
                    "error)")
       ->type_name("FILE");
 
+  CLI::App* cache_command = app.add_subcommand("cache", "Steer the page cache");
+  cache_command->require_subcommand(1);
+  CLI::App* drop_command = cache_command->add_subcommand(
+      "drop", "Empty it: what programs read next comes from the bricks");
+
   CLI::App* version_command = app.add_subcommand("version", "Print the version");
   // After a command, too: `boosterctl stats --admin-socket PATH`.
-  for (CLI::App* command : {stats, run_command, version_command}) command->fallthrough();
+  const auto commands = {stats, run_command, cache_command, drop_command, version_command};
+  for (CLI::App* command : commands) command->fallthrough();
   run_command->fallthrough(false);
 
   const auto current = [&]() -> std::string {
-    for (const CLI::App* command : {stats, run_command, version_command}) {
+    for (const CLI::App* command : {stats, run_command, cache_command, version_command}) {
       if (command->parsed()) return command->get_name();
     }
     return "";
@@ -164,6 +187,7 @@ int main_with(std::vector<std::string> words) {
   }
   if (separated) return usage_error("'--' and a program are for 'run' only", current());
   if (version_command->parsed()) return static_cast<int>(print("boosterctl " BOOSTER_VERSION "\n"));
+  if (drop_command->parsed()) return drop_cache(admin_socket);
   StatsOptions options{admin_socket, json, {}};
   if (watch->count() > 0) {
     // Without a value CLI11 stores 0, whatever the default was.

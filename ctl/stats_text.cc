@@ -140,6 +140,12 @@ std::string boosted(const admin::Stats& now, const admin::Stats* before, const R
              rates.bytes(totals.read_bytes(), earlier.read_bytes()),
              latency(now.read_latency(), now.read_latency().p50_us()),
              latency(now.read_latency(), now.read_latency().p99_us())});
+  if (now.cache().budget() > 0 || totals.cached_calls() > 0) {
+    table.add({"cached", count_text(totals.cached_calls()),
+               bytes_text(static_cast<double>(totals.cached_bytes())),
+               rates.calls(totals.cached_calls(), earlier.cached_calls()),
+               rates.bytes(totals.cached_bytes(), earlier.cached_bytes()), "-", "-"});
+  }
   table.add({"writes", count_text(totals.write_calls()),
              bytes_text(static_cast<double>(totals.write_bytes())),
              rates.calls(totals.write_calls(), earlier.write_calls()),
@@ -150,7 +156,8 @@ std::string boosted(const admin::Stats& now, const admin::Stats* before, const R
 
   Count passed;
   for (const auto& [reason, count] : by_reason(now.passed())) passed.bytes += count.bytes;
-  const auto moved = static_cast<double>(totals.read_bytes() + totals.write_bytes());
+  const auto moved =
+      static_cast<double>(totals.read_bytes() + totals.cached_bytes() + totals.write_bytes());
   const double all = moved + static_cast<double>(passed.bytes);
   if (all > 0) text += fmt::format("{:.1f} % of the bytes were boosted", 100 * moved / all);
   if (totals.errors() > 0) {
@@ -159,6 +166,16 @@ std::string boosted(const admin::Stats& now, const admin::Stats* before, const R
   }
   if (all > 0 || totals.errors() > 0) text += '\n';
   return text;
+}
+
+std::string page_cache(const admin::Stats& now) {
+  const auto& cache = now.cache();
+  if (cache.budget() == 0) return {};
+  const auto bytes = [](uint64_t value) { return bytes_text(static_cast<double>(value)); };
+  return fmt::format(
+      "Page cache: {} of {} in {}; {} came from the bricks, {} went for want of room\n",
+      bytes(cache.used()), bytes(cache.budget()), count_of(cache.files(), "file"),
+      bytes(cache.filled()), bytes(cache.evicted()));
 }
 
 std::string left_to_the_kernel(const admin::Stats& now, const admin::Stats* before,
@@ -242,6 +259,10 @@ std::string more_rows(size_t all) {
              : "";
 }
 
+uint64_t moved_bytes(const admin::Session& session) {
+  return session.read_bytes() + session.cached_bytes() + session.write_bytes();
+}
+
 std::string sessions(const admin::Stats& now, const admin::Stats* before, const Rates& rates) {
   const auto& totals = now.totals();
   std::string text = fmt::format("{} of {} that were opened since the start",
@@ -263,22 +284,23 @@ std::string sessions(const admin::Stats& now, const admin::Stats* before, const 
   }
   std::vector<const admin::Session*> rows;
   for (const auto& session : now.sessions()) rows.push_back(&session);
-  std::stable_sort(rows.begin(), rows.end(), [](const auto* a, const auto* b) {
-    return a->read_bytes() + a->write_bytes() > b->read_bytes() + b->write_bytes();
-  });
-  Table table("rlrrrrrrr");
-  table.add({"PID", "COMMAND", "uid", "age", "handles", "read", "written",
+  std::stable_sort(rows.begin(), rows.end(),
+                   [](const auto* a, const auto* b) { return moved_bytes(*a) > moved_bytes(*b); });
+  Table table("rlrrrrrrrr");
+  table.add({"PID", "COMMAND", "uid", "age", "handles", "read", "cached", "written",
              rates.known() ? "reading" : "", rates.known() ? "writing" : ""});
   for (size_t i = 0; i < std::min(rows.size(), kMostRows); ++i) {
     const admin::Session& row = *rows[i];
     const auto found = earlier.find(row.id());
     const admin::Session old = found == earlier.end() ? admin::Session() : *found->second;
-    table.add({std::to_string(row.pid()), printable(row.command()), std::to_string(row.uid()),
-               duration_text(row.age_seconds()), count_text(row.handles()),
-               bytes_text(static_cast<double>(row.read_bytes())),
-               bytes_text(static_cast<double>(row.write_bytes())),
-               rates.bytes(row.read_bytes(), old.read_bytes()),
-               rates.bytes(row.write_bytes(), old.write_bytes())});
+    table.add(
+        {std::to_string(row.pid()), printable(row.command()), std::to_string(row.uid()),
+         duration_text(row.age_seconds()), count_text(row.handles()),
+         bytes_text(static_cast<double>(row.read_bytes())),
+         bytes_text(static_cast<double>(row.cached_bytes())),
+         bytes_text(static_cast<double>(row.write_bytes())),
+         rates.bytes(row.read_bytes() + row.cached_bytes(), old.read_bytes() + old.cached_bytes()),
+         rates.bytes(row.write_bytes(), old.write_bytes())});
   }
   return text + table.text() + more_rows(rows.size());
 }
@@ -335,8 +357,8 @@ std::string stats_text(const admin::Stats& now, const admin::Stats* before) {
   const Rates rates(now, before);
   std::string page = daemon_lines(now, before, rates);
   for (const std::string& part :
-       {boosted(now, before, rates), left_to_the_kernel(now, before, rates), refused(now),
-        mounts(now), sessions(now, before, rates), engaged_files(now)}) {
+       {boosted(now, before, rates), page_cache(now), left_to_the_kernel(now, before, rates),
+        refused(now), mounts(now), sessions(now, before, rates), engaged_files(now)}) {
     if (!part.empty()) page += '\n' + part;
   }
   return page;

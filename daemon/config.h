@@ -33,6 +33,8 @@ struct Config {
   // data
   int64_t pumps = 0;
   int64_t spin_us = 0;
+  // cache
+  int64_t cache_bytes = 0;
   // policy
   int64_t min_call_bytes = 0;
   // failure

@@ -1,12 +1,14 @@
 // boosterd: command line, configuration, log, and then the server.
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
+#include <sys/capability.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
+#include <memory>
 #include <string>
 
 #include "booster_version.h"
@@ -20,6 +22,9 @@ namespace {
 
 constexpr int kUsage = 2;
 constexpr int kFailed = 1;
+/// So many mounts can have cached files in the daemon's life.
+/// Root may have 128 groups on a host of ours (fs.fanotify.max_user_groups), for all programs.
+constexpr unsigned kWatchedMounts = 32;
 
 struct Arguments {
   std::string config = kDefaultConfigFile;
@@ -61,10 +66,43 @@ void start_log(const Config& config) {
   spdlog::set_level(spdlog::level::from_str(config.log_level));
 }
 
+/// Forks, so that no other thread may run yet.
+control::Prepared prepare_cache(const Config& config) {
+  if (config.cache_bytes == 0) return {};
+  auto store = data::CacheStore::create();
+  if (!store) {
+    spdlog::warn("event=no-cache error=\"{}\"", store.error());
+    return {};
+  }
+  auto groups = std::make_shared<gluster::WatchGroups>(kWatchedMounts);
+  if (groups->empty()) {
+    spdlog::warn("event=no-cache error=\"nobody can be watched who opens files\"");
+    return {};
+  }
+  return {std::move(*store), std::move(groups)};
+}
+
+/// Nothing after prepare_cache() needs it.
+bool give_up_sys_admin() {
+  const std::unique_ptr<_cap_struct, int (*)(void*)> capabilities(::cap_get_proc(), ::cap_free);
+  const cap_value_t value = CAP_SYS_ADMIN;
+  for (const cap_flag_t flag : {CAP_EFFECTIVE, CAP_PERMITTED, CAP_INHERITABLE}) {
+    if (!capabilities || ::cap_set_flag(capabilities.get(), flag, 1, &value, CAP_CLEAR) != 0) {
+      return false;
+    }
+  }
+  return ::cap_set_proc(capabilities.get()) == 0;
+}
+
 int serve(const Arguments& arguments, const Config& config) {
   if (::geteuid() != 0) return complain("must be started by root", kFailed);
   start_log(config);
   ::umask(0027);
+  // Sent to who has a lease on a file that is about to be cut or opened for writing, which is us
+  // for a moment (is_unwritten() in gluster/mount.cc).
+  std::signal(SIGIO, SIG_IGN);
+  control::Prepared prepared = prepare_cache(config);
+  if (!give_up_sys_admin()) return complain("cannot give up CAP_SYS_ADMIN", kFailed);
   control::Helpers helpers;  // forks: nothing has started a thread yet
   auto listeners = control::open_listeners(config);
   if (!listeners) return complain(listeners.error(), kFailed);
@@ -73,7 +111,7 @@ int serve(const Arguments& arguments, const Config& config) {
     return complain("/proc/self/mountinfo: " + mount_table.error().message(), kFailed);
   }
   control::Server server(config, std::move(*listeners), std::move(*mount_table), helpers,
-                         [arguments] { return configure(arguments); });
+                         std::move(prepared), [arguments] { return configure(arguments); });
   server.run();
 }
 

@@ -11,6 +11,7 @@
 #include "control.pb.h"
 #include "pb_decode.h"
 #include "pb_encode.h"
+#include "preload/cache_view.h"
 #include "preload/log.h"
 #include "preload/process.h"
 
@@ -28,6 +29,10 @@ namespace {
 
 constexpr uint64_t kRetryMs = 1000;
 constexpr int kEagerWaitMs = 60'000;
+
+/// Of what a session keeps by handle slot: generation, whether it is free, page cache.
+constexpr size_t kSlotBytes = kHandleSlots * (sizeof(uint32_t) + sizeof(void*)) + kHandleSlots / 8;
+static_assert(kHandleSlots * sizeof(uint32_t) % 8 == 0 && kHandleSlots % 512 == 0);
 
 uint64_t inode_of(int fd) {
   raw::FileId id;
@@ -94,9 +99,16 @@ size_t encode(const booster_control_ToDaemon& message, uint8_t (&packet)[common:
 
 }  // namespace
 
-Connector::Welcome Connector::receive_welcome() {
+struct Connector::Received {
+  booster_control_FromDaemon message = booster_control_FromDaemon_init_zero;
+  bool good = false;    // the message could be decoded
+  int descriptor = -1;  // for the receiver to close
+};
+
+/// One packet; the kernel's answer: its length, 0 at the end, or -errno (-EAGAIN: none is there).
+long Connector::receive(Received& received) {
   const int socket = socket_.load(std::memory_order_relaxed);
-  if (!is_our_socket(socket)) return Welcome::kFailed;
+  if (!is_our_socket(socket)) return -EBADF;
   uint8_t packet[common::kMaxPacket];
   iovec part{packet, sizeof(packet)};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * 4)];
@@ -107,20 +119,27 @@ Connector::Welcome Connector::receive_welcome() {
   message.msg_controllen = sizeof(control);
   const long got =
       raw_syscall(SYS_recvmsg, socket, word(&message), MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-  if (got == -EAGAIN || got == -EINTR) return Welcome::kNotYet;
-  if (got <= 0) return Welcome::kFailed;
-
-  int memory_fd = -1;
+  if (got <= 0) return got;
   for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr;
        header = CMSG_NXTHDR(&message, header)) {
     if (header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) {
-      memcpy(&memory_fd, CMSG_DATA(header), sizeof(int));
+      memcpy(&received.descriptor, CMSG_DATA(header), sizeof(int));
     }
   }
-  booster_control_FromDaemon answer = booster_control_FromDaemon_init_zero;
   pb_istream_t stream = pb_istream_from_buffer(packet, static_cast<size_t>(got));
+  received.good = pb_decode(&stream, booster_control_FromDaemon_fields, &received.message);
+  return got;
+}
+
+Connector::Welcome Connector::receive_welcome() {
+  Received received;
+  const long got = receive(received);
+  if (got == -EAGAIN || got == -EINTR) return Welcome::kNotYet;
+  if (got <= 0) return Welcome::kFailed;
+  const int memory_fd = received.descriptor;
+  const booster_control_FromDaemon& answer = received.message;
   bool adopted = false;
-  if (pb_decode(&stream, booster_control_FromDaemon_fields, &answer)) {
+  if (received.good) {
     if (answer.which_body == booster_control_FromDaemon_refusal_tag) {
       if (answer.body.refusal.code == booster_control_Refusal_Code_WRONG_ABI) {
         hopeless_ = true;
@@ -131,7 +150,8 @@ Connector::Welcome Connector::receive_welcome() {
     } else if (answer.which_body == booster_control_FromDaemon_welcome_tag && memory_fd >= 0) {
       const auto& welcome = answer.body.welcome;
       adopted = welcome.abi_version == common::kAbiVersion &&
-                adopt(memory_fd, welcome.memory_bytes, welcome.nonce, {welcome.min_call_bytes});
+                adopt(memory_fd, welcome.memory_bytes, welcome.nonce,
+                      {welcome.min_call_bytes, welcome.page_cache});
     }
   }
   if (memory_fd >= 0) raw::close(memory_fd);
@@ -148,7 +168,6 @@ bool Connector::adopt(int memory_fd, uint64_t bytes, uint64_t nonce, const Polic
   raw_syscall(SYS_madvise, mapped, common::kSessionBytes, MADV_DONTFORK);
   const bool good = memory->header.magic == common::kSessionMagic &&
                     memory->header.abi_version == common::kAbiVersion;
-  constexpr size_t kSlotBytes = kHandleSlots * sizeof(uint32_t) + kHandleSlots / 8;
   auto* slots = good ? static_cast<uint32_t*>(map_pages(kSlotBytes)) : nullptr;
   Session* session = slots == nullptr ? nullptr : sessions_.allocate();
   if (session == nullptr) {
@@ -166,6 +185,9 @@ bool Connector::adopt(int memory_fd, uint64_t bytes, uint64_t nonce, const Polic
   memset(session->lane_sequence_, 0, sizeof(session->lane_sequence_));
   session->generations_ = slots;
   session->free_slots_ = reinterpret_cast<uint64_t*>(slots + kHandleSlots);
+  session->views_ = reinterpret_cast<CacheView**>(session->free_slots_ + kHandleSlots / 64);
+  session->ahead_lock_.reset();
+  session->ahead_lane_ = -1;
   memset(session->free_slots_, 0xff, kHandleSlots / 8);
   // Release: partner of the acquire in current_ref(). One reference is `current_`'s.
   session->refs.store(1, std::memory_order_release);
@@ -190,8 +212,7 @@ Session* Connector::current_ref() {
 void Connector::release(Session* session) {
   if (session->refs.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
   raw_syscall(SYS_munmap, word(session->memory_), common::kSessionBytes);
-  raw_syscall(SYS_munmap, word(session->generations_),
-              kHandleSlots * sizeof(uint32_t) + kHandleSlots / 8);
+  raw_syscall(SYS_munmap, word(session->generations_), kSlotBytes);
   session->memory_ = nullptr;
   LockGuard guard(lock_);
   sessions_.release(session);
@@ -202,6 +223,7 @@ void Connector::retire(Session* session) {
   current_.store(nullptr, std::memory_order_release);
   session->dead_.store(true, std::memory_order_relaxed);
   close_socket();
+  for (uint32_t slot = 0; slot < kHandleSlots; ++slot) drop_view(*session, slot);
 }
 
 Session* Connector::acquire(bool wait) {
@@ -283,6 +305,7 @@ void Connector::give_back(const HandleRef& handle) {
   LockGuard guard(lock_);
   Session* session = current_.load(std::memory_order_relaxed);
   if (session == nullptr || session->id_ != handle.session) return;
+  drop_view(*session, handle.slot);
   booster_control_ToDaemon message = booster_control_ToDaemon_init_zero;
   message.which_body = booster_control_ToDaemon_release_tag;
   message.body.release = {handle.slot, handle.generation};
@@ -291,6 +314,42 @@ void Connector::give_back(const HandleRef& handle) {
   if (send_packet(packet, encode(message, packet))) {
     session->free_slots_[handle.slot / 64] |= 1ULL << (handle.slot % 64);
   }
+}
+
+void Connector::drop_view(Session& session, uint32_t slot) {
+  CacheView* view = session.views_[slot];
+  session.views_[slot] = nullptr;
+  if (view != nullptr) unmap_view(view);
+}
+
+bool Connector::receive_cache(Session& session) {
+  Received received;
+  if (receive(received) <= 0) return false;
+  if (received.descriptor < 0) return true;
+  const booster_control_FromDaemon& message = received.message;
+  if (message.which_body == booster_control_FromDaemon_cache_tag) {
+    const auto& cache = message.body.cache;
+    if (cache.slot < kHandleSlots && session.generations_[cache.slot] == cache.generation) {
+      drop_view(session, cache.slot);
+      session.views_[cache.slot] = map_view(received.descriptor, cache.map_bytes, cache.slot);
+    }
+  }
+  raw::close(received.descriptor);
+  return true;
+}
+
+CacheView* Connector::take_view(Session& session, const HandleRef& handle) {
+  LockGuard guard(lock_);
+  if (current_.load(std::memory_order_relaxed) != &session) return nullptr;
+  while (session.views_[handle.slot] == nullptr && receive_cache(session)) {
+  }
+  CacheView* view = session.views_[handle.slot];
+  session.views_[handle.slot] = nullptr;
+  if (view != nullptr) {
+    session.refs.fetch_add(1, std::memory_order_relaxed);  // the caller has one
+    view->session = &session;
+  }
+  return view;
 }
 
 bool Connector::send_doorbell() {
@@ -330,6 +389,7 @@ void Connector::after_fork() {
   next_attempt_ms_.store(0, std::memory_order_relaxed);
   hopeless_ = false;
   sessions_.reset([](Session&) { return false; });
+  views_after_fork();
 }
 
 }  // namespace booster::preload

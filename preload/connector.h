@@ -23,6 +23,7 @@ class Connector {
   void give_back(const HandleRef& handle);
   bool engage(Session& session, int fd, const raw::FileId& file, HandleRef& handle,
               common::Reason& reason);
+  CacheView* take_view(Session& session, const HandleRef& handle);
   bool send_doorbell();
   /// False when the connection of session `id` is gone or is not the current one.
   bool socket_alive(uint32_t id);
@@ -37,6 +38,10 @@ class Connector {
   void close_socket();
   bool is_our_socket(int fd) const;
   Welcome receive_welcome();
+  struct Received;
+  long receive(Received& received);
+  bool receive_cache(Session& session);
+  void drop_view(Session& session, uint32_t slot);
   bool adopt(int memory_fd, uint64_t bytes, uint64_t nonce, const Policy& policy);
   void retire(Session* session);
   bool send_packet(const void* data, size_t length);

@@ -3,6 +3,8 @@
 #include <sys/stat.h>
 #include <sys/xattr.h>
 
+#include "preload/cache_view.h"
+
 namespace booster::preload {
 
 constinit FileTable g_files;
@@ -88,6 +90,21 @@ void FileTable::drop_word(uint64_t old) {
   if (kind_of(old) == kTracked) release(&descriptions_.at(index_of(old)));
 }
 
+bool FileTable::leave_unseen(int fd, size_t length) {
+  // cat(1) asks twice for 128 KiB when a file is small.
+  constexpr uint32_t kUnseenKib = 256;
+  constexpr uint64_t kCount = uint64_t{0xffffffff} << 8;
+  Word* entry = word(fd, true);
+  if (entry == nullptr || length >> 10 >= kUnseenKib) return false;
+  uint64_t seen = entry->load(std::memory_order_relaxed);
+  if (kind_of(seen) != kUnknown && kind_of(seen) != kOpened) return false;
+  // Until it is tracked, a word's index is the count. A count that is lost to a race is no loss.
+  const uint32_t asked = index_of(seen) + static_cast<uint32_t>(length >> 10) + 1;
+  if (asked > kUnseenKib + 2) return false;
+  const uint64_t counted = (seen & ~kCount) | static_cast<uint64_t>(asked) << 8;
+  return entry->compare_exchange_strong(seen, counted, std::memory_order_relaxed);
+}
+
 Description* FileTable::acquire_known(int fd) {
   Word* entry = word(fd, false);
   if (entry == nullptr) return nullptr;
@@ -123,7 +140,7 @@ Description* FileTable::acquire(int fd) {
   }
 }
 
-bool FileTable::on_gluster(int fd, const raw::FileId& id) {
+bool FileTable::on_gluster(int fd, const char* path, const raw::FileId& id) {
   // Block devices have a major number; FUSE, like every file system without one, has 0.
   if (id.dev_major != 0) return false;
   const uint64_t key = static_cast<uint64_t>(id.dev_minor) << 2;
@@ -136,8 +153,11 @@ bool FileTable::on_gluster(int fd, const raw::FileId& id) {
   // that has no extended attributes says so without leaving the kernel. It is only a hint: what the
   // daemon believes is the mount table.
   char gfid[16];
-  const long result = raw::raw_syscall(SYS_fgetxattr, fd, raw::word("glusterfs.gfid"),
-                                       raw::word(gfid), sizeof(gfid));
+  const long result =
+      path == nullptr ? raw::raw_syscall(SYS_fgetxattr, fd, raw::word("glusterfs.gfid"),
+                                         raw::word(gfid), sizeof(gfid))
+                      : raw::raw_syscall(SYS_getxattr, raw::word(path), raw::word("glusterfs.gfid"),
+                                         raw::word(gfid), sizeof(gfid));
   const bool gluster = result == sizeof(gfid);
   for (auto& slot : g_devices) {
     uint64_t empty = 0;
@@ -153,7 +173,7 @@ bool FileTable::on_gluster(int fd, const raw::FileId& id) {
 Description* FileTable::classify(int fd, Word& word, uint64_t seen) {
   raw::FileId id;
   if (!raw::identify(fd, id)) return nullptr;  // not open: stays unknown
-  if ((id.mode & S_IFMT) != S_IFREG || !on_gluster(fd, id)) {
+  if ((id.mode & S_IFMT) != S_IFREG || !on_gluster(fd, nullptr, id)) {
     word.compare_exchange_strong(seen, next_word(seen, kForeign, 0), std::memory_order_acq_rel);
     return nullptr;
   }
@@ -192,6 +212,15 @@ Description* FileTable::classify(int fd, Word& word, uint64_t seen) {
   description->ending.reset();
   description->moved.store(0, std::memory_order_relaxed);
   description->small_calls.store(0, std::memory_order_relaxed);
+  description->cached.store(false, std::memory_order_relaxed);
+  description->since_ms = raw::next_ms();
+  description->asked_ms.store(0, std::memory_order_relaxed);
+  description->checked_ms.store(0, std::memory_order_relaxed);
+  description->position.store(-1, std::memory_order_relaxed);
+  description->next_offset.store(0, std::memory_order_relaxed);
+  description->ahead_until.store(0, std::memory_order_relaxed);
+  description->ahead_window.store(0, std::memory_order_relaxed);
+  description->kernel_served.store(0, std::memory_order_relaxed);
   // Release: partner of the acquire in try_ref(). Two: the number's and the caller's.
   description->refs.store(2, std::memory_order_release);
   if (!word.compare_exchange_strong(seen, next_word(seen, kTracked, description->index),
@@ -253,7 +282,15 @@ void FileTable::release_inode(Inode* inode) {
     }
   }
   inode->id = {};
+  CacheView* view = inode->view.exchange(nullptr, std::memory_order_acquire);
   inodes_.release(inode);
+  guard.unlock();
+  // Rights do not outlive the descriptor.
+  while (view != nullptr) {
+    CacheView* older = view->older;
+    unmap_view(view);
+    view = older;
+  }
 }
 
 Description* FileTable::begin_call(int fd, uint32_t& side) {

@@ -47,6 +47,11 @@ struct Inode {
   std::atomic<bool> posix_locked{false};  // F_SETLK was used: closing any descriptor drops locks
   Mutex settle_lock;
 
+  /// What is read out of a page cache was compared with the bricks since then.
+  std::atomic<uint64_t> fresh_since_ms{0};
+  /// The page cache, if this process may read it; older ones behind it. Unmapped with the inode.
+  std::atomic<CacheView*> view{nullptr};
+
   bool boost_dirty() const {
     // Acquire: partner of the release after a boosted write; what it wrote is on the bricks.
     return boosted.load(std::memory_order_acquire) != fenced.load(std::memory_order_acquire);
@@ -89,6 +94,21 @@ struct Description {
   std::atomic<uint32_t> handle_version{0};
   std::atomic<uint64_t> moved{0};        // bytes so far
   std::atomic<uint32_t> small_calls{0};  // in a row on a boost-dirty inode, see worth_it()
+
+  /// It is open for reading, and the daemon has said so: inode->view is for it.
+  std::atomic<bool> cached{false};
+  /// When this process first looked at it, which was after it was opened: what is read out of the
+  /// page cache was compared with the bricks since then, so that an open shows what other hosts
+  /// have closed.
+  uint64_t since_ms = 0;
+  std::atomic<uint64_t> asked_ms{0};    // when the daemon was asked to make it valid
+  std::atomic<uint64_t> checked_ms{0};  // when the number was last seen to name this file
+  /// How the program reads; hints that threads may spoil for each other.
+  std::atomic<int64_t> position{-1};       // the kernel's offset after the last sequential read
+  std::atomic<uint64_t> next_offset{0};    // behind the last read
+  std::atomic<uint64_t> ahead_until{0};    // asked for, if it reads in order
+  std::atomic<uint32_t> ahead_window{0};   // bytes
+  std::atomic<uint32_t> kernel_served{0};  // reads that the kernel's cache served instead
 };
 
 class FileTable {
@@ -104,6 +124,9 @@ class FileTable {
   /// What is known without looking. Async-signal-safe, wait-free, never allocates.
   Kind kind(int fd) const;
 
+  /// Counts a read of `length` bytes through a number that nobody has looked at yet. True while it
+  /// has asked for so little in all that looking would cost more than it could bring. Lock-free.
+  bool leave_unseen(int fd, size_t length);
   /// The description of `fd`, looked up or made, with a reference for the caller to release(); null
   /// when the file is not ours to boost. Asks the kernel once per descriptor.
   Description* acquire(int fd);
@@ -133,6 +156,11 @@ class FileTable {
   /// The inode of that identity, with a reference for release_inode(); null if this process does
   /// not know it.
   Inode* find_inode(const raw::FileId& id);
+  /// Whether the file at `path`, which has that identity, is on GlusterFS. Asks FUSE once per
+  /// device and process.
+  static bool on_gluster(const char* path, const raw::FileId& id) {
+    return on_gluster(-1, path, id);
+  }
   void release_inode(Inode* inode);
   /// One more reference, if the inode is in use at all.
   bool hold_inode(Inode* inode);
@@ -192,7 +220,7 @@ class FileTable {
   void drop_word(uint64_t old);
   void hand_over(uint64_t old, Description** replaced);
   Description* classify(int fd, Word& word, uint64_t seen);
-  static bool on_gluster(int fd, const raw::FileId& id);
+  static bool on_gluster(int fd, const char* path, const raw::FileId& id);
 
   Mutex lock_;
   std::atomic<Word*> pages_[kMaxFd / kPerPage]{};

@@ -217,6 +217,9 @@ int follow_fcntl(int fd, int command, void* argument, Fcntl next) {
       return result;
     }
     case F_SETLEASE: before_kernel_change(fd); break;
+    case F_SETFL:
+      note_status_flags(fd, static_cast<int>(reinterpret_cast<intptr_t>(argument)));
+      break;
     default: break;
   }
   return next(fd, command, argument);

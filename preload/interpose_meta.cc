@@ -157,7 +157,13 @@ BOOSTER_EXPORT int ftruncate64(int fd, off_t length) {
 }
 BOOSTER_NEXT(int, truncate, (const char*, off_t))
 BOOSTER_EXPORT int truncate(const char* path, off_t length) {
-  return settled([=] { return next_truncate()(path, length); });
+  return settled([=] {
+    const int held = hold_for_writing(path);
+    const int result = next_truncate()(path, length);
+    let_go(held);
+    after_path_change();
+    return result;
+  });
 }
 BOOSTER_EXPORT int truncate64(const char* path, off_t length) {
   return truncate(path, length);

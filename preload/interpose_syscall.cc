@@ -67,6 +67,7 @@ BOOSTER_EXPORT long syscall(long number, ...) {
     case SYS_fsync: return ::fsync(fd);
     case SYS_fdatasync: return ::fdatasync(fd);
     case SYS_ftruncate: return ::ftruncate(fd, b);
+    case SYS_truncate: return ::truncate(pointer<const char*>(a), b);
     case SYS_fallocate: return ::fallocate(fd, static_cast<int>(b), c, d);
     case SYS_sendmsg: return ::sendmsg(fd, pointer<const msghdr*>(b), static_cast<int>(c));
     case SYS_sendmmsg:
@@ -131,7 +132,6 @@ BOOSTER_EXPORT long syscall(long number, ...) {
     case SYS_execveat:
     case SYS_exit:
     case SYS_exit_group:
-    case SYS_truncate:
     case SYS_utimensat:
     case SYS_fchmod:
     case SYS_fchmodat:

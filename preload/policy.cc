@@ -6,6 +6,8 @@
 #include <pthread.h>
 
 #include "common/futex.h"
+#include "preload/cache_view.h"
+#include "preload/call.h"
 #include "preload/file_table.h"
 #include "preload/process.h"
 #include "preload/session.h"
@@ -15,6 +17,43 @@ namespace booster::preload {
 
 using common::Op;
 using common::Reason;
+
+long kernel_rest(const Call& call, IoCursor cursor, size_t length, uint64_t offset) {
+  long total = 0;
+  while (length > 0 && cursor.count > 0) {
+    auto* base = static_cast<char*>(cursor.vectors->iov_base) + cursor.skip;
+    size_t part = cursor.vectors->iov_len - cursor.skip;
+    if (part > length) part = length;
+    const auto at = static_cast<int64_t>(offset);
+    const long got = call.op == Op::kRead ? raw::pread(call.fd, base, part, at)
+                                          : raw::pwrite(call.fd, base, part, at);
+    if (raw::is_error(got)) return total > 0 ? total : got;
+    total += got;
+    offset += static_cast<uint64_t>(got);
+    length -= static_cast<size_t>(got);
+    cursor.advance(static_cast<size_t>(got));
+    if (static_cast<size_t>(got) < part) break;
+  }
+  return total;
+}
+
+bool still_names(int fd, const Inode& inode) {
+  raw::FileId id;
+  return raw::identify(fd, id) && id == inode.id;
+}
+
+bool copy_handle(Description& description, const Session& session, HandleRef& handle) {
+  const uint32_t version = description.handle_version.load(std::memory_order_acquire);
+  // Acquire: partner of the release when the stage was stored; the slot's answer has been seen.
+  if (description.stage.load(std::memory_order_acquire) != Description::kReady) return false;
+  handle.session = std::atomic_ref(description.handle.session).load(std::memory_order_relaxed);
+  handle.slot = std::atomic_ref(description.handle.slot).load(std::memory_order_relaxed);
+  handle.generation =
+      std::atomic_ref(description.handle.generation).load(std::memory_order_relaxed);
+  std::atomic_thread_fence(std::memory_order_acquire);
+  return (version & 1) == 0 && handle.session == session.id() &&
+         description.handle_version.load(std::memory_order_relaxed) == version;
+}
 
 namespace {
 
@@ -26,16 +65,6 @@ constexpr uint64_t kEagerWaitUs = 60'000'000;
 constexpr uint64_t kMaxEagerPauseUs = 5000;
 /// The longest that a close waits for calls that use its number.
 constexpr uint64_t kCallsWaitMs = 60'000;
-
-struct Call {
-  Op op;
-  int fd;
-  const iovec* vectors;
-  int count;
-  int64_t offset;  // kSequential, or >= 0
-  int rwf_flags;
-  size_t length;  // of all vectors, at most kMaxCall
-};
 
 /// Sums the vectors; false for what the kernel would refuse.
 bool measure(Call& call) {
@@ -71,26 +100,6 @@ long kernel_call(const Call& call) {
                           call.count, call.offset);
 }
 
-/// What is left of a boosted call, by the kernel, at `offset`. Returns bytes done or -errno.
-long kernel_rest(const Call& call, IoCursor cursor, size_t length, uint64_t offset) {
-  long total = 0;
-  while (length > 0 && cursor.count > 0) {
-    auto* base = static_cast<char*>(cursor.vectors->iov_base) + cursor.skip;
-    size_t part = cursor.vectors->iov_len - cursor.skip;
-    if (part > length) part = length;
-    const auto at = static_cast<int64_t>(offset);
-    const long got = call.op == Op::kRead ? raw::pread(call.fd, base, part, at)
-                                          : raw::pwrite(call.fd, base, part, at);
-    if (raw::is_error(got)) return total > 0 ? total : got;
-    total += got;
-    offset += static_cast<uint64_t>(got);
-    length -= static_cast<size_t>(got);
-    cursor.advance(static_cast<size_t>(got));
-    if (static_cast<size_t>(got) < part) break;
-  }
-  return total;
-}
-
 /// Two descriptions of one file, of which one is stdin, stdout or stderr: stdio may use that one
 /// inside libc, where nobody sees it.
 bool aliased_by_stdio(const Description& description, int fd, long flags) {
@@ -117,20 +126,6 @@ void set_handle(Description& description, const HandleRef& handle) {
   std::atomic_ref(description.handle.generation)
       .store(handle.generation, std::memory_order_relaxed);
   description.handle_version.fetch_add(1, std::memory_order_release);
-}
-
-/// A copy of a ready handle of `session`; false if there is none.
-bool copy_handle(Description& description, const Session& session, HandleRef& handle) {
-  const uint32_t version = description.handle_version.load(std::memory_order_acquire);
-  // Acquire: partner of the release when the stage was stored; the slot's answer has been seen.
-  if (description.stage.load(std::memory_order_acquire) != Description::kReady) return false;
-  handle.session = std::atomic_ref(description.handle.session).load(std::memory_order_relaxed);
-  handle.slot = std::atomic_ref(description.handle.slot).load(std::memory_order_relaxed);
-  handle.generation =
-      std::atomic_ref(description.handle.generation).load(std::memory_order_relaxed);
-  std::atomic_thread_fence(std::memory_order_acquire);
-  return (version & 1) == 0 && handle.session == session.id() &&
-         description.handle_version.load(std::memory_order_relaxed) == version;
 }
 
 /// Moves the handle of `description` on by what is known now.
@@ -164,6 +159,7 @@ Reason advance_handle(Session& session, Description& description, const Call& ca
       case Description::kPending:
         switch (session.answer(description.handle, reason)) {
           case Session::Answer::kReady:
+            adopt_cache(session, description, description.handle);
             // Release: partner of the acquire in copy_handle().
             description.stage.store(Description::kReady, std::memory_order_release);
             break;
@@ -240,6 +236,8 @@ Reason admit(Description& description, const Call& call, long& flags) {
 
 /// A descriptor that has moved less in all, and in this call, does not make a process connect.
 constexpr uint64_t kConnectBytes = 64 << 10;
+/// A smaller file is read by the time that its cache is there.
+constexpr uint64_t kCacheBytes = 1 << 20;
 /// So many small calls in a row are boosted on an inode whose boosted writes FUSE does not know
 /// yet: each costs less than the fence that the kernel's way would need first.
 constexpr uint32_t kSmallCalls = 8;
@@ -247,6 +245,10 @@ constexpr uint32_t kSmallCalls = 8;
 /// Whether the way through the daemon is expected to be the faster one. Without a page cache of its
 /// own booster wins where the kernel would have to fetch, and where requests are large.
 Reason worth_it(const Session& session, Description& description, const Call& call) {
+  if (call.op == Op::kRead) {
+    const CacheView* view = description.inode->view.load(std::memory_order_acquire);
+    if (view != nullptr && view->fuse_may_be_older(raw::coarse_now_ms())) return Reason::kNone;
+  }
   if (call.length < session.policy().min_call_bytes) {
     if (!description.inode->boost_dirty()) return Reason::kTooLittle;
     const uint32_t row = description.small_calls.fetch_add(1, std::memory_order_relaxed);
@@ -274,49 +276,21 @@ bool kernel_reads_too(const Inode& inode) {
          inode.streams.load(std::memory_order_relaxed) != 0;
 }
 
-bool still_names(int fd, const Inode& inode) {
-  raw::FileId id;
-  return raw::identify(fd, id) && id == inode.id;
+/// Whether reads of this descriptor should come out of a page cache: looked at until the daemon has
+/// been asked and has answered.
+bool worth_caching(const Description& description, int fd) {
+  const uint32_t stage = description.stage.load(std::memory_order_relaxed);
+  if (stage == Description::kPending) return true;
+  struct statx status;
+  return stage == Description::kNone && raw::attributes(fd, AT_STATX_DONT_SYNC, status) &&
+         status.stx_size >= kCacheBytes;
 }
 
-/// The boosted call at a fixed offset, completed by the kernel where booster comes up short.
-/// Returns bytes or -errno.
-long positional(Session& session, const HandleRef& handle, Inode& inode, const Call& call,
-                uint64_t offset) {
+/// All that the call is about.
+IoCursor whole(const Call& call) {
   IoCursor cursor{call.vectors, call.count};
   cursor.advance(0);
-  if (call.op == Op::kWrite) begin_boosted_write(session);
-  const TransferResult moved = session.transfer(call.op, handle, cursor, offset, call.length);
-  // A finished transfer leaves the cursor behind the bytes that were submitted, not behind those
-  // that count; the rest starts from the beginning again.
-  IoCursor rest{call.vectors, call.count};
-  rest.advance(moved.done);
-  session.count(Reason::kNone, moved.done);
-  if (call.op == Op::kWrite) {
-    // Behind a piece that failed, later ones may have been written.
-    const bool pieces = call.length > common::kLanePayload;
-    const bool changed = moved.done > 0 || moved.daemon_lost || (moved.error != 0 && pieces);
-    if (changed) note_boosted_write(inode, call.fd, offset);
-    end_boosted_write(session, inode);
-    if (changed && kernel_reads_too(inode)) settle(inode);
-  }
-  if (moved.done == call.length) return static_cast<long>(moved.done);
-
-  if (moved.error != 0) session.count(Reason::kIoError, call.length - moved.done);
-  if (moved.daemon_lost && call.op == Op::kWrite) {
-    // The lost request may still be queued at a brick and land after whatever is written next.
-    raw::sleep_ms(session.quarantine_ms());
-  }
-  // The number was taken away by somebody who could not wait: it may mean another file by now.
-  if (!still_names(call.fd, inode)) {
-    return moved.done > 0 ? static_cast<long>(moved.done) : -EBADF;
-  }
-  // At the end of the file, after an error, without a daemon: the kernel's answer counts.
-  settle(inode);
-  const long more = kernel_rest(call, rest, call.length - moved.done, offset + moved.done);
-  if (call.op == Op::kWrite) note_kernel_write(inode);
-  if (raw::is_error(more)) return moved.done > 0 ? static_cast<long>(moved.done) : more;
-  return static_cast<long>(moved.done) + more;
+  return cursor;
 }
 
 /// Whether a write begins and ends between two stripes of its volume. A file of which one does not
@@ -347,7 +321,8 @@ Reason sequential(Session& session, const HandleRef& handle, Inode& inode, const
   const long after = raw::seek(call.fd, length, SEEK_CUR);
   if (raw::is_error(after)) return Reason::kOddRange;
   const long start = after - length;
-  result = positional(session, handle, inode, call, static_cast<uint64_t>(start));
+  result = transfer_at(session, handle, inode, call, whole(call), static_cast<uint64_t>(start),
+                       call.length);
   const long used = raw::is_error(result) ? 0 : result;
   // Short after all: the file was cut, or the kernel's write failed. Relative, so that it is right
   // whoever else has claimed meanwhile.
@@ -368,8 +343,14 @@ Reason try_boost(Description& description, const Call& call, long& result) {
   if (!eager && moved < kConnectBytes) return Reason::kTooLittle;
   SessionRef live = session(eager);
   if (!live) return Reason::kNoDaemon;
-  if (reason == Reason::kNone && !eager) reason = worth_it(*live.operator->(), description, call);
   HandleRef handle;
+  if (reason == Reason::kNone && !eager) {
+    // A page cache pays for calls of every size. Until it is there the call goes its own way.
+    if (call.op == Op::kRead && live->policy().page_cache && worth_caching(description, call.fd)) {
+      handle_for(*live.operator->(), description, call, flags, handle);
+    }
+    reason = worth_it(*live.operator->(), description, call);
+  }
   if (reason == Reason::kNone) {
     reason = handle_for(*live.operator->(), description, call, flags, handle);
   }
@@ -391,8 +372,8 @@ Reason try_boost(Description& description, const Call& call, long& result) {
     if (call.offset == kSequential) {
       reason = sequential(*live.operator->(), handle, inode, call, result);
     } else {
-      result =
-          positional(*live.operator->(), handle, inode, call, static_cast<uint64_t>(call.offset));
+      result = transfer_at(*live.operator->(), handle, inode, call, whole(call),
+                           static_cast<uint64_t>(call.offset), call.length);
     }
   }
   if (reason != Reason::kNone) live->count(reason, call.length);
@@ -400,6 +381,42 @@ Reason try_boost(Description& description, const Call& call, long& result) {
 }
 
 }  // namespace
+
+long transfer_at(Session& session, const HandleRef& handle, Inode& inode, const Call& call,
+                 IoCursor cursor, uint64_t offset, size_t length) {
+  IoCursor rest = cursor;
+  if (call.op == Op::kWrite) begin_boosted_write(session);
+  const TransferResult moved = session.transfer(call.op, handle, cursor, offset, length);
+  // A finished transfer leaves its cursor behind the bytes that were submitted, not behind those
+  // that count.
+  rest.advance(moved.done);
+  session.count(Reason::kNone, moved.done);
+  if (call.op == Op::kWrite) {
+    // Behind a piece that failed, later ones may have been written.
+    const bool pieces = length > common::kLanePayload;
+    const bool changed = moved.done > 0 || moved.daemon_lost || (moved.error != 0 && pieces);
+    if (changed) note_boosted_write(inode, call.fd, offset);
+    end_boosted_write(session, inode);
+    if (changed && kernel_reads_too(inode)) settle(inode);
+  }
+  if (moved.done == length) return static_cast<long>(moved.done);
+
+  if (moved.error != 0) session.count(Reason::kIoError, length - moved.done);
+  if (moved.daemon_lost && call.op == Op::kWrite) {
+    // The lost request may still be queued at a brick and land after whatever is written next.
+    raw::sleep_ms(session.quarantine_ms());
+  }
+  // The number was taken away by somebody who could not wait: it may mean another file by now.
+  if (!still_names(call.fd, inode)) {
+    return moved.done > 0 ? static_cast<long>(moved.done) : -EBADF;
+  }
+  // At the end of the file, after an error, without a daemon: the kernel's answer counts.
+  settle(inode);
+  const long more = kernel_rest(call, rest, length - moved.done, offset + moved.done);
+  if (call.op == Op::kWrite) note_kernel_write(inode);
+  if (raw::is_error(more)) return moved.done > 0 ? static_cast<long>(moved.done) : more;
+  return static_cast<long>(moved.done) + more;
+}
 
 namespace {
 
@@ -431,6 +448,11 @@ void wait_while_ending(int fd) {
 bool transfer(Op op, int fd, const iovec* vectors, int count, int64_t offset, int rwf_flags,
               ssize_t& result) {
   if (g_files.kind(fd) == FileTable::kForeign) return false;
+  // What this process has not written through booster it may read through the kernel unseen.
+  if (op == Op::kRead && count == 1 && !settings().eager && !maybe_dirty() &&
+      g_files.leave_unseen(fd, vectors->iov_len)) {
+    return false;
+  }
   // These calls are cancellation points; nothing is held yet.
   if (t_thread.depth == 0 && !t_thread.vfork_child) pthread_testcancel();
   Entry entry;
@@ -447,7 +469,10 @@ bool transfer(Op op, int fd, const iovec* vectors, int count, int64_t offset, in
     const bool ordered = offset == kSequential;
     if (ordered) description->sequential.lock();
     long moved = 0;
-    if (try_boost(*description, call, moved) != Reason::kNone) {
+    if (op == Op::kRead && description->cached.load(std::memory_order_acquire) && rwf_flags == 0 &&
+        call.length != 0 && cached_read(*description, call, moved)) {
+      // Nobody was asked.
+    } else if (try_boost(*description, call, moved) != Reason::kNone) {
       settle(*description->inode);
       moved = kernel_call(call);
       if (op == Op::kWrite) note_kernel_write(*description->inode);
@@ -534,6 +559,43 @@ void before_lock(int fd, bool posix) {
 
 void after_lock() {
   g_lock_calls.fetch_add(1, std::memory_order_release);
+  after_path_change();
+}
+
+void after_path_change() {
+  // Release: partner of the acquire in cached_read(), on a thread that has been told.
+  g_fresh_since_ms.store(raw::next_ms(), std::memory_order_release);
+}
+
+int hold_for_writing(const char* path) {
+  struct statx status;
+  if (raw::is_error(raw::raw_syscall(SYS_statx, AT_FDCWD, raw::word(path), AT_STATX_DONT_SYNC,
+                                     STATX_TYPE | STATX_INO, raw::word(&status))) ||
+      (status.stx_mode & S_IFMT) != S_IFREG) {
+    return -1;
+  }
+  const raw::FileId id{status.stx_dev_major, status.stx_dev_minor, status.stx_ino, status.stx_mode};
+  Entry entry;
+  if (!entry || !g_files.on_gluster(path, id)) return -1;
+  if (Inode* inode = g_files.find_inode(id)) {
+    // Closing a descriptor of the file would drop the locks that the process has on it.
+    const bool locked = inode->posix_locked.load(std::memory_order_relaxed);
+    g_files.release_inode(inode);
+    if (locked) return -1;
+  }
+  const long fd = raw::raw_syscall(SYS_openat, AT_FDCWD, raw::word(path), O_WRONLY | O_CLOEXEC);
+  return raw::is_error(fd) ? -1 : static_cast<int>(fd);
+}
+
+void let_go(int fd) {
+  if (fd >= 0) raw::close(fd);
+}
+
+void note_status_flags(int fd, int flags) {
+  if ((flags & O_DIRECT) == 0) return;
+  with_description(fd, false, [](Description& description) {
+    description.cached.store(false, std::memory_order_release);
+  });
 }
 
 void before_kernel_change(int fd) {

@@ -37,6 +37,15 @@ void note_async(int fd);
 void before_lock(int fd, bool posix);
 /// ...and what others wrote before they unlocked is drained before the next boosted call.
 void after_lock();
+/// After a file was changed by its name.
+void after_path_change();
+/// Around a call that changes the bytes of the file at `path` without opening it: opens a file on
+/// GlusterFS for writing, so that page caches on this host hear of it. -1 when there is nothing to
+/// hold.
+int hold_for_writing(const char* path);
+void let_go(int fd);
+/// The process sets the status flags of `fd` (F_SETFL).
+void note_status_flags(int fd, int flags);
 /// The kernel is about to change the file of `fd` (truncate, fallocate, sendfile...), or has.
 void before_kernel_change(int fd);
 void after_kernel_change(int fd);

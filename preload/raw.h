@@ -116,6 +116,10 @@ inline uint64_t now_us() {
   clock_gettime(CLOCK_MONOTONIC, &now);
   return static_cast<uint64_t>(now.tv_sec) * 1'000'000 + static_cast<uint64_t>(now.tv_nsec) / 1000;
 }
+/// The first whole millisecond that is still to come.
+inline uint64_t next_ms() {
+  return now_us() / 1000 + 1;
+}
 /// Cheaper, a few milliseconds coarse.
 inline uint64_t coarse_now_ms() {
   timespec now{};

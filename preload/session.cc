@@ -79,13 +79,15 @@ void Session::release_lane(int lane) {
   }
 }
 
-void Session::submit(int lane, Op op, const HandleRef& handle, uint64_t offset, uint32_t length) {
+void Session::submit(int lane, Op op, const HandleRef& handle, uint64_t offset, uint32_t length,
+                     uint32_t ahead) {
   LaneRequest& request = memory_->requests[lane];
   request.op = static_cast<uint32_t>(op);
   request.slot = handle.slot;
   request.generation = handle.generation;
   request.length = length;
   request.offset = offset;
+  request.ahead = ahead;
   const uint32_t number = ++lane_sequence_[lane];
   // Release: partner of the pump's acquire load of `submitted`.
   request.submitted.store(number, std::memory_order_release);
@@ -221,6 +223,60 @@ TransferResult Session::transfer(Op op, const HandleRef& handle, IoCursor& curso
     if (stop && in_flight == 0) return result;
     if (result.done == length) return result;
   }
+}
+
+bool Session::fill(const HandleRef& handle, uint64_t offset, uint32_t length, uint32_t ahead) {
+  const int lane = acquire_lane(true);
+  if (lane < 0) return false;
+  submit(lane, Op::kFill, handle, offset, length, ahead);
+  ring_if_asleep();
+  if (!await(lane)) return false;  // lost with the session
+  const bool filled = memory_->replies[lane].error == 0;
+  release_lane(lane);
+  return filled;
+}
+
+bool Session::fill_ahead(const HandleRef& handle, uint64_t offset, uint32_t ahead) {
+  if (!ahead_lock_.lock_for(0)) return false;
+  bool submitted = false;
+  if (ahead_lane_ >= 0 && memory_->replies[ahead_lane_].completed.load(std::memory_order_acquire) ==
+                              lane_sequence_[ahead_lane_]) {
+    release_lane(ahead_lane_);
+    ahead_lane_ = -1;
+  }
+  if (ahead_lane_ < 0) {
+    ahead_lane_ = acquire_lane(false);
+    if (ahead_lane_ >= 0) {
+      submit(ahead_lane_, Op::kFill, handle, offset, 0, ahead);
+      submitted = true;
+    }
+  }
+  ahead_lock_.unlock();
+  if (submitted) ring_if_asleep();
+  return submitted;
+}
+
+void Session::note_cached(uint32_t slot, uint64_t offset, size_t length, uint64_t now_ms) {
+  common::CacheUse& use = memory_->cache_use;
+  use.calls.fetch_add(1, std::memory_order_relaxed);
+  use.bytes.fetch_add(length, std::memory_order_relaxed);
+  // Stored only when they change: a line that stays clean costs next to nothing.
+  const auto now = static_cast<uint32_t>(now_ms);
+  if (use.used_ms[slot].load(std::memory_order_relaxed) != now) {
+    use.used_ms[slot].store(now, std::memory_order_relaxed);
+  }
+  const uint64_t extent = offset / common::kExtent;
+  const uint64_t touch = common::touch_of(slot, extent, now_ms);
+  std::atomic<uint64_t>& place =
+      use.touches[(extent * 0x9e3779b97f4a7c15ULL >> 40 ^ slot) % common::CacheUse::kTouches];
+  if (place.load(std::memory_order_relaxed) != touch) {
+    place.store(touch, std::memory_order_relaxed);
+  }
+}
+
+CacheView* Session::take_view(const HandleRef& handle) {
+  if ((memory_->slots[handle.slot].flags & common::kHandleCached) == 0) return nullptr;
+  return g_connector.take_view(*this, handle);
 }
 
 bool Session::engage(int fd, const raw::FileId& file, HandleRef& handle, Reason& reason) {

@@ -13,6 +13,7 @@
 
 #include "common/abi.h"
 #include "common/reason.h"
+#include "preload/lock.h"
 #include "preload/raw.h"
 
 namespace booster::preload {
@@ -44,9 +45,11 @@ struct TransferResult {
 
 struct Policy {
   uint64_t min_call_bytes = 0;  // a call that moves less goes to the kernel
+  bool page_cache = false;      // files that are read come with their page cache
 };
 
 class Session;
+struct CacheView;
 
 /// A reference to the live session, if there is one; the memory stays mapped while it is held.
 class SessionRef {
@@ -112,6 +115,23 @@ class Session {
   /// For people (boosterctl stats).
   void count(common::Reason reason, uint64_t bytes);
 
+  /// Makes a range of the file valid in its page cache, and what follows it soon after. False when
+  /// that cannot be now.
+  bool fill(const HandleRef& handle, uint64_t offset, uint32_t length, uint32_t ahead);
+  /// The same for what will be read soon; nobody waits. False when a request of this kind is still
+  /// under way.
+  bool fill_ahead(const HandleRef& handle, uint64_t offset, uint32_t ahead);
+  /// A read out of the page cache was served.
+  void note_cached(uint32_t slot, uint64_t offset, size_t length, uint64_t now_ms);
+  /// A file would be read out of its page cache if it were valid.
+  void note_wanted(uint32_t slot, uint64_t now_ms) {
+    memory_->cache_use.used_ms[slot].store(static_cast<uint32_t>(now_ms),
+                                           std::memory_order_relaxed);
+  }
+  /// The page cache that came with a ready handle, or null: for the caller to keep, then to
+  /// unmap_view().
+  CacheView* take_view(const HandleRef& handle);
+
   /// How long an unanswered write must wait before it is done again.
   uint32_t quarantine_ms() const {
     return memory_->header.quarantine_ms.load(std::memory_order_relaxed);
@@ -132,7 +152,8 @@ class Session {
 
   int acquire_lane(bool wait);
   void release_lane(int lane);
-  void submit(int lane, common::Op op, const HandleRef& handle, uint64_t offset, uint32_t length);
+  void submit(int lane, common::Op op, const HandleRef& handle, uint64_t offset, uint32_t length,
+              uint32_t ahead = 0);
   void ring_if_asleep();
   bool await(int lane);
 
@@ -144,8 +165,11 @@ class Session {
   std::atomic<uint32_t> free_lanes_{0};
   std::atomic<uint32_t> spin_us_{0};
   uint32_t lane_sequence_[common::kLanes] = {};  // owned by whoever holds the lane
-  uint32_t* generations_ = nullptr;              // per slot, under the connector's lock
-  uint64_t* free_slots_ = nullptr;               // bitmap, under the connector's lock
+  Mutex ahead_lock_;                             // for ahead_lane_
+  int ahead_lane_ = -1;              // carries the last fill_ahead(), which nobody waits for
+  uint32_t* generations_ = nullptr;  // per slot, under the connector's lock
+  uint64_t* free_slots_ = nullptr;   // bitmap, under the connector's lock
+  CacheView** views_ = nullptr;      // per slot: not taken yet; the same lock
 };
 
 }  // namespace booster::preload

@@ -11,6 +11,7 @@ namespace booster::preload {
 constinit std::atomic<uint32_t> g_boosted_writes{0};
 constinit std::atomic<uint32_t> g_settled_writes{0};
 constinit std::atomic<uint32_t> g_lock_calls{0};
+constinit std::atomic<uint64_t> g_fresh_since_ms{0};
 
 namespace {
 
@@ -56,6 +57,7 @@ void note_settled(Inode& inode) {
 }  // namespace
 
 void note_boosted_write(Inode& inode, int fd, uint64_t offset) {
+  note_own_change(inode);
   inode.fence_fd.store(fd, std::memory_order_relaxed);
   inode.fence_offset.store(offset, std::memory_order_relaxed);
   // Release: partner of the acquire in boost_dirty(), which whoever sees the count below asks next.

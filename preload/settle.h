@@ -17,6 +17,9 @@ extern std::atomic<uint32_t> g_boosted_writes;
 extern std::atomic<uint32_t> g_settled_writes;
 /// Lock calls of this process: after each, what others wrote before they unlocked is drained.
 extern std::atomic<uint32_t> g_lock_calls;
+/// When the last of them returned, or a file was cut by its name (raw::next_ms): what is read out
+/// of a page cache was compared with the bricks since then.
+extern std::atomic<uint64_t> g_fresh_since_ms;
 
 /// Whether some inode of this process may be boost-dirty: all that unrelated calls pay.
 inline bool maybe_dirty() {
@@ -32,8 +35,16 @@ void begin_boosted_write(Session& session);
 void end_boosted_write(Session& session, Inode& inode);
 /// Notes an answered boosted write of `inode` through `fd` at `offset`.
 void note_boosted_write(Inode& inode, int fd, uint64_t offset);
+/// What the program has changed itself it sees at once, whatever the daemon knows of it: page
+/// caches of the file count again when they have been compared with the bricks after this.
+inline void note_own_change(Inode& inode) {
+  constexpr uint64_t kTick = 11;  // ms that the coarse clock may be behind, and one
+  // Release: partner of the acquire in cached_read(), on a thread that the writer has told.
+  inode.fresh_since_ms.store(raw::coarse_now_ms() + kTick, std::memory_order_release);
+}
 /// Notes a write that the kernel did.
 inline void note_kernel_write(Inode& inode) {
+  note_own_change(inode);
   // Release: partner of the acquire in drain(); the write comes before the statx there.
   inode.kernel_writes.fetch_add(1, std::memory_order_release);
 }

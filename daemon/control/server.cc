@@ -39,11 +39,13 @@ void raise_descriptor_limit() {
 }
 
 gluster::MountSettings mount_settings(const Config& config,
-                                      const std::shared_ptr<LiveSettings>& live) {
+                                      const std::shared_ptr<LiveSettings>& live,
+                                      std::shared_ptr<gluster::WatchGroups> watch_groups) {
   const auto part = [&live](std::atomic<int64_t>& value) {
     return std::shared_ptr<const std::atomic<int64_t>>(live, &value);
   };
   return {.context = {.log_dir = config.gluster_log_dir, .log_level = config.gluster_log_level},
+          .watch_groups = std::move(watch_groups),
           .idle_seconds = part(live->idle_seconds),
           .build_timeout_seconds = part(live->build_timeout_seconds),
           .retry_seconds = part(live->retry_seconds)};
@@ -58,13 +60,14 @@ std::shared_ptr<LiveSettings> live_settings(const Config& config) {
 }  // namespace
 
 Server::Server(Config config, Listeners listeners, MountTable mount_table, Helpers& helpers,
-               Reload reload)
+               Prepared prepared, Reload reload)
     : config_(std::move(config)),
       reload_(std::move(reload)),
       made_control_(std::move(listeners.made_control)),
       made_admin_(std::move(listeners.made_admin)),
       live_(live_settings(config_)),
-      shared_(config_, live_, mount_settings(config_, live_), helpers),
+      shared_(config_, live_, mount_settings(config_, live_, std::move(prepared.watch_groups)),
+              helpers, std::move(prepared.cache_store)),
       control_(io_, listeners.control.release()),
       mount_events_(io_, ::dup(mount_table.fd())),
       mount_table_(std::move(mount_table)),
@@ -76,8 +79,9 @@ Server::Server(Config config, Listeners listeners, MountTable mount_table, Helpe
       stop_timer_(io_) {
   std::signal(SIGPIPE, SIG_IGN);
   raise_descriptor_limit();
-  admin_ = std::make_unique<stats::AdminServer>(io_, listeners.admin.release(),
-                                                [this](auto done) { collect(std::move(done)); });
+  admin_ = std::make_unique<stats::AdminServer>(
+      io_, listeners.admin.release(), [this](auto done) { collect(std::move(done)); },
+      [this] { return drop_cache(); });
 }
 
 Server::~Server() = default;
@@ -204,6 +208,7 @@ void Server::house_keeping() {
     if (!error) house_keeping();
   });
   shared_.mounts.tick();
+  shared_.cache.tick();
 }
 
 void Server::watch_pumps() {
@@ -265,6 +270,7 @@ void Server::reload() {
 }
 
 void Server::stop() {
+  shared_.cache.stop();
   if (stopping_) return;
   stopping_ = true;
   ::sd_notify(0, "STOPPING=1");
@@ -302,6 +308,12 @@ void Server::finish() {
 
 // --- what administrators see -------------------------------------------------------------
 
+uint64_t Server::drop_cache() {
+  const uint64_t used = shared_.cache.report().used;
+  shared_.cache.drop();
+  return used;
+}
+
 void Server::collect(std::function<void(stats::Snapshot)> done) {
   struct Collection {
     stats::Snapshot snapshot;
@@ -323,6 +335,7 @@ void Server::collect(std::function<void(stats::Snapshot)> done) {
         collection->snapshot.uptime_seconds =
             std::chrono::duration<double>(std::chrono::steady_clock::now() - since_).count();
         collection->snapshot.mounts = shared_.mounts.report();
+        collection->snapshot.cache = shared_.cache.report();
         collection->snapshot.totals = &shared_.totals;
         for (const auto& pump : pumps_) collection->snapshot.pumps.push_back(&pump->stats());
         collection->done(std::move(collection->snapshot));

@@ -21,13 +21,20 @@
 
 namespace booster::daemon::control {
 
+/// What the page cache needs and only a daemon with CAP_SYS_ADMIN can make: null where there is no
+/// page cache.
+struct Prepared {
+  std::unique_ptr<data::CacheStore> cache_store;
+  std::shared_ptr<gluster::WatchGroups> watch_groups;
+};
+
 class Server {
  public:
   /// How a reload reads the configuration again.
   using Reload = std::function<Outcome<Config>()>;
 
   Server(Config config, Listeners listeners, MountTable mount_table, Helpers& helpers,
-         Reload reload);
+         Prepared prepared, Reload reload);
   ~Server();
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
@@ -51,6 +58,7 @@ class Server {
   void reload();
   void stop();
   void finish();
+  uint64_t drop_cache();
   void collect(std::function<void(stats::Snapshot)> done);
 
   Config config_;

@@ -8,6 +8,7 @@
 #include <sys/sysmacros.h>
 
 #include <algorithm>
+#include <bit>
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
 
@@ -20,6 +21,9 @@ namespace {
 constexpr std::chrono::seconds kHelloWithin{5};
 // Packets taken in one go, so that a flood of one client does not hold up the pump's others.
 constexpr int kPacketsPerTurn = 16;
+/// A smaller file is read by the time that its cache is there.
+constexpr uint64_t kMinCachedFile = 1 << 20;
+constexpr uint64_t kMinCacheMap = 1 << 20;
 // How often the end of a dead client's last writes is looked for.
 constexpr std::chrono::milliseconds kIdleLook{5};
 
@@ -153,6 +157,7 @@ bool Session::on_hello(const proto::Hello& hello) {
   welcome.set_abi_version(common::kAbiVersion);
   welcome.set_nonce(nonce_);
   welcome.set_memory_bytes(common::kSessionBytes);
+  welcome.set_page_cache(home_.shared.cache.enabled());
   const LiveSettings& live = *home_.shared.live;
   welcome.set_min_call_bytes(
       static_cast<uint64_t>(live.min_call_bytes.load(std::memory_order_relaxed)));
@@ -271,8 +276,31 @@ void Session::engage_answered(uint32_t index, const std::shared_ptr<std::atomic<
   const int mode = (*answer)->access_mode();
   slot->flags = (mode != O_WRONLY ? uint32_t{common::kHandleReadable} : 0U) |
                 (mode != O_RDONLY ? uint32_t{common::kHandleWritable} : 0U);
+  if (mode != O_WRONLY) give_cache(index, *slot, *answer);
   channel_->publish_ready(index, *slot, std::move(*answer));
+  if (slot->cache) home_.pump.watch_caches();
   home_.shared.totals.engaged.add();
+}
+
+void Session::give_cache(uint32_t index, data::Channel::Slot& slot,
+                         const std::shared_ptr<gluster::File>& file) {
+  const uint64_t size = file->inode()->size();
+  if (size < kMinCachedFile || size > common::kMaxCachedBytes) return;
+  const auto cache = home_.shared.cache.open(file->inode());
+  if (!cache) return;
+  proto::FromDaemon message;
+  proto::Cache& given = *message.mutable_cache();
+  given.set_slot(index);
+  given.set_generation(slot.generation);
+  // With room to grow. What is not mapped is not read out of the cache.
+  given.set_map_bytes(
+      std::min(std::bit_ceil(std::max(2 * size, kMinCacheMap)), common::kMaxCachedBytes));
+  if (!send(socket_.native_handle(), message.SerializeAsString(), cache->descriptor())) {
+    return;
+  }
+  slot.cache = cache;
+  slot.flags |= common::kHandleCached;
+  cache->arm(file);
 }
 
 bool Session::on_release(const proto::Release& release) {
@@ -295,6 +323,7 @@ void Session::free_slot(uint32_t index) {
   data::Channel::Slot& slot = channel_->make_slot(index);
   slot.state = data::Channel::Slot::State::kFree;
   slot.handle = gluster::Handle();
+  slot.cache.reset();
   handle_tickets_.erase(index);
 }
 
@@ -337,6 +366,8 @@ void Session::end(Why why, const char* detail) {
       totals.passed_calls[i].add(last.passed.calls[i]);
       totals.passed_bytes[i].add(last.passed.bytes[i]);
     }
+    totals.cached_calls.add(last.cached_calls);
+    totals.cached_bytes.add(last.cached_bytes);
     fence_what_is_left();
     home_.pump.remove(channel_);
   }
@@ -370,6 +401,9 @@ stats::SessionReport Session::report() const {
   report.read_bytes = traffic.read_bytes.get();
   report.write_calls = traffic.write_calls.get();
   report.write_bytes = traffic.write_bytes.get();
+  const common::CacheUse& cached = channel_->memory()->cache_use;
+  report.cached_calls = cached.calls.load(std::memory_order_relaxed);
+  report.cached_bytes = cached.bytes.load(std::memory_order_relaxed);
   for (const auto& slot : channel_->slots()) {
     if (!slot || slot->state != data::Channel::Slot::State::kReady) continue;
     const gluster::Inode& inode = *slot->handle.file()->inode();

@@ -68,6 +68,8 @@ class Session : public std::enable_shared_from_this<Session> {
   void engage_answered(uint32_t slot, const std::shared_ptr<std::atomic<bool>>& wanted,
                        Admission& admission,
                        Result<std::shared_ptr<gluster::File>, common::Reason> answer);
+  void give_cache(uint32_t index, data::Channel::Slot& slot,
+                  const std::shared_ptr<gluster::File>& file);
   void refuse_slot(uint32_t slot, uint32_t generation, common::Reason reason);
   void free_slot(uint32_t slot);
   void on_process_end();

@@ -19,6 +19,7 @@
 #include "daemon/control/fdinfo_readers.h"
 #include "daemon/control/reclaimer.h"
 #include "daemon/data/channel.h"
+#include "daemon/data/page_cache.h"
 #include "daemon/gluster/mount.h"
 #include "daemon/stats/counters.h"
 
@@ -125,10 +126,12 @@ struct Helpers {
 
 struct Shared {
   Shared(const Config& config, std::shared_ptr<LiveSettings> live_settings,
-         gluster::MountSettings mount_settings, Helpers& forked)
+         gluster::MountSettings mount_settings, Helpers& forked,
+         std::unique_ptr<data::CacheStore> cache_store)
       : live(std::move(live_settings)),
         limits(*live),
         mounts(std::move(mount_settings)),
+        cache(std::move(cache_store), static_cast<uint64_t>(config.cache_bytes), mounts),
         quarantine(static_cast<uint32_t>(config.quarantine_min_ms)),
         helpers(forked) {}
 
@@ -136,6 +139,7 @@ struct Shared {
   Limits limits;
   OpenSockets sockets;
   gluster::Mounts mounts;
+  data::PageCache cache;
   data::Quarantine quarantine;
   stats::Totals totals;
   Helpers& helpers;

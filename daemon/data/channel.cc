@@ -38,6 +38,10 @@ uint32_t Quarantine::ms() const {
 
 // --- answers -----------------------------------------------------------------------------
 
+void Lane::filled(bool all) noexcept {
+  finished(all ? request_.length : -1, all ? 0 : ENODATA);
+}
+
 void Lane::finished(int64_t result, int error) noexcept {
   // Everything that is needed after in_flight_ goes: the lane may carry the next request then.
   const std::shared_ptr<Channel> channel = std::move(channel_);
@@ -50,11 +54,14 @@ void Lane::finished(int64_t result, int error) noexcept {
   const auto moved = static_cast<uint32_t>(result < 0 ? 0 : result);
   stats::PumpStats& pump = channel->pump_stats_;
   for (stats::Traffic* traffic : {&pump.traffic, &channel->traffic_}) {
+    if (request_.op == Op::kFill) break;  // the program counts what it reads
     (request_.op == Op::kRead ? traffic->read_calls : traffic->write_calls).add();
     (request_.op == Op::kRead ? traffic->read_bytes : traffic->write_bytes).add(moved);
     if (result < 0) traffic->errors.add();
   }
-  (request_.op == Op::kRead ? pump.reads : pump.writes).add(duration);
+  if (request_.op != Op::kFill) {
+    (request_.op == Op::kRead ? pump.reads : pump.writes).add(duration);
+  }
   if (request_.op == Op::kWrite) channel->quarantine_.note_write(duration);
 
   reply.error = result < 0 ? (error > 0 ? error : EIO) : 0;
@@ -136,6 +143,7 @@ Channel::Scan Channel::take(Lane& lane, uint32_t number, Submitter& submitter,
     lane.finished(-1, EBADF);
     return Scan::kLie;
   }
+  if (request.op == Op::kFill) return fill(lane, slot->handle.file(), slot->cache, submitter);
   if (request.op == Op::kWrite) {
     const uint32_t unit = slot->handle.file()->write_unit();
     if (request.offset % unit != 0 || request.length % unit != 0) {
@@ -146,6 +154,29 @@ Channel::Scan Channel::take(Lane& lane, uint32_t number, Submitter& submitter,
     slot->written_offset = request.offset;
   }
   return submit(lane, slot->handle.file(), submitter);
+}
+
+Channel::Scan Channel::fill(Lane& lane, const std::shared_ptr<gluster::File>& file,
+                            const std::shared_ptr<CachedFile>& cache, Submitter& submitter) {
+  if (!cache || file->gate().stalled()) {
+    lane.finished(-1, ENODATA);
+    return Scan::kWorked;
+  }
+  // Copies: when this thread is given up, the channel may be gone before the call returns.
+  // NOLINTBEGIN(performance-unnecessary-copy-initialization)
+  const std::shared_ptr<gluster::File> keep_file = file;
+  const std::shared_ptr<CachedFile> keep_cache = cache;
+  // NOLINTEND(performance-unnecessary-copy-initialization)
+  const std::shared_ptr<Channel> self = shared_from_this();
+  const Request request = lane.request_;
+  switch (
+      keep_cache->fill(keep_file, request.offset, request.length, request.ahead, lane, submitter)) {
+    case CachedFile::Fill::kUnderWay: return Scan::kWorked;
+    case CachedFile::Fill::kThreadLost: return Scan::kThreadLost;
+    case CachedFile::Fill::kCannot: break;
+  }
+  lane.finished(-1, ENODATA);
+  return Scan::kWorked;
 }
 
 Channel::Scan Channel::submit(Lane& lane, const std::shared_ptr<gluster::File>& file,
@@ -191,6 +222,41 @@ void Channel::note_writes_in_flight(Clock::time_point now) {
 
 void Channel::show_quarantine() {
   (*memory_)->header.quarantine_ms.store(quarantine_.ms(), std::memory_order_relaxed);
+}
+
+// --- caches ------------------------------------------------------------------------------
+
+bool Channel::renew_caches(Clock::time_point now) {
+  constexpr uint32_t kInUseMs = 1000;
+  const auto now_ms = static_cast<uint32_t>(
+      std::chrono::duration_cast<std::chrono::milliseconds>(now.time_since_epoch()).count());
+  bool any = false;
+  for (uint32_t i = 0; i < slots_.size(); ++i) {
+    if (!slots_[i] || !slots_[i]->cache) continue;
+    any = true;
+    // relaxed: a hint of the client's, who hurts himself alone.
+    const uint32_t used = (*memory_)->cache_use.used_ms[i].load(std::memory_order_relaxed);
+    slots_[i]->cache->renew(slots_[i]->handle.file(), now_ms - used < kInUseMs, now);
+  }
+  return any;
+}
+
+void Channel::note_touches(Clock::time_point now) {
+  common::CacheUse& use = (*memory_)->cache_use;
+  const uint64_t calls = use.calls.load(std::memory_order_relaxed);
+  if (calls == touches_seen_) return;
+  touches_seen_ = calls;
+  constexpr uint64_t kRecent = 16;  // units of 64 ms: a little more than the time between two looks
+  const auto unit =
+      static_cast<uint64_t>(
+          std::chrono::duration_cast<std::chrono::milliseconds>(now.time_since_epoch()).count()) >>
+      6;
+  for (std::atomic<uint64_t>& place : use.touches) {
+    const uint64_t touch = place.load(std::memory_order_relaxed);
+    if (touch == 0 || ((unit - touch) & 0xffff) > kRecent) continue;
+    const Slot* slot = find_slot(static_cast<uint32_t>(touch >> 52));
+    if (slot && slot->cache) slot->cache->touched(touch >> 16 & 0xf'ffff'ffff);
+  }
 }
 
 // --- handles -----------------------------------------------------------------------------

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "common/abi.h"
+#include "daemon/data/page_cache.h"
 #include "daemon/data/request.h"
 #include "daemon/data/session_memory.h"
 #include "daemon/gluster/file.h"
@@ -48,9 +49,10 @@ class Quarantine {
 };
 
 /// One request of a client, from taking it to its answer.
-class Lane final : public gluster::Io {
+class Lane final : public gluster::Io, public FillWaiter {
  public:
   void finished(int64_t result, int error) noexcept override;
+  void filled(bool all) noexcept override;
 
  private:
   friend class Channel;
@@ -102,6 +104,7 @@ class Channel : public std::enable_shared_from_this<Channel> {
     bool written = false;         // a write was taken
     uint64_t written_offset = 0;  // of the last one
     gluster::Handle handle;
+    std::shared_ptr<CachedFile> cache;          // if the client has been given it
     std::shared_ptr<std::atomic<bool>> wanted;  // while pending; false once nobody waits
   };
   /// nullptr if the slot was never used. `index` < kHandleSlots.
@@ -115,6 +118,11 @@ class Channel : public std::enable_shared_from_this<Channel> {
 
   /// Answers what has been asked since the last look, all of it with ESHUTDOWN.
   void refuse_requests();
+
+  /// Keeps valid what this client reads out of page caches. False if it has none.
+  bool renew_caches(Clock::time_point now);
+  /// Looks what the client has read out of page caches since the last look.
+  void note_touches(Clock::time_point now);
 
   /// The session has ended: nothing is taken any more, handles are dropped.
   void close();
@@ -136,6 +144,8 @@ class Channel : public std::enable_shared_from_this<Channel> {
   friend class Lane;
 
   Scan take(Lane& lane, uint32_t number, Submitter& submitter, Clock::time_point now);
+  Scan fill(Lane& lane, const std::shared_ptr<gluster::File>& file,
+            const std::shared_ptr<CachedFile>& cache, Submitter& submitter);
   Scan submit(Lane& lane, const std::shared_ptr<gluster::File>& file, Submitter& submitter);
 
   const std::shared_ptr<const void> place_;
@@ -145,6 +155,7 @@ class Channel : public std::enable_shared_from_this<Channel> {
   stats::Traffic traffic_;
   std::array<Lane, common::kLanes> lanes_;
   std::vector<std::unique_ptr<Slot>> slots_;  // grown as the client uses them
+  uint64_t touches_seen_ = 0;                 // calls that the client had counted at the last look
   bool closed_ = false;
 };
 

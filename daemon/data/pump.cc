@@ -24,6 +24,8 @@ constexpr std::chrono::microseconds kPollEvery{20};
 // A session without a request for so long needs a doorbell again, while others keep the pump busy.
 constexpr std::chrono::milliseconds kActiveFor{1};
 constexpr std::chrono::milliseconds kHeartbeatEvery{500};
+// Well within the time for which a page cache is shown to be valid (cached_file.cc).
+constexpr std::chrono::milliseconds kRenewEvery{80};
 
 constexpr uint64_t kInside = 1;
 constexpr uint64_t kCall = 2;
@@ -258,6 +260,9 @@ void Pump::heartbeat() {
   heartbeats_.fetch_add(1, std::memory_order_relaxed);
   const auto now = Clock::now();
   quarantine_.forget_old(now);
+  if (watching_caches_) {
+    for (const auto& [key, member] : members_) member.channel->note_touches(now);
+  }
   for (size_t i = 0; i < watched_.size();) {
     Channel& channel = *watched_[i];
     channel.note_writes_in_flight(now);
@@ -274,6 +279,27 @@ void Pump::heartbeat() {
     quarantine_shown_ = quarantine_.ms();
     for (const auto& [key, member] : members_) member.channel->show_quarantine();
   }
+}
+
+void Pump::watch_caches() {
+  if (!watching_caches_) renew_caches();
+}
+
+void Pump::renew_caches() {
+  // First, so that an exception is not the end of it.
+  watching_caches_ = true;
+  cache_timer_.expires_after(kRenewEvery);
+  cache_timer_.async_wait([this](const boost::system::error_code& error) {
+    if (!error) renew_caches();
+  });
+  const auto now = Clock::now();
+  bool any = false;
+  for (const auto& [key, member] : members_) {
+    if (member.channel->renew_caches(now)) any = true;
+  }
+  if (any) return;
+  watching_caches_ = false;
+  cache_timer_.cancel();
 }
 
 bool Pump::rescue() {

@@ -41,6 +41,8 @@ class Pump {
   /// Adds a channel; `ended` is called when its client has lied.
   void add(const std::shared_ptr<Channel>& channel, std::function<void()> ended);
   void remove(const std::shared_ptr<Channel>& channel);
+  /// A channel has got a page cache: from now on its validity is renewed while it is used.
+  void watch_caches();
   /// A packet of the client has come: looks at its lanes for a while.
   void activate(const std::shared_ptr<Channel>& channel);
 
@@ -69,6 +71,7 @@ class Pump {
   bool retire_idle(Turn& turn);
   bool fall_asleep(Turn& turn, bool& found);
   void heartbeat();
+  void renew_caches();
   bool start_thread(uint64_t turn);
 
   stats::PumpStats stats_;
@@ -77,6 +80,8 @@ class Pump {
   Quarantine& quarantine_;
   boost::asio::io_context io_{1};
   boost::asio::steady_timer heartbeat_timer_{io_};
+  boost::asio::steady_timer cache_timer_{io_};
+  bool watching_caches_ = false;
   Spin spin_;
 
   struct Member {

@@ -16,6 +16,7 @@ struct Request {
   uint32_t generation = 0;
   uint32_t length = 0;
   uint64_t offset = 0;
+  uint32_t ahead = 0;
 };
 
 /// Copies a submitted request. The caller has loaded `submitted` with acquire, which is the partner
@@ -32,20 +33,24 @@ inline Request copy_request(common::LaneRequest& lane) {
   request.generation = once(lane.generation);
   request.length = once(lane.length);
   request.offset = once(lane.offset);
+  request.ahead = once(lane.ahead);
   return request;
 }
 
 /// False for what no honest client sends: the session is ended for it.
 constexpr bool is_well_formed(const Request& request) {
   constexpr auto kMaxOffset = static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
-  return (request.op == common::Op::kRead || request.op == common::Op::kWrite) &&
-         request.slot < common::kHandleSlots && request.length >= 1 &&
-         request.length <= common::kLanePayload && request.offset <= kMaxOffset - request.length;
+  const bool fill = request.op == common::Op::kFill;
+  return (request.op == common::Op::kRead || request.op == common::Op::kWrite || fill) &&
+         request.slot < common::kHandleSlots && request.length >= (fill ? 0U : 1U) &&
+         request.length <= common::kLanePayload &&
+         request.ahead <= (fill ? common::kMaxAhead : 0U) &&
+         request.offset <= kMaxOffset - request.length - request.ahead;
 }
 
 /// The handle flag that a request needs.
 constexpr uint32_t needed_right(common::Op op) {
-  return op == common::Op::kRead ? common::kHandleReadable : common::kHandleWritable;
+  return op != common::Op::kWrite ? common::kHandleReadable : common::kHandleWritable;
 }
 
 }  // namespace booster::daemon::data

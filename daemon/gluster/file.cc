@@ -1,6 +1,7 @@
 // Reads and writes on open libgfapi descriptors, and what their answers tell.
 #include "daemon/gluster/file.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <glusterfs/api/glfs.h>
 #include <spdlog/spdlog.h>
@@ -30,6 +31,11 @@ std::string to_string(const Gfid& gfid) {
 
 // --- Inode -------------------------------------------------------------------------------
 
+uint64_t Inode::size() {
+  const std::lock_guard lock(mutex_);
+  return size_;
+}
+
 void Inode::add_size_word(const SizeWord& word) {
   const std::lock_guard lock(mutex_);
   // relaxed: a hint, and published with the handle's state word.
@@ -40,6 +46,57 @@ void Inode::add_size_word(const SizeWord& word) {
 void Inode::remove_size_word(const SizeWord& word) {
   const std::lock_guard lock(mutex_);
   size_words_.erase(word);
+}
+
+bool Inode::is_open() {
+  const std::lock_guard lock(mutex_);
+  return std::any_of(files_.begin(), files_.end(),
+                     [](const std::weak_ptr<File>& file) { return !file.expired(); });
+}
+
+void Inode::set_writer_listener(std::weak_ptr<WriterListener> listener) {
+  const std::lock_guard lock(mutex_);
+  writer_listener_ = std::move(listener);
+}
+
+void Inode::note_opened(const std::shared_ptr<File>& file, bool is_new, const FuseHandle& handle) {
+  bool moved = false;
+  {
+    const std::lock_guard lock(mutex_);
+    moved = fuse_handle_.size != 0 && fuse_handle_ != handle;
+    const auto is_others = [&](const std::weak_ptr<File>& entry) {
+      const std::shared_ptr<File> other = entry.lock();
+      return other && !(is_new && other == file);
+    };
+    split_ = split_ || (moved && std::any_of(files_.begin(), files_.end(), is_others));
+    fuse_handle_ = handle;
+  }
+  if (moved || file->access_mode() != O_RDONLY) writer_opens(false);
+}
+
+bool Inode::is_listened_to() {
+  const std::lock_guard lock(mutex_);
+  return !writer_listener_.expired();
+}
+
+bool Inode::is_hard_to_watch() {
+  const std::lock_guard lock(mutex_);
+  return split_ || !files_[O_WRONLY].expired() || !files_[O_RDWR].expired();
+}
+
+bool Inode::is_split() {
+  const std::lock_guard lock(mutex_);
+  return split_;
+}
+
+std::shared_ptr<WriterListener> Inode::writer_opens(bool cuts) {
+  std::shared_ptr<WriterListener> listener;
+  {
+    const std::lock_guard lock(mutex_);
+    listener = writer_listener_.lock();
+  }
+  if (listener) listener->writer_opens(cuts);
+  return listener;
 }
 
 void Inode::note_size(const struct glfs_stat* status, uint64_t version) {
@@ -186,6 +243,12 @@ void File::take_set_id_away(Io& io, mode_t mode) {
       io.finished(io.result_, 0);
     }
   });
+}
+
+Outcome<Attributes> File::attributes() {
+  struct stat status {};
+  if (glfs_fstat(fd_, &status) != 0) return Failure{std::string(strerrordesc_np(errno))};
+  return Attributes{static_cast<uint64_t>(status.st_size), status.st_mtim, status.st_ctim};
 }
 
 int File::read(std::byte* buffer, size_t length, uint64_t offset, Io& io) {

@@ -5,6 +5,8 @@
 // that file.cc posts. Completions run on libgfapi's threads, or inside the submitting call.
 #pragma once
 
+#include <time.h>
+
 #include <array>
 #include <atomic>
 #include <cstddef>
@@ -18,6 +20,7 @@
 #include "daemon/gluster/context.h"
 #include "daemon/gluster/gate.h"
 #include "daemon/gluster/worker.h"
+#include "daemon/result.h"
 
 struct glfs_fd;    // glfs_fd_t
 struct glfs_stat;  // of libgfapi
@@ -68,6 +71,31 @@ struct FuseHandle {
   int type = 0;
   unsigned size = 0;  // 0: none
   std::array<unsigned char, 32> bytes{};
+
+  bool operator==(const FuseHandle&) const = default;
+};
+
+/// What the bricks say of a file: as long as it stays the same, so do the file's bytes.
+struct Attributes {
+  uint64_t size = 0;
+  timespec modified{};
+  timespec changed{};
+
+  bool operator==(const Attributes& other) const {
+    const auto same = [](const timespec& a, const timespec& b) {
+      return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
+    };
+    return size == other.size && same(modified, other.modified) && same(changed, other.changed);
+  }
+};
+
+/// Hears of whoever opens a file for writing on this host, in time.
+class WriterListener {
+ public:
+  virtual ~WriterListener() = default;
+  /// Before the opener goes on. `cuts`: it may change the file a little later without being known
+  /// as a writer. Any thread; must not block.
+  virtual void writer_opens(bool cuts) = 0;
 };
 
 /// Where an inode's size is shown: a word in a session's shared memory, kept mapped by the pointer.
@@ -81,13 +109,33 @@ class Inode {
   uint64_t number() const { return number_; }
   const Gfid& gfid() const { return gfid_; }
 
+  /// As of the last answer of the bricks.
+  uint64_t size();
+
   /// From now on, until remove_size_word, the word has the latest known size.
   void add_size_word(const SizeWord& word);
   void remove_size_word(const SizeWord& word);
 
+  /// Whether somebody has it open through libgfapi.
+  bool is_open();
+
+  void set_writer_listener(std::weak_ptr<WriterListener> listener);
+  bool is_listened_to();
+  /// Whether programs are known to have it open for writing, or to have it open as more than one
+  /// inode of the kernel, as after a change of the volume's graph: then what is heard of one says
+  /// nothing of the other.
+  bool is_hard_to_watch();
+  /// The second of these: it stays so.
+  bool is_split();
+  /// Tells it. For the caller to let go where the common descriptors are (Worker::Descriptors).
+  std::shared_ptr<WriterListener> writer_opens(bool cuts);
+
  private:
   friend class File;
   friend class Mount;
+
+  /// A program has opened `file` through a descriptor with that handle; `is_new`: it is the first.
+  void note_opened(const std::shared_ptr<File>& file, bool is_new, const FuseHandle& handle);
 
   /// Takes over the size from an answer that was asked for when `version` was current.
   void note_size(const struct glfs_stat* status, uint64_t version);
@@ -105,6 +153,8 @@ class Inode {
   // Not held while gfapi is called: completions take it.
   std::mutex mutex_;
   FuseHandle fuse_handle_;
+  std::weak_ptr<WriterListener> writer_listener_;
+  bool split_ = false;                        // opened under two handles
   std::array<std::weak_ptr<File>, 3> files_;  // by access mode
   // A program may have thousands of handles on one inode, and drops them all at its end.
   std::unordered_set<SizeWord> size_words_;
@@ -128,6 +178,8 @@ class File : public std::enable_shared_from_this<File> {
   File& operator=(const File&) = delete;
 
   const std::shared_ptr<Inode>& inode() const { return inode_; }
+  /// Asks the bricks; blocks.
+  Outcome<Attributes> attributes();
   int access_mode() const { return access_mode_; }
   /// See write_unit() in context.h.
   uint32_t write_unit() const { return context_->write_unit(); }

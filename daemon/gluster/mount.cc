@@ -30,6 +30,8 @@ constexpr const char kActiveVolfile[] = ".meta/graphs/active/volfile";
 constexpr unsigned kFuseThreads = 2;
 constexpr unsigned kGfapiThreads = 4;
 constexpr unsigned kFenceThreads = 2;
+constexpr unsigned kOpenThreads = 2;
+constexpr unsigned kCompareThreads = 2;
 
 bool is_on(int fd, dev_t dev) {
   struct statx status {};
@@ -59,6 +61,20 @@ FuseHandle fuse_handle_of(int fd) {
   return handle;
 }
 
+/// kNone: nobody on this host has the file open for writing, and the bricks have whatever was
+/// written through FUSE.
+Reason is_unwritten(int file) {
+  // The kernel gives a read lease only on a file that nobody has open for writing, through whatever
+  // descriptor, mapping or process (generic_add_lease in fs/locks.c).
+  if (::fcntl(file, F_SETLEASE, F_RDLCK) != 0) return Reason::kNotProven;
+  ::fcntl(file, F_SETLEASE, F_UNLCK);
+  // Orders after every earlier write of the inode, FUSE's write-behind included.
+  struct statx status {};
+  constexpr int kFlags = AT_EMPTY_PATH | AT_STATX_FORCE_SYNC;
+  const bool asked = ::statx(file, "", kFlags, STATX_BASIC_STATS, &status) == 0;
+  return asked ? Reason::kNone : Reason::kIoError;
+}
+
 /// The file has no name any more.
 bool is_gone(int error) {
   return error == ENOENT || error == ESTALE;
@@ -78,6 +94,9 @@ Mount::Mount(MountPlace place, MountSettings settings, Gate& gate)
       gfapi_(std::make_shared<Worker>("gfapi-" + device_name(place_.dev), kGfapiThreads)),
       fences_(std::make_shared<Worker>("fence-" + device_name(place_.dev), kFenceThreads,
                                        Worker::Descriptors::kOwn)),
+      opens_(std::make_shared<Worker>("open-" + device_name(place_.dev), kOpenThreads,
+                                      Worker::Descriptors::kOwn)),
+      compares_(std::make_shared<Worker>("compare-" + device_name(place_.dev), kCompareThreads)),
       open_files_(std::make_shared<std::atomic<int64_t>>(0)),
       mount_points_(place_.mount_points),
       idle_since_(Clock::now()) {}
@@ -133,7 +152,7 @@ void Mount::identify_and_engage(EngageOrder& order, const std::shared_ptr<void>&
 
 // --- for a program that was killed -------------------------------------------------------
 
-Outcome<UniqueFd> Mount::open_through_fuse(Inode& inode) {
+Outcome<UniqueFd> Mount::open_through_fuse(Inode& inode, int flags) {
   KernelHandle kernel{};
   {
     const std::lock_guard lock(inode.mutex_);
@@ -145,14 +164,14 @@ Outcome<UniqueFd> Mount::open_through_fuse(Inode& inode) {
   if (!root) return Failure{root.error()};
   const UniqueFd directory(::openat(root->get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   UniqueFd file(::open_by_handle_at(directory.get(), reinterpret_cast<file_handle*>(&kernel),
-                                    O_RDWR | O_CLOEXEC | O_NOFOLLOW));
+                                    flags | O_CLOEXEC | O_NOFOLLOW));
   // ESTALE: the kernel holds nothing of it any more.
   if (!file && errno == ESTALE) return file;
   if (!file) return Failure{std::string("cannot open it: ") + strerrordesc_np(errno)};
   Gfid gfid{};
   if (!is_on(file.get(), place_.dev) ||
-      ::fgetxattr(file.get(), "glusterfs.gfid", gfid.data(), gfid.size()) !=
-          static_cast<ssize_t>(gfid.size()) ||
+      ::getxattr(fmt::format("/proc/thread-self/fd/{}", file.get()).c_str(), "glusterfs.gfid",
+                 gfid.data(), gfid.size()) != static_cast<ssize_t>(gfid.size()) ||
       gfid != inode.gfid()) {
     return Failure{std::string("its handle is another file's by now")};
   }
@@ -163,7 +182,7 @@ void Mount::fence(std::shared_ptr<Inode> inode, uint64_t offset, std::shared_ptr
   fences_->post([self = shared_from_this(), inode = std::move(inode), offset,
                  owed = std::move(owed)]() mutable {
     constexpr int kAttempts = 3;
-    const auto file = self->open_through_fuse(*inode);
+    const auto file = self->open_through_fuse(*inode, O_RDWR);
     std::string error = file ? "" : file.error();
     if (file && *file) {
       long result = -1;
@@ -179,6 +198,95 @@ void Mount::fence(std::shared_ptr<Inode> inode, uint64_t offset, std::shared_ptr
     // The mount has descriptors, which cannot be closed here.
     const std::shared_ptr<Worker> elsewhere = self->fuse_;
     elsewhere->post([keep = std::move(self)] {});
+  });
+}
+
+// --- who writes it -----------------------------------------------------------------------------
+
+/// On its way from one worker to the next; let go where the common descriptors are.
+struct Mount::Question {
+  std::shared_ptr<Mount> mount;
+  std::shared_ptr<File> file;
+  std::function<void(Proof)> done;
+};
+
+std::shared_ptr<OpenWatch> Mount::open_watch() {
+  const std::lock_guard lock(mutex_);
+  if (!watch_tried_ && settings_.watch_groups) {
+    watch_ = OpenWatch::start(*settings_.watch_groups, fuse_);
+  }
+  watch_tried_ = true;
+  return watch_;
+}
+
+void Mount::ask_bricks(const std::shared_ptr<Question>& question) {
+  // A brick that hangs keeps these threads, and nobody else's.
+  question->mount->compares_->post([question] {
+    const auto attributes = question->file->attributes();
+    if (attributes) {
+      question->done(*attributes);
+    } else {
+      question->done(Failure{Reason::kIoError});
+    }
+  });
+}
+
+void Mount::prove_unwritten(std::shared_ptr<File> file, bool proven,
+                            std::function<void(Proof)> done) {
+  const auto question =
+      std::make_shared<Question>(Question{shared_from_this(), std::move(file), std::move(done)});
+  if (question->file->inode()->is_hard_to_watch()) {
+    return question->done(Failure{Reason::kNotProven});
+  }
+  if (proven) return ask_bricks(question);
+  fuse_->post([question] {
+    const std::shared_ptr<Inode>& inode = question->file->inode();
+    const auto watch = question->mount->open_watch();
+    auto opened = question->mount->open_through_fuse(*inode, O_PATH);
+    if (!watch || !opened || !*opened) {
+      question->done(Failure{Reason::kNotProven});
+      return;
+    }
+    // First the mark, then the look: who opens it between the two is heard of.
+    watch->add(std::move(*opened), inode, [question](bool watched) {
+      if (watched) {
+        question->mount->look_for_writers(question);
+      } else {
+        question->done(Failure{Reason::kNotProven});
+      }
+    });
+  });
+}
+
+void Mount::look_for_writers(std::shared_ptr<Question> question) {
+  opens_->post([question = std::move(question)]() mutable {
+    Mount& mount = *question->mount;
+    auto opened = mount.open_through_fuse(*question->file->inode(), O_RDONLY);
+    const Reason reason = opened && *opened ? is_unwritten(opened->get()) : Reason::kNotProven;
+    // This may hang: like a fence, it waits for the kernel's lock on the file. So nobody is
+    // answered before, and a file takes no more than one thread.
+    if (opened) opened->reset();
+    const std::shared_ptr<Worker> elsewhere = mount.fuse_;
+    elsewhere->post([question = std::move(question), reason] {
+      if (reason == Reason::kNone) {
+        ask_bricks(question);
+      } else {
+        question->done(Failure{reason});
+      }
+    });
+  });
+}
+
+void Mount::unwatch(std::shared_ptr<Inode> inode) {
+  fuse_->post([self = shared_from_this(), inode = std::move(inode)] {
+    std::shared_ptr<OpenWatch> watch;
+    {
+      const std::lock_guard lock(self->mutex_);
+      watch = self->watch_;
+    }
+    if (!watch) return;
+    auto file = self->open_through_fuse(*inode, O_PATH);
+    if (file && *file) watch->remove(std::move(*file), *inode);
   });
 }
 
@@ -435,7 +543,7 @@ void Mount::tick() {
     }
   }
   for (const Wish& wish : late) wish.done(Failure{Reason::kContextFailed});
-  for (const auto& worker : {fuse_, gfapi_, fences_}) worker->serve_waiting();
+  for (const auto& worker : {fuse_, gfapi_, fences_, opens_, compares_}) worker->serve_waiting();
   if (ready) look_for_shards(ready, used);
   if (idle)
     spdlog::info("event=context-idle dev={} source={}", device_name(place_.dev), place_.source);
@@ -503,18 +611,20 @@ Mount::Answer Mount::open(const Wish& wish, const std::shared_ptr<Context>& cont
   if (set_id_bits(status.st_mode) != 0 && wish.access_mode != O_RDONLY)
     return Failure{Reason::kSetId};
 
+  bool is_new = false;
   {
     const std::lock_guard lock(inode->mutex_);
     const std::shared_ptr<File> other = inode->files_[mode].lock();
-    if (other && other->context_ == context) {
-      file = other;  // opened meanwhile by another worker thread; ours closes itself
-    } else {
+    is_new = !other || other->context_ != context;
+    if (is_new) {
       inode->files_[mode] = file;
+    } else {
+      file =
+          other;  // opened before, or meanwhile by another worker thread; then ours closes itself
     }
   }
   inode->set_size(static_cast<uint64_t>(status.st_size));
-  const std::lock_guard lock(inode->mutex_);
-  inode->fuse_handle_ = wish.fuse_handle;
+  inode->note_opened(file, is_new, wish.fuse_handle);
   return file;
 }
 
@@ -528,7 +638,10 @@ MountReport Mount::report() {
   report.from_server = from_server_;
   report.contexts_built = contexts_built_;
   report.open_files = static_cast<uint64_t>(open_files_->load(std::memory_order_relaxed));
-  for (const auto& [gfid, inode] : inodes_) report.engaged_inodes += inode.expired() ? 0 : 1;
+  for (const auto& [gfid, entry] : inodes_) {
+    const auto inode = entry.lock();
+    report.engaged_inodes += inode && inode->is_open() ? 1 : 0;
+  }
   if (report.open_files == 0 && engaging_.load(std::memory_order_relaxed) == 0) {
     report.idle_seconds = std::chrono::duration<double>(Clock::now() - idle_since_).count();
   }

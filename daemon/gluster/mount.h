@@ -16,6 +16,7 @@
 #include "daemon/gluster/cmdline.h"
 #include "daemon/gluster/context.h"
 #include "daemon/gluster/file.h"
+#include "daemon/gluster/open_watch.h"
 #include "daemon/gluster/worker.h"
 #include "daemon/result.h"
 #include "daemon/unique_fd.h"
@@ -32,6 +33,7 @@ struct MountPlace {
 
 struct MountSettings {
   ContextSettings context;
+  std::shared_ptr<WatchGroups> watch_groups;  // null: openers are not watched, nothing is cached
   // Read when they are needed; may change while the daemon runs.
   std::shared_ptr<const std::atomic<int64_t>> idle_seconds;
   std::shared_ptr<const std::atomic<int64_t>> build_timeout_seconds;
@@ -78,6 +80,16 @@ class Mount : public std::enable_shared_from_this<Mount> {
   /// The mount table has been read again.
   void note_place(const MountPlace& place);
 
+  /// Makes sure that nobody on this host has `file`'s inode open for writing, that its
+  /// WriterListener will hear of whoever opens it so from now on, and that the bricks have what was
+  /// written through FUSE before; then asks the bricks for its attributes. Returns at once; `done`
+  /// is called once, on any thread. kNotProven: somebody has it open. `proven`: that has been made
+  /// sure of before, and the listener has heard of nobody since; only the bricks are asked.
+  using Proof = Result<Attributes, common::Reason>;
+  void prove_unwritten(std::shared_ptr<File> file, bool proven, std::function<void(Proof)> done);
+  /// The inode's WriterListener need not hear any more.
+  void unwatch(std::shared_ptr<Inode> inode);
+
   /// Once a second: refuses those who have waited too long, closes an idle context, looks whether
   /// the volume can still be served.
   void tick();
@@ -108,7 +120,11 @@ class Mount : public std::enable_shared_from_this<Mount> {
   void identify_and_engage(EngageOrder& order, const std::shared_ptr<void>& in_progress);
   common::Reason identify(uint64_t epoch);
   Outcome<UniqueFd> open_root();
-  Outcome<UniqueFd> open_through_fuse(Inode& inode);
+  Outcome<UniqueFd> open_through_fuse(Inode& inode, int flags);
+  struct Question;
+  std::shared_ptr<OpenWatch> open_watch();
+  void look_for_writers(std::shared_ptr<Question> question);
+  static void ask_bricks(const std::shared_ptr<Question>& question);
   Outcome<std::string> read_meta(const char* name);
 
   void with_context(Wish wish);
@@ -126,13 +142,17 @@ class Mount : public std::enable_shared_from_this<Mount> {
   const MountPlace place_;  // but for the mount points, which change: mount_points_
   const MountSettings settings_;
   Gate& gate_;
-  std::shared_ptr<Worker> fuse_;   // asks the FUSE mount
+  std::shared_ptr<Worker> fuse_;      // asks the FUSE mount
+  std::shared_ptr<OpenWatch> watch_;  // made with the first file that needs it; under mutex_
+  bool watch_tried_ = false;
   std::shared_ptr<Worker> gfapi_;  // asks bricks
   // Asks the FUSE mount, too: thousands of fences hold up no engage. What a fence does waits for
   // the kernel's lock on the file, which a program can hold for ever (a write(2) to it from memory
   // that another, hostile, FUSE never brings): hence threads of its own, with descriptors of their
   // own.
   std::shared_ptr<Worker> fences_;
+  std::shared_ptr<Worker> opens_;           // the same, to look whether somebody writes a file
+  const std::shared_ptr<Worker> compares_;  // asks the bricks whether cached files have changed
   std::atomic<bool> retired_{false};
   std::shared_ptr<std::atomic<int64_t>> open_files_;
   std::atomic<int64_t> engaging_{0};
@@ -185,6 +205,14 @@ class Mounts {
   /// None is left: a daemon that ends now leaves nothing unseen behind.
   bool fences_done() const { return fences_owed_->load(std::memory_order_acquire) == 0; }
 
+  /// Whether files of that mount have been engaged, and it has not gone since.
+  bool mounted(dev_t dev);
+  /// See Mount::prove_unwritten; kNotGenuine if the mount has gone.
+  void prove_unwritten(const std::shared_ptr<File>& file, bool proven,
+                       std::function<void(Mount::Proof)> done);
+  /// See Mount::unwatch.
+  void unwatch(const std::shared_ptr<Inode>& inode);
+
   /// Retires mounts for which `still_there` is false.
   void sweep(const std::function<bool(dev_t)>& still_there);
 
@@ -193,6 +221,7 @@ class Mounts {
 
  private:
   std::vector<std::shared_ptr<Mount>> all();
+  std::shared_ptr<Mount> find(dev_t dev);
 
   const MountSettings settings_;
   std::atomic<uint64_t> epoch_{1};

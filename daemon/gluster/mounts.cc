@@ -34,6 +34,29 @@ std::shared_ptr<const void> Mounts::owe_fence() {
           }};
 }
 
+std::shared_ptr<Mount> Mounts::find(dev_t dev) {
+  const std::lock_guard lock(mutex_);
+  const auto found = mounts_.find(dev);
+  return found != mounts_.end() && !found->second->retired() ? found->second : nullptr;
+}
+
+bool Mounts::mounted(dev_t dev) {
+  return find(dev) != nullptr;
+}
+
+void Mounts::prove_unwritten(const std::shared_ptr<File>& file, bool proven,
+                             std::function<void(Mount::Proof)> done) {
+  if (const auto mount = find(file->inode()->dev())) {
+    mount->prove_unwritten(file, proven, std::move(done));
+  } else {
+    done(Failure{common::Reason::kNotGenuine});
+  }
+}
+
+void Mounts::unwatch(const std::shared_ptr<Inode>& inode) {
+  if (const auto mount = find(inode->dev())) mount->unwatch(inode);
+}
+
 std::vector<std::shared_ptr<Mount>> Mounts::all() {
   const std::lock_guard lock(mutex_);
   std::vector<std::shared_ptr<Mount>> mounts;

@@ -51,6 +51,10 @@ void job_failed(const char* worker, const char* error) noexcept {
   spdlog::error("event=job-failed worker={} error=\"{}\"", worker, error);
 }
 
+void note_own_descriptors() {
+  t_own_descriptors = true;
+}
+
 Worker::Worker(std::string name, unsigned threads, Descriptors descriptors)
     : state_(std::make_shared<State>()) {
   state_->name = std::move(name);

@@ -87,6 +87,10 @@ void adopt_gfapi_identity();
 /// To be called after every glfs_new.
 void gfapi_is_up();
 
+/// The calling thread has left the common descriptors. Every thread that it starts would have its
+/// own, too, so that no worker starts one from it.
+void note_own_descriptors();
+
 /// Logs it.
 void job_failed(const char* worker, const char* error) noexcept;
 

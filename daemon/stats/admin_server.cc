@@ -41,10 +41,11 @@ std::string framed(const std::string& body) {
 
 class AdminServer::Connection : public std::enable_shared_from_this<Connection> {
  public:
-  Connection(Socket socket, Collect& collect, std::shared_ptr<int> count)
+  Connection(Socket socket, Collect& collect, DropCache& drop_cache, std::shared_ptr<int> count)
       : socket_(std::move(socket)),
         timer_(socket_.get_executor()),
         collect_(collect),
+        drop_cache_(drop_cache),
         count_(std::move(count)) {
     ++*count_;
   }
@@ -79,6 +80,12 @@ class AdminServer::Connection : public std::enable_shared_from_this<Connection> 
   void answer() {
     admin::Request request;
     if (!request.ParseFromString(body_)) return;
+    if (request.body_case() == admin::Request::kCacheDrop) {
+      admin::Response response;
+      response.mutable_cache_dropped()->set_bytes(drop_cache_());
+      write(response);
+      return;
+    }
     if (request.body_case() != admin::Request::kStats) {
       admin::Response response;
       response.set_error("boosterd does not know this request; is boosterctl of another version?");
@@ -103,14 +110,18 @@ class AdminServer::Connection : public std::enable_shared_from_this<Connection> 
   Socket socket_;
   boost::asio::steady_timer timer_;
   Collect& collect_;
+  DropCache& drop_cache_;
   std::shared_ptr<int> count_;
   std::array<unsigned char, 4> length_{};
   std::string body_;
   std::string out_;
 };
 
-AdminServer::AdminServer(boost::asio::io_context& io, int listener, Collect collect)
-    : acceptor_(io, boost::asio::local::stream_protocol(), listener), collect_(std::move(collect)) {
+AdminServer::AdminServer(boost::asio::io_context& io, int listener, Collect collect,
+                         DropCache drop_cache)
+    : acceptor_(io, boost::asio::local::stream_protocol(), listener),
+      collect_(std::move(collect)),
+      drop_cache_(std::move(drop_cache)) {
   accept();
 }
 
@@ -118,7 +129,8 @@ void AdminServer::accept() {
   acceptor_.async_accept([this](const ErrorCode& error, Socket socket) {
     if (error == boost::asio::error::operation_aborted) return;
     if (!error && *connections_ < kMaxConnections) {
-      std::make_shared<Connection>(std::move(socket), collect_, connections_)->next_request();
+      std::make_shared<Connection>(std::move(socket), collect_, drop_cache_, connections_)
+          ->next_request();
     }
     accept();
   });

@@ -16,8 +16,11 @@ class AdminServer {
   /// Collects a snapshot and hands it over later, on the same thread; or never, if a pump hangs.
   using Collect = std::function<void(std::function<void(Snapshot)>)>;
 
+  /// Empties the page cache; how many bytes there were.
+  using DropCache = std::function<uint64_t()>;
+
   /// Takes the listening socket.
-  AdminServer(boost::asio::io_context& io, int listener, Collect collect);
+  AdminServer(boost::asio::io_context& io, int listener, Collect collect, DropCache drop_cache);
 
   /// Accepts nobody any more.
   void close();
@@ -29,6 +32,7 @@ class AdminServer {
 
   boost::asio::local::stream_protocol::acceptor acceptor_;
   Collect collect_;
+  DropCache drop_cache_;
   std::shared_ptr<int> connections_ = std::make_shared<int>(0);
 };
 

@@ -48,6 +48,8 @@ struct Totals {
   Counter sessions_refused;
   Counter sessions_ended_for_lies;
   Counter engaged;
+  Counter cached_calls;  // of sessions that have ended
+  Counter cached_bytes;
   std::array<Counter, common::kReasonCount> refused;
   // What ended sessions had left to the kernel, by reason.
   std::array<Counter, common::kReasonCount> passed_calls;

@@ -96,6 +96,8 @@ void fill(const SessionReport& report, admin::Session& session) {
   session.set_write_calls(report.write_calls);
   session.set_write_bytes(report.write_bytes);
   session.set_age_seconds(report.age_seconds);
+  session.set_cached_calls(report.cached_calls);
+  session.set_cached_bytes(report.cached_bytes);
   for (const EngagedReport& file : report.engaged) {
     admin::Engaged& engaged = *session.add_files();
     engaged.set_gfid(gluster::to_string(file.gfid));
@@ -133,6 +135,14 @@ void fill_totals(const Totals& totals, const std::vector<const PumpStats*>& pump
   message.set_doorbells(sum(&Traffic::doorbells));
 }
 
+void fill(const CacheReport& report, admin::Cache& cache) {
+  cache.set_budget(report.budget);
+  cache.set_used(report.used);
+  cache.set_files(report.files);
+  cache.set_filled(report.filled);
+  cache.set_evicted(report.evicted);
+}
+
 void fill(const HistogramSums& sums, admin::Latency& latency) {
   latency.set_count(count(sums));
   latency.set_p50_us(percentile_us(sums, 0.50));
@@ -166,10 +176,14 @@ admin::Stats to_message(Snapshot& snapshot) {
     passed.calls[i] = snapshot.totals->passed_calls[i].get();
     passed.bytes[i] = snapshot.totals->passed_bytes[i].get();
   }
+  uint64_t cached_calls = snapshot.totals->cached_calls.get();
+  uint64_t cached_bytes = snapshot.totals->cached_bytes.get();
   std::sort(snapshot.sessions.begin(), snapshot.sessions.end(),
             [](const SessionReport& a, const SessionReport& b) { return a.id < b.id; });
   for (const SessionReport& session : snapshot.sessions) {
     fill(session, *stats.add_sessions());
+    cached_calls += session.cached_calls;
+    cached_bytes += session.cached_bytes;
     for (size_t i = 0; i < common::kReasonCount; ++i) {
       passed.calls[i] += session.passed.calls[i];
       passed.bytes[i] += session.passed.bytes[i];
@@ -187,6 +201,9 @@ admin::Stats to_message(Snapshot& snapshot) {
     fill(mount, handles, *stats.add_mounts());
   }
   fill_totals(*snapshot.totals, snapshot.pumps, *stats.mutable_totals());
+  stats.mutable_totals()->set_cached_calls(cached_calls);
+  stats.mutable_totals()->set_cached_bytes(cached_bytes);
+  fill(snapshot.cache, *stats.mutable_cache());
 
   HistogramSums reads{};
   HistogramSums writes{};

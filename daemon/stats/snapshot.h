@@ -30,12 +30,23 @@ struct SessionReport {
   uint64_t read_bytes = 0;
   uint64_t write_calls = 0;
   uint64_t write_bytes = 0;
+  uint64_t cached_calls = 0;
+  uint64_t cached_bytes = 0;
   std::vector<EngagedReport> engaged;
   PassedSums passed;
 };
 
+struct CacheReport {
+  uint64_t budget = 0;  // bytes, as all of it; 0: there is no page cache
+  uint64_t used = 0;
+  uint64_t files = 0;
+  uint64_t filled = 0;
+  uint64_t evicted = 0;
+};
+
 struct Snapshot {
   double uptime_seconds = 0;
+  CacheReport cache;
   std::vector<gluster::MountReport> mounts;
   std::vector<SessionReport> sessions;
   // Of the running daemon, not copies: they outlive every snapshot.

@@ -8,6 +8,7 @@
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
 
+#include <list>
 #include <sstream>
 
 #include "tests/hostile/fixture.h"
@@ -503,6 +504,107 @@ TEST_F(Hostile, AWriteThatNeverEndsHoldsUpNoPumpAndNoFence) {
   fake.end();
   daemon.kill();
   daemon.start();
+}
+
+/// Makes a file large enough to be cached, for as long as this lives.
+class Large {
+ public:
+  explicit Large(std::string path)
+      : path_(std::move(path)), size_(std::filesystem::file_size(path_)) {
+    EXPECT_EQ(::truncate(path_.c_str(), 2 << 20), 0);
+  }
+  ~Large() { EXPECT_EQ(::truncate(path_.c_str(), static_cast<off_t>(size_)), 0); }
+  Large(const Large&) = delete;
+  Large& operator=(const Large&) = delete;
+
+ private:
+  const std::string path_;
+  const uintmax_t size_;
+};
+
+/// Engages `fd` for reading in slot 0 and waits until the daemon has its page cache valid, so that
+/// whoever opens the file is held up until the daemon has looked at him.
+bool cached(DaemonClient& client, int fd) {
+  return engage(client, fd) == "granted r" &&
+         within(kPatience, [&] { return request(client, Op::kFill, 0, 4096) == "4096 bytes"; });
+}
+
+/// Whether a program of `uid` gets `file` open for reading. It is not told to close it.
+bool can_open(uid_t uid, const std::string& file, std::list<UserProcess>& openers) {
+  openers.emplace_back(uid, [&](Talk& talk) {
+    const int fd = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
+    talk.say(fd >= 0 ? "open" : "cannot");
+    talk.hear();
+    ::pause();
+  });
+  return openers.back().hear() == "open";
+}
+
+TEST_F(Hostile, NobodyWhoOpensACachedFileWaitsForWhoHoldsItsLock) {
+  Daemon& daemon = boosterd("[cache]\nbytes = 67108864\n");
+  const Large honest(honest_file());
+  const Large open(open_file());
+  const auto honest_client = new_session();
+  const Fd honest_fd(honest_file(), O_RDONLY);
+  ASSERT_TRUE(cached(*honest_client, honest_fd.get()));
+  FakeGluster fake(secret(), {"allow_other"});
+  UserProcess mallory(kMallory, [&](Talk& talk) {
+    const auto client = new_session();
+    void* page = nullptr;
+    {
+      const Fd file(fake.file(), O_RDWR);  // closed while the server still answers
+      page = ::mmap(nullptr, 4096, PROT_READ, MAP_SHARED, file.get(), 0);
+    }
+    {
+      const Fd reader(open_file(), O_RDONLY);
+      if (page == MAP_FAILED || !cached(*client, reader.get())) throw std::runtime_error("cached");
+    }
+    const int writer = ::open(open_file().c_str(), O_RDWR | O_CLOEXEC);
+    talk.say("open");
+    talk.hear();
+    if (::fork() == 0) {
+      ::close(client->socket());
+      ::pwrite(writer, page, 4096, 0);
+      ::_exit(0);
+    }
+    std::this_thread::sleep_for(milliseconds(300));
+    talk.say("stuck");
+    talk.hear();
+  });
+  ASSERT_EQ(mallory.hear(), "open");
+  fake.tell("silent");
+  mallory.say("");
+  ASSERT_EQ(mallory.hear(), "stuck");
+
+  std::list<UserProcess> openers;
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(can_open(kBob, open_file(), openers));
+  EXPECT_TRUE(can_open(kBob, honest_file(), openers));
+  EXPECT_EQ(still_honest(*honest_client), "served");
+  // The daemon's end frees everybody, whatever its threads wait for.
+  daemon.signal(SIGKILL);
+  EXPECT_TRUE(honest_client->wait_hung_up(kPatience));
+  EXPECT_TRUE(can_open(kBob, honest_file(), openers));
+  fake.end();
+  daemon.kill();
+  daemon.start();
+}
+
+TEST_F(Hostile, OnlyWhoMayReadGetsAPageCache) {
+  boosterd("[cache]\nbytes = 67108864\n");
+  const Large open(open_file());
+  const auto client = new_session();
+  const Fd reader(open_file(), O_RDONLY);
+  const Fd writer(open_file(), O_WRONLY);
+  const Fd both(open_file(), O_RDWR);
+  EXPECT_EQ(engage(*client, reader.get(), 0), "granted r");
+  EXPECT_EQ(engage(*client, writer.get(), 1), "granted w");
+  EXPECT_EQ(engage(*client, both.get(), 2), "granted rw");
+  EXPECT_NE(client->slot(0).flags & common::kHandleCached, 0U);
+  EXPECT_EQ(client->slot(1).flags & common::kHandleCached, 0U);
+  EXPECT_NE(client->slot(2).flags & common::kHandleCached, 0U);
+  // Asking for a fill without the right is a lie.
+  EXPECT_NE(request(*client, Op::kFill, 0, 4096, 1), "4096 bytes");
+  EXPECT_TRUE(client->wait_hung_up(kPatience));
 }
 
 // --- mounts that are replaced ------------------------------------------------------------

@@ -22,7 +22,7 @@ namespace {
 
 using common::Op;
 
-constexpr size_t kFileBytes = 256 << 10;
+constexpr size_t kFileBytes = 2 << 20;  // large enough to be cached
 constexpr int kWorkers = 4;
 
 /// Counted by all processes.
@@ -194,17 +194,19 @@ class Attack {
     common::LaneRequest& request = client_.memory().requests[lane];
     if (!handles_.empty()) {
       const auto& handle = handles_[random_.below(static_cast<uint32_t>(handles_.size()))];
-      request.op = 1 + random_.below(2);
+      request.op = 1 + random_.below(3);
       request.slot = handle.slot;
       request.generation = handle.generation;
       request.length = 1 + random_.below(4096);
       request.offset = random_.below(kFileBytes);
+      request.ahead = request.op == static_cast<uint32_t>(Op::kFill) ? random_.below(1 << 20) : 0;
     }
-    switch (random_.below(5)) {
+    switch (random_.below(6)) {
       case 0: request.op = static_cast<uint32_t>(random_.edge()); break;
       case 1: request.slot = static_cast<uint32_t>(random_.edge()); break;
       case 2: request.generation = static_cast<uint32_t>(random_.edge()); break;
       case 3: request.length = static_cast<uint32_t>(random_.edge()); break;
+      case 4: request.ahead = static_cast<uint32_t>(random_.edge()); break;
       default: request.offset = random_.edge(); break;
     }
     const uint32_t step = random_.one_in(8) ? static_cast<uint32_t>(random_.edge()) : 1;

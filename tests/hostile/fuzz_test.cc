@@ -16,7 +16,7 @@ class FuzzedDaemon {
     const char* sanitized = std::getenv("BOOSTER_TEST_BOOSTERD_ASAN");
     const std::string program = sanitized ? sanitized : boosterd_path();
     const std::string config = Lab::get().dir + "/boosterd-fuzz.toml";
-    write_file(config, "");
+    write_file(config, "[cache]\nbytes = 16777216\n");
     ::unlink(log_path_.c_str());
     pid_ = ::fork();
     if (pid_ == 0) {

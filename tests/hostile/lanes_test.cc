@@ -90,7 +90,7 @@ TEST_F(Hostile, ALieInALaneEndsTheLiarsSessionAndNoOther) {
       {"the last number of a slot", request(kRead, kMax32, 16, 0)},
       {"a slot whose address wraps", request(kRead, 1U << 26, 16, 0)},
       {"operation 0", request(0, 0, 16, 0)},
-      {"operation 3", request(3, 0, 16, 0)},
+      {"operation 4", request(4, 0, 16, 0)},
       {"the last operation", request(kMax32, 0, 16, 0)},
       {"a request skipped", jump(2)},
       {"a step back", jump(kMax32)},

@@ -254,28 +254,6 @@ TEST(Context, AMountWhoseFilesAreClosedCanBeUnmountedAndComeBack) {
 
 // --- a volume that changes ---------------------------------------------------------------------
 
-/// Sets an option of a lab's volume for as long as this lives.
-class VolumeOption {
- public:
-  VolumeOption(std::string volume, std::string key, const std::string& value)
-      : volume_(std::move(volume)), key_(std::move(key)) {
-    set({"set", volume_, key_, value});
-  }
-  ~VolumeOption() { set({"reset", volume_, key_}); }
-  VolumeOption(const VolumeOption&) = delete;
-  VolumeOption& operator=(const VolumeOption&) = delete;
-
- private:
-  static void set(const std::vector<std::string>& words) {
-    std::vector<std::string> command{"lab", "gluster", "volume"};
-    command.insert(command.end(), words.begin(), words.end());
-    const RunResult result = run(command, {.preload = false});
-    EXPECT_EQ(result.status, 0) << result.out << result.err;
-  }
-  std::string volume_;
-  std::string key_;
-};
-
 // A file without a name cannot be opened again on the new graph, and libgfapi dies of that
 // (daemon/gluster/gfapi_guard.cc).
 TEST(Context, ANewGraphOnWhichAFileCannotBeOpenedAgainDoesNotEndTheDaemon) {

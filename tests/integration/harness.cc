@@ -375,7 +375,8 @@ booster::admin::Stats Daemon::stats() const {
 }
 
 uint64_t Daemon::boosted_read_bytes() const {
-  return stats().totals().read_bytes();
+  const admin::Totals totals = stats().totals();
+  return totals.read_bytes() + totals.cached_bytes();
 }
 uint64_t Daemon::boosted_write_bytes() const {
   return stats().totals().write_bytes();
@@ -423,6 +424,28 @@ uint64_t file_size(const std::string& path) {
 int rounds(int short_run, int full) {
   const char* value = std::getenv("BOOSTER_TEST_FULL");
   return value != nullptr && std::strcmp(value, "1") == 0 ? full : short_run;
+}
+
+// --- volumes -----------------------------------------------------------------------------------
+
+namespace {
+
+void change_volume(const std::vector<std::string>& words) {
+  std::vector<std::string> command{"lab", "gluster", "volume"};
+  command.insert(command.end(), words.begin(), words.end());
+  const RunResult result = run(command, {.preload = false});
+  EXPECT_EQ(result.status, 0) << result.out << result.err;
+}
+
+}  // namespace
+
+VolumeOption::VolumeOption(std::string volume, std::string key, const std::string& value)
+    : volume_(std::move(volume)), key_(std::move(key)) {
+  change_volume({"set", volume_, key_, value});
+}
+
+VolumeOption::~VolumeOption() {
+  change_volume({"reset", volume_, key_});
 }
 
 }  // namespace booster::test

@@ -133,4 +133,17 @@ uint64_t file_size(const std::string& path);
 /// Repetitions: `full` under `scripts/test --full` (BOOSTER_TEST_FULL=1), else `short_run`.
 int rounds(int short_run, int full);
 
+/// Sets an option of a lab's volume for as long as this lives.
+class VolumeOption {
+ public:
+  VolumeOption(std::string volume, std::string key, const std::string& value);
+  ~VolumeOption();
+  VolumeOption(const VolumeOption&) = delete;
+  VolumeOption& operator=(const VolumeOption&) = delete;
+
+ private:
+  const std::string volume_;
+  const std::string key_;
+};
+
 }  // namespace booster::test

@@ -773,6 +773,11 @@ class Puppet {
          const int f = fd(w);
          return told(ftruncate(f, next<off_t>(w)));
        }},
+      {"truncate-path",
+       [](Words& w) {
+         const auto path = next<std::string>(w);
+         return told(truncate(path.c_str(), next<off_t>(w)));
+       }},
       {"fsync", [this](Words& w) { return told(fsync(fd(w))); }},
       {"fdatasync", [this](Words& w) { return told(fdatasync(fd(w))); }},
       {"syncfs", [this](Words& w) { return told(syncfs(fd(w))); }},

@@ -37,7 +37,8 @@ TEST(Request, TheBordersOfWhatIsWellFormed) {
 
 TEST(Request, WhatNoHonestClientSends) {
   EXPECT_FALSE(is_well_formed(with([](Request& r) { r.op = static_cast<Op>(0); })));
-  EXPECT_FALSE(is_well_formed(with([](Request& r) { r.op = static_cast<Op>(3); })));
+  EXPECT_FALSE(is_well_formed(with([](Request& r) { r.op = static_cast<Op>(4); })));
+  EXPECT_FALSE(is_well_formed(with([](Request& r) { r.ahead = 1; })));
   EXPECT_FALSE(is_well_formed(with([](Request& r) { r.slot = common::kHandleSlots; })));
   EXPECT_FALSE(is_well_formed(with([](Request& r) { r.slot = ~0U; })));
   EXPECT_FALSE(is_well_formed(with([](Request& r) { r.length = 0; })));
@@ -46,6 +47,25 @@ TEST(Request, WhatNoHonestClientSends) {
   EXPECT_FALSE(is_well_formed(with([](Request& r) { r.offset = kMax; })));
   EXPECT_FALSE(is_well_formed(with([](Request& r) { r.offset = kMax + 1; })));
   EXPECT_FALSE(is_well_formed(with([](Request& r) { r.offset = ~uint64_t{0}; })));
+}
+
+TEST(Request, FillsMayWaitForNothingAndLookAhead) {
+  const auto fill = [](auto change) {
+    return with([change](Request& r) {
+      r.op = Op::kFill;
+      change(r);
+    });
+  };
+  EXPECT_TRUE(is_well_formed(fill([](Request& r) { r.length = 0; })));
+  EXPECT_TRUE(is_well_formed(fill([](Request& r) { r.ahead = common::kMaxAhead; })));
+  EXPECT_FALSE(is_well_formed(fill([](Request& r) { r.ahead = common::kMaxAhead + 1; })));
+  EXPECT_FALSE(is_well_formed(fill([](Request& r) { r.length = common::kLanePayload + 1; })));
+  EXPECT_FALSE(is_well_formed(fill([](Request& r) {
+    r.offset = kMax - 10;
+    r.ahead = 10;
+  })));
+  EXPECT_EQ(needed_right(Op::kFill), uint32_t{common::kHandleReadable});
+  EXPECT_EQ(needed_right(Op::kWrite), uint32_t{common::kHandleWritable});
 }
 
 TEST(SessionMemory, IsSealedPrivateAndFilled) {

@@ -1,0 +1,74 @@
+// The page cache of one inode, as preloaded programs map it: made and written by the daemon, read
+// by every program that holds the file open for reading, through a descriptor that cannot be opened
+// for writing by anybody.
+//
+// One sparse file holds all of it: a header, a word for each page, and the pages at the file's own
+// offsets:
+//
+//   0            CacheHeader
+//   kWordsStart  PageWord[kMaxPages]
+//   kDataStart   the bytes of the file
+//
+// A page is read like this, without asking anybody:
+//
+//   client                                      daemon
+//   ------                                      ------
+//   valid_until > now      (acquire)  <-----    valid_until = …             (seq_cst)
+//   word = load            (acquire)  <-----    bytes, then word = number   (release)
+//   copy the page
+//   fence                  (acquire)            word = kInTransit | …       (relaxed)
+//   word == load           (relaxed)  <-----    fence (release), then the page goes
+//
+// A word takes a number that this file has not used before whenever its page is filled, so an equal
+// word means an unchanged page.
+//
+// What is valid: the daemon makes `valid_until` 0 before it lets anybody on this host open the file
+// for writing, and lets it pass by itself when it has not compared the file with the bricks for a
+// second. A daemon that has died renews nothing. A reader who must see what another host did before
+// some moment (an open, a lock) also looks at when that comparison was begun.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+namespace booster::common {
+
+inline constexpr uint64_t kPageSize = 4096;
+/// What of a file can be cached, from its start: 1 TiB.
+inline constexpr uint64_t kMaxCachedBytes = uint64_t{1} << 40;
+inline constexpr uint64_t kMaxPages = kMaxCachedBytes / kPageSize;
+
+/// "BOOSTERC"
+inline constexpr uint64_t kCacheMagic = 0x43524554534f4f42;
+
+/// Daemon-written.
+struct alignas(64) CacheHeader {
+  uint64_t magic;
+  /// CLOCK_MONOTONIC in milliseconds; 0: nothing is valid.
+  std::atomic<uint64_t> valid_until_ms;
+  /// Of the file, in bytes. Stored before `valid_until_ms`.
+  std::atomic<uint64_t> size;
+  /// CLOCK_MONOTONIC in milliseconds: what the bricks had then is what is valid. Stored before
+  /// `valid_until_ms`.
+  std::atomic<uint64_t> compared_ms;
+  /// The same: when a comparison last found other bytes than before. What FUSE holds may be older
+  /// for a while. Stored before `valid_until_ms`.
+  std::atomic<uint64_t> changed_ms;
+};
+static_assert(sizeof(CacheHeader) == 64);
+
+/// 0: never filled. Odd: in transit. Else the number of the fill, times two.
+using PageWord = std::atomic<uint32_t>;
+inline constexpr uint32_t kInTransit = 1;
+
+constexpr bool is_valid(uint32_t word) {
+  return word != 0 && (word & kInTransit) == 0;
+}
+
+inline constexpr uint64_t kWordsStart = kPageSize;
+inline constexpr uint64_t kDataStart = uint64_t{2} << 30;
+static_assert(kWordsStart + kMaxPages * sizeof(PageWord) <= kDataStart);
+inline constexpr uint64_t kCacheFileBytes = kDataStart + kMaxCachedBytes;
+
+}  // namespace booster::common

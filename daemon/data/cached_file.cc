@@ -1,0 +1,506 @@
+// The pages of one file: filling, publishing, forgetting.
+#include <fcntl.h>
+#include <spdlog/spdlog.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+
+#include "daemon/data/channel.h"
+#include "daemon/data/page_cache.h"
+
+namespace booster::daemon::data {
+
+using common::kDataStart;
+using common::kExtent;
+using common::kInTransit;
+using common::kMaxCachedBytes;
+using common::kPageSize;
+using common::kWordsStart;
+using common::PageWord;
+using std::chrono::milliseconds;
+
+namespace {
+
+constexpr uint64_t kPagesPerExtent = kExtent / kPageSize;
+static_assert(kPagesPerExtent == 64);
+constexpr uint64_t kWordsPerPage = kPageSize / sizeof(PageWord);
+/// One request to the bricks.
+constexpr uint64_t kMaxFillPages = 64;
+/// How much may be on its way ahead of a reader, in requests of a file.
+constexpr size_t kMaxFillsAhead = 32;
+
+/// A file is compared with the bricks this often while it is read...
+constexpr milliseconds kValidateEvery{400};
+/// ...and believed for so long after.
+constexpr milliseconds kBelieveFor{980};  // clients look at a clock that is some ms coarse
+/// A daemon that has died has renewed within this.
+constexpr milliseconds kShowFor{250};
+/// How often somebody looks whether writers have gone.
+constexpr milliseconds kTryEvery{20};
+constexpr milliseconds kTrySlowly{500};
+/// Who opens a file for reading and cuts it is done with that, however slow the bricks are.
+constexpr std::chrono::seconds kCutsWithin{5};
+/// Two changes may bear the same times: within one tick of a brick's clock, and also when the
+/// second comes from a host whose clock is behind (a file's ctime never goes back:
+/// posix_set_mdata_xattr in GlusterFS's posix-metadata.c). What is filled so soon after a change,
+/// by our clock and by the file's own times, is thought wrong at the next look.
+constexpr milliseconds kTick{20};
+constexpr std::chrono::seconds kClocksDiffer{1};
+/// Memory that readers may get of one file by touching holes, by accident, before it is taken back.
+constexpr uint64_t kMaxStray = 4 << 20;
+
+uint64_t to_ms(CachedFile::Clock::time_point time) {
+  return static_cast<uint64_t>(
+      std::chrono::duration_cast<milliseconds>(time.time_since_epoch()).count());
+}
+
+}  // namespace
+
+// --- one request to the bricks ---------------------------------------------------------------
+
+struct CachedFile::Waiting {
+  explicit Waiting(FillWaiter& w) : waiter(w) {}
+  FillWaiter& waiter;
+  // One for each fill, and one for who is still asking for more.
+  std::atomic<int> missing{1};
+  std::atomic<bool> all{true};
+
+  void done(bool ok) {
+    // relaxed: ordered by `missing`.
+    if (!ok) all.store(false, std::memory_order_relaxed);
+    if (missing.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+      waiter.filled(all.load(std::memory_order_relaxed));
+    }
+  }
+};
+
+class CachedFile::FillIo final : public gluster::Io {
+ public:
+  FillIo(std::shared_ptr<CachedFile> file, PageRange range, uint64_t epoch, bool suspect,
+         bool ahead)
+      : file_(std::move(file)), range_(range), epoch_(epoch), suspect_(suspect), ahead_(ahead) {}
+
+  PageRange range() const { return range_; }
+  uint64_t bytes() const { return (range_.end - range_.first) * kPageSize; }
+  std::byte* buffer() { return buffer_.get(); }
+  void make_buffer() { buffer_ = std::make_unique_for_overwrite<std::byte[]>(bytes()); }
+  void finished(int64_t result, int /*error*/) noexcept override {
+    const std::shared_ptr<CachedFile> file = file_;  // this may go meanwhile
+    file->finish(*this, result);
+  }
+
+ private:
+  friend class CachedFile;
+  std::shared_ptr<CachedFile> file_;
+  const PageRange range_;
+  const uint64_t epoch_;
+  const bool suspect_;
+  const bool ahead_;  // when it was begun nobody waited for it
+  std::unique_ptr<std::byte[]> buffer_;
+  std::vector<std::shared_ptr<Waiting>> waiting_;  // under the file's mutex
+};
+
+// --- the file ----------------------------------------------------------------------------------
+
+CachedFile::CachedFile(PageCache& cache, std::shared_ptr<gluster::Inode> inode,
+                       CacheStore::File store)
+    : cache_(cache), inode_(std::move(inode)), store_(std::move(store)) {}
+
+CachedFile::~CachedFile() {
+  // Whoever still maps it is a program that has no session any more, or had it before.
+  armed_ = false;
+  show_validity(Clock::now());
+  punch(kPageSize, common::kCacheFileBytes - kPageSize);
+  uint64_t pages = 0;
+  for (const auto& [index, extent] : extents_) pages += std::popcount(extent.pages);
+  cache_.removed((pages + words_.size() + (header_there_ ? 1 : 0)) * kPageSize);
+  cache_.file_gone();
+  if (map_) ::munmap(map_, map_bytes_);
+  cache_.mounts().unwatch(inode_);
+}
+
+common::CacheHeader& CachedFile::header() const {
+  return *reinterpret_cast<common::CacheHeader*>(map_);
+}
+
+PageWord& CachedFile::word(uint64_t page) const {
+  return reinterpret_cast<PageWord*>(map_ + kWordsStart)[page];
+}
+
+bool CachedFile::have_words(PageRange range) {
+  const uint64_t needed = kWordsStart + range.end * sizeof(PageWord);
+  if (needed > map_bytes_) {
+    const uint64_t bytes =
+        std::min(std::bit_ceil(std::max<uint64_t>(needed, 64 << 10)), kDataStart);
+    void* map =
+        ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, store_.writable.get(), 0);
+    if (map == MAP_FAILED) return false;
+    if (map_) ::munmap(map_, map_bytes_);
+    map_ = static_cast<std::byte*>(map);
+    map_bytes_ = bytes;
+  }
+  if (!header_there_) {
+    if (!have_memory(0)) return false;
+    header_there_ = true;
+    cache_.added(kPageSize);
+    header().magic = common::kCacheMagic;
+  }
+  for (uint64_t w = range.first / kWordsPerPage; w * kWordsPerPage < range.end; ++w) {
+    if (words_.contains(w)) continue;
+    if (!have_memory(kWordsStart / kPageSize + w)) return false;
+    words_.emplace(w, 0);
+    cache_.added(kPageSize);
+  }
+  return true;
+}
+
+bool CachedFile::is_cached(uint64_t page) const {
+  // Looking at a hole would fill it.
+  return words_.contains(page / kWordsPerPage) &&
+         common::is_valid(word(page).load(std::memory_order_relaxed));
+}
+
+void CachedFile::drop_unused_words(PageRange range) {
+  for (uint64_t w = range.first / kWordsPerPage; w * kWordsPerPage < range.end; ++w) {
+    const auto place = words_.find(w);
+    if (place == words_.end() || place->second != 0) continue;
+    const auto uses_it = [w](const auto& fill) {
+      return fill->range().first / kWordsPerPage <= w && w * kWordsPerPage < fill->range().end;
+    };
+    if (std::any_of(in_flight_.begin(), in_flight_.end(), uses_it)) continue;
+    punch(kWordsStart + w * kPageSize, kPageSize);
+    words_.erase(place);
+    cache_.removed(kPageSize);
+  }
+}
+
+/// Storing into a hole when there is no memory would be the daemon's end (SIGBUS).
+bool CachedFile::have_memory(uint64_t page_of_file) {
+  return ::fallocate(store_.writable.get(), 0, static_cast<off_t>(page_of_file * kPageSize),
+                     kPageSize) == 0;
+}
+
+void CachedFile::punch(uint64_t offset, uint64_t length) {
+  if (::fallocate(store_.writable.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                  static_cast<off_t>(offset), static_cast<off_t>(length)) != 0) {
+    spdlog::warn("event=cache-punch-failed error=\"{}\"", strerrordesc_np(errno));
+  }
+}
+
+bool CachedFile::changed_lately() const {
+  timespec now{};
+  ::clock_gettime(CLOCK_REALTIME, &now);
+  const auto age = std::chrono::seconds(now.tv_sec - attributes_.changed.tv_sec) +
+                   std::chrono::nanoseconds(now.tv_nsec - attributes_.changed.tv_nsec);
+  return age < kClocksDiffer || Clock::now() < changed_ + kTick;
+}
+
+// --- filling -----------------------------------------------------------------------------------
+
+void CachedFile::plan(PageRange range, const std::shared_ptr<Waiting>& waiting, Fills& fills) {
+  uint64_t page = range.first;
+  while (page < range.end) {
+    const auto under_way = std::find_if(in_flight_.begin(), in_flight_.end(), [page](auto& fill) {
+      return fill->range().first <= page && page < fill->range().end;
+    });
+    if (under_way != in_flight_.end()) {
+      if (waiting) {
+        waiting->missing.fetch_add(1, std::memory_order_relaxed);
+        (*under_way)->waiting_.push_back(waiting);
+      }
+      page = (*under_way)->range().end;
+      continue;
+    }
+    if (is_cached(page)) {
+      ++page;
+      continue;
+    }
+    uint64_t end = page + 1;
+    uint64_t limit = std::min(range.end, page + kMaxFillPages);
+    for (const auto& fill : in_flight_) {
+      if (fill->range().first > page) limit = std::min(limit, fill->range().first);
+    }
+    while (end < limit && !is_cached(end)) ++end;
+    auto fill = std::make_shared<FillIo>(shared_from_this(), PageRange{page, end}, epoch_,
+                                         changed_lately(), !waiting);
+    if (!waiting &&
+        (in_flight_.size() >= kMaxFillsAhead || !cache_.may_fetch_ahead(fill->bytes()))) {
+      return;
+    }
+    if (!have_words(fill->range())) {
+      if (waiting) waiting->all.store(false, std::memory_order_relaxed);
+      if (!waiting) cache_.fetched_ahead(fill->bytes());
+      return;
+    }
+    if (waiting) {
+      waiting->missing.fetch_add(1, std::memory_order_relaxed);
+      fill->waiting_.push_back(waiting);
+    }
+    in_flight_.push_back(fill);
+    fills.push_back(std::move(fill));
+    page = end;
+  }
+}
+
+CachedFile::Fill CachedFile::fill(const std::shared_ptr<gluster::File>& file, uint64_t offset,
+                                  uint64_t length, uint64_t ahead, FillWaiter& waiter,
+                                  Submitter& submitter) {
+  Fills fills;
+  std::shared_ptr<Waiting> waiting;
+  const bool room = cache_.make_room(kMaxFillPages * kPageSize);
+  {
+    const std::lock_guard lock(mutex_);
+    const auto now = Clock::now();
+    const bool current = armed_ && now < validated_ + kBelieveFor;
+    if (current) show_validity(now);  // nobody may have read for a while
+    const uint64_t size = std::min(attributes_.size, kMaxCachedBytes);
+    const auto pages_until = [size](uint64_t end) {
+      return (std::min(end, size) + kPageSize - 1) / kPageSize;
+    };
+    const PageRange wanted{offset / kPageSize, pages_until(offset + length)};
+    const PageRange further{std::max(wanted.end, offset / kPageSize),
+                            pages_until(offset + length + ahead)};
+    if (current && room) {
+      waiting = std::make_shared<Waiting>(waiter);
+      plan(wanted, waiting, fills);
+      plan(further, nullptr, fills);
+    }
+  }
+  if (!waiting) {
+    arm(file);
+    return Fill::kCannot;
+  }
+  uint64_t bytes = 0;
+  for (const auto& fill : fills) bytes += fill->bytes();
+  if (bytes != 0) cache_.make_room(bytes);
+  for (size_t i = 0; i < fills.size(); ++i) {
+    FillIo& io = *fills[i];
+    io.make_buffer();
+    submitter.begin(file->gate());
+    const int error = file->read(io.buffer(), io.bytes(), io.range().first * kPageSize, io);
+    if (error != 0) io.finished(-1, error);
+    if (submitter.end(file->gate())) continue;
+    while (++i < fills.size()) fills[i]->finished(-1, EIO);
+    waiting->done(false);
+    return Fill::kThreadLost;
+  }
+  waiting->done(true);
+  return Fill::kUnderWay;
+}
+
+void CachedFile::finish(FillIo& io, int64_t result) {
+  if (io.ahead_) cache_.fetched_ahead(io.bytes());
+  // Nobody else fills these pages meanwhile, and nobody reads them before publish().
+  const uint64_t offset = io.range().first * kPageSize;
+  bool stored = result >= 0;
+  if (result > 0) {
+    stored = ::pwrite(store_.writable.get(), io.buffer(), static_cast<size_t>(result),
+                      static_cast<off_t>(kDataStart + offset)) == result;
+    cache_.filled_bytes.add(static_cast<uint64_t>(result));
+  }
+  std::vector<std::shared_ptr<Waiting>> waiting;
+  std::shared_ptr<FillIo> keep;
+  bool ok = false;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto place = std::find_if(in_flight_.begin(), in_flight_.end(),
+                                    [&io](const auto& fill) { return fill.get() == &io; });
+    if (place != in_flight_.end()) {
+      keep = std::move(*place);
+      in_flight_.erase(place);
+    }
+    const uint64_t wanted =
+        std::min(io.bytes(), attributes_.size > offset ? attributes_.size - offset : 0);
+    // Another length: the file is not what it was. The next comparison finds out.
+    ok = stored && io.epoch_ == epoch_ && static_cast<uint64_t>(result) >= wanted;
+    if (ok) ok = publish(io.range());
+    if (ok && io.suspect_) suspect_ = true;
+    // Nobody else fills these pages before this one is out of in_flight_, which the lock guards.
+    if (!ok && result > 0) punch(kDataStart + offset, io.bytes());
+    if (!ok) drop_unused_words(io.range());
+    waiting.swap(io.waiting_);
+  }
+  for (const auto& one : waiting) one->done(ok);
+}
+
+bool CachedFile::publish(PageRange range) {
+  // Again: an eviction may have taken them meanwhile.
+  if (!have_words(range)) return false;
+  if (++number_ >= (uint32_t{1} << 31)) number_ = 1;
+  for (uint64_t page = range.first; page < range.end; ++page) {
+    const auto [place, added] = extents_.try_emplace(page / kPagesPerExtent);
+    if (added) ++words_[page / kWordsPerPage];
+    CachedExtent& extent = place->second;
+    const uint64_t bit = uint64_t{1} << (page % kPagesPerExtent);
+    if ((extent.pages & bit) == 0) {
+      extent.pages |= bit;
+      cache_.added(kPageSize);
+    }
+    if (!extent.listed) cache_.list(shared_from_this(), page / kPagesPerExtent, extent);
+    // Release: partner of the client's acquire; the bytes are there.
+    word(page).store(number_ << 1, std::memory_order_release);
+  }
+  return true;
+}
+
+// --- forgetting --------------------------------------------------------------------------------
+
+void CachedFile::unpublish(uint64_t index, CachedExtent& extent) {
+  if (extent.pages == 0) return;
+  for (uint64_t i = 0; i < kPagesPerExtent; ++i) {
+    if ((extent.pages >> i & 1) == 0) continue;
+    PageWord& w = word(index * kPagesPerExtent + i);
+    w.store(w.load(std::memory_order_relaxed) | kInTransit, std::memory_order_relaxed);
+  }
+  // Release: partner of the client's acquire fence after its copy. Who sees anything of what comes
+  // now in the page sees that its word has changed.
+  std::atomic_thread_fence(std::memory_order_release);
+  // Only what is valid: fills under way store their pages before they publish them.
+  uint64_t left = extent.pages;
+  while (left != 0) {
+    const int first = std::countr_zero(left);
+    const int count = std::countr_one(left >> first);
+    punch(kDataStart + index * kExtent + static_cast<uint64_t>(first) * kPageSize,
+          static_cast<uint64_t>(count) * kPageSize);
+    left = first + count == 64 ? 0 : left >> (first + count) << (first + count);
+  }
+  cache_.removed(static_cast<uint64_t>(std::popcount(extent.pages)) * kPageSize);
+  extent.pages = 0;
+}
+
+void CachedFile::drop_extent(uint64_t index) {
+  const std::lock_guard lock(mutex_);
+  const auto found = extents_.find(index);
+  if (found == extents_.end()) return;
+  cache_.evicted_bytes.add(static_cast<uint64_t>(std::popcount(found->second.pages)) * kPageSize);
+  unpublish(index, found->second);
+  extents_.erase(found);
+  // Words that are gone read as "never filled"; numbers go on, so that none comes back.
+  const auto words = words_.find(index * kPagesPerExtent / kWordsPerPage);
+  if (--words->second != 0) return;
+  punch(kWordsStart + words->first * kPageSize, kPageSize);
+  words_.erase(words);
+  cache_.removed(kPageSize);
+}
+
+void CachedFile::sweep() {
+  const std::lock_guard lock(mutex_);
+  uint64_t known = (1 + words_.size()) * kPageSize;
+  for (const auto& [index, extent] : extents_) {
+    known += static_cast<uint64_t>(std::popcount(extent.pages)) * kPageSize;
+  }
+  for (const auto& fill : in_flight_) known += fill->bytes();
+  if (CacheStore::held(store_) <= known + kMaxStray) return;
+  // Whoever it was, he may have more than is his share, and all of it is nobody's.
+  drop_all_locked();
+  punch(kDataStart, common::kCacheFileBytes - kDataStart);
+  punch(kWordsStart, kDataStart - kWordsStart);
+  for (const auto& [w, extents] : words_) have_memory(kWordsStart / kPageSize + w);
+}
+
+void CachedFile::drop_all_locked() {
+  // Fills under way may bring what was before.
+  ++epoch_;
+  suspect_ = false;
+  for (auto& [index, extent] : extents_) unpublish(index, extent);
+}
+
+void CachedFile::drop_all() {
+  const std::lock_guard lock(mutex_);
+  drop_all_locked();
+}
+
+void CachedFile::touched(uint64_t index) {
+  const std::lock_guard lock(mutex_);
+  const auto found = extents_.find(index);
+  if (found != extents_.end() && found->second.listed) cache_.promote(found->second);
+}
+
+// --- being valid -------------------------------------------------------------------------------
+
+void CachedFile::show_validity(Clock::time_point now) {
+  if (!map_) return;
+  uint64_t until = 0;
+  if (armed_) until = to_ms(std::min(validated_ + kBelieveFor, now + kShowFor));
+  header().size.store(attributes_.size, std::memory_order_relaxed);
+  header().compared_ms.store(to_ms(validated_), std::memory_order_relaxed);
+  header().changed_ms.store(to_ms(changed_), std::memory_order_relaxed);
+  // seq_cst: who opens the file for writing goes on only after this 0 is there for everybody.
+  header().valid_until_ms.store(until, std::memory_order_seq_cst);
+}
+
+void CachedFile::writer_opens(bool cuts) {
+  const std::lock_guard lock(mutex_);
+  ++epoch_;
+  if (cuts) cut_ = Clock::now();
+  armed_ = false;
+  show_validity(Clock::now());
+}
+
+void CachedFile::arm(const std::shared_ptr<gluster::File>& file) {
+  const auto now = Clock::now();
+  uint64_t epoch = 0;
+  bool proven = false;
+  {
+    const std::lock_guard lock(mutex_);
+    if (arming_ || cache_.stopped()) return;
+    // A file that somebody writes all the time is asked about less often.
+    const auto pause = armed_ || now - changed_ < std::chrono::seconds(2) ? kTryEvery : kTrySlowly;
+    if (tried_ != Clock::time_point{} && now - tried_ < pause) return;
+    if (cut_ != Clock::time_point{} && now - cut_ < kCutsWithin) return;
+    arming_ = true;
+    tried_ = now;
+    epoch = epoch_;
+    // Nobody has opened it for writing since it was: only other hosts can have changed it.
+    proven = armed_;
+  }
+  cache_.mounts().prove_unwritten(file, proven,
+                                  [self = shared_from_this(), epoch,
+                                   now](const Result<gluster::Attributes, common::Reason>& answer) {
+                                    self->armed(epoch, now, answer);
+                                  });
+}
+
+void CachedFile::armed(uint64_t epoch, Clock::time_point since,
+                       const Result<gluster::Attributes, common::Reason>& answer) {
+  const std::lock_guard lock(mutex_);
+  arming_ = false;
+  if (epoch != epoch_ || cache_.stopped()) return;  // somebody has opened it meanwhile
+  if (!answer) {
+    armed_ = false;
+    show_validity(since);
+    return;
+  }
+  if (!have_words({0, 0})) return;  // the header
+  const bool known = validated_ != Clock::time_point{};
+  const bool same = known && *answer == attributes_;
+  if (!same || suspect_) {
+    // Nothing is valid while pages go.
+    armed_ = false;
+    show_validity(since);
+    drop_all_locked();
+    if (known && !same) changed_ = Clock::now();
+  }
+  attributes_ = *answer;
+  validated_ = since;
+  armed_ = true;
+  show_validity(Clock::now());
+}
+
+void CachedFile::renew(const std::shared_ptr<gluster::File>& file, bool used,
+                       Clock::time_point now) {
+  bool ask = false;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!armed_ || !used) return;
+    show_validity(now);
+    ask = now - validated_ >= kValidateEvery;
+  }
+  if (ask) arm(file);
+}
+
+}  // namespace booster::daemon::data

@@ -1,0 +1,207 @@
+// Which files are cached, and what goes when there is too much.
+#include "daemon/data/page_cache.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <fstream>
+#include <iterator>
+#include <sstream>
+#include <string>
+
+namespace booster::daemon::data {
+namespace {
+
+using std::chrono::milliseconds;
+
+/// Reading on within a piece that has just been filled is no sign that it will be needed again.
+constexpr milliseconds kAgain{500};
+/// How much of the budget pieces that were read once may hold before they go for what is hot.
+constexpr size_t kColdShare = 4;
+/// What may be on its way ahead of all readers together, whatever they ask for.
+constexpr uint64_t kMaxAheadInAll = uint64_t{256} << 20;
+/// Files, each of which costs two descriptors and a mapping (vm.max_map_count is 65,530).
+constexpr uint32_t kMostFiles = 8192;
+/// So much of the host's memory is left to others whatever the budget.
+constexpr uint64_t kReserveShare = 16;
+
+struct MemoryState {
+  uint64_t total = 0;  // bytes; 0: not known
+  uint64_t available = 0;
+};
+
+MemoryState memory_state() {
+  MemoryState state;
+  std::ifstream file("/proc/meminfo");
+  std::string line;
+  while (std::getline(file, line)) {
+    std::istringstream words(line);
+    std::string name;
+    uint64_t kib = 0;
+    words >> name >> kib;
+    if (name == "MemTotal:") state.total = kib << 10;
+    if (name != "MemAvailable:") continue;
+    state.available = kib << 10;
+    return state;
+  }
+  return {};
+}
+
+}  // namespace
+
+PageCache::PageCache(std::unique_ptr<CacheStore> store, uint64_t budget, gluster::Mounts& mounts)
+    : store_(std::move(store)), budget_(budget), limit_(budget), mounts_(mounts) {}
+
+std::shared_ptr<CachedFile> PageCache::open(const std::shared_ptr<gluster::Inode>& inode) {
+  if (!enabled()) return nullptr;
+  if (open_files_.load(std::memory_order_relaxed) >= kMostFiles) forget_coldest();
+  const std::lock_guard lock(mutex_);
+  std::weak_ptr<CachedFile>& entry = files_[inode.get()];
+  std::shared_ptr<CachedFile> file = entry.lock();
+  if (file) return file;
+  if (open_files_.load(std::memory_order_relaxed) >= kMostFiles) {
+    files_.erase(inode.get());
+    return nullptr;
+  }
+  auto store = store_->make_file();
+  if (!store) {
+    spdlog::warn("event=cache-file-failed error=\"{}\"", store.error().message());
+    return nullptr;
+  }
+  file = std::make_shared<CachedFile>(*this, inode, std::move(*store));
+  open_files_.fetch_add(1, std::memory_order_relaxed);
+  entry = file;
+  inode->set_writer_listener(file);
+  if (files_.size() > 1024) {
+    std::erase_if(files_, [](const auto& item) { return item.second.expired(); });
+  }
+  return file;
+}
+
+void PageCache::list(const std::shared_ptr<CachedFile>& file, uint64_t index,
+                     CachedExtent& extent) {
+  const std::lock_guard lock(mutex_);
+  extent.place = cold_.insert(cold_.end(), {file, index, false});
+  extent.listed = true;
+  extent.hot = false;
+  extent.since = std::chrono::steady_clock::now();
+}
+
+void PageCache::promote(CachedExtent& extent) {
+  const std::lock_guard lock(mutex_);
+  if (extent.place->going) return;
+  if (extent.hot) {
+    hot_.splice(hot_.end(), hot_, extent.place);
+  } else if (std::chrono::steady_clock::now() - extent.since >= kAgain) {
+    hot_.splice(hot_.end(), cold_, extent.place);
+    extent.hot = true;
+  }
+}
+
+bool PageCache::may_fetch_ahead(uint64_t bytes) {
+  if (ahead_.fetch_add(bytes, std::memory_order_relaxed) + bytes <= kMaxAheadInAll) return true;
+  fetched_ahead(bytes);
+  return false;
+}
+
+bool PageCache::make_room(uint64_t bytes) {
+  return make_room(bytes, limit_.load(std::memory_order_relaxed));
+}
+
+bool PageCache::make_room(uint64_t bytes, uint64_t budget) {
+  while (used_.load(std::memory_order_relaxed) + bytes > budget) {
+    std::list<CachedExtent::Place> going;
+    {
+      const std::lock_guard lock(mutex_);
+      const bool from_cold =
+          !cold_.empty() && (hot_.empty() || cold_.size() * kColdShare >= hot_.size());
+      auto& list = from_cold ? cold_ : hot_;
+      if (list.empty()) return false;
+      // The node lives on until the extent that points to it is gone.
+      going.splice(going.end(), list, list.begin());
+      going.front().going = true;
+    }
+    // Not under the lock: a file's own comes before it.
+    going.front().file->drop_extent(going.front().index);
+  }
+  return true;
+}
+
+std::vector<std::shared_ptr<CachedFile>> PageCache::all() {
+  const std::lock_guard lock(mutex_);
+  std::vector<std::shared_ptr<CachedFile>> files;
+  for (const auto& [inode, entry] : files_) {
+    if (auto file = entry.lock()) files.push_back(std::move(file));
+  }
+  return files;
+}
+
+void PageCache::drop() {
+  make_room(0, 0);
+  // What was filled meanwhile, and what is on its way.
+  for (const auto& file : all()) file->drop_all();
+}
+
+void PageCache::tick() {
+  if (!enabled()) return;
+  const MemoryState memory = memory_state();
+  if (memory.total != 0) {
+    const uint64_t used = used_.load(std::memory_order_relaxed);
+    const uint64_t reserve = memory.total / kReserveShare;
+    const uint64_t spare = used + memory.available;
+    limit_.store(std::min(budget_, spare > reserve ? spare - reserve : 0),
+                 std::memory_order_relaxed);
+    make_room(0);
+  }
+  for (const auto& file : all()) {
+    if (mounts_.mounted(file->inode()->dev()) && !file->inode()->is_split()) {
+      file->sweep();
+    } else {
+      file->writer_opens(false);
+      forget(file);
+    }
+  }
+}
+
+void PageCache::forget(const std::shared_ptr<CachedFile>& file) {
+  std::list<CachedExtent::Place> going;
+  {
+    const std::lock_guard lock(mutex_);
+    for (auto* list : {&cold_, &hot_}) {
+      for (auto place = list->begin(); place != list->end();) {
+        const auto next = std::next(place);
+        if (place->file == file) {
+          place->going = true;
+          going.splice(going.end(), *list, place);
+        }
+        place = next;
+      }
+    }
+  }
+  for (const auto& place : going) file->drop_extent(place.index);
+}
+
+void PageCache::forget_coldest() {
+  std::shared_ptr<CachedFile> file;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto& list = cold_.empty() ? hot_ : cold_;
+    if (list.empty()) return;
+    file = list.front().file;
+  }
+  forget(file);
+}
+
+void PageCache::stop() {
+  // seq_cst: partner of stopped(), which is asked under the file's mutex.
+  stopped_.store(true, std::memory_order_seq_cst);
+  for (const auto& file : all()) file->writer_opens(false);
+}
+
+stats::CacheReport PageCache::report() {
+  if (!enabled()) return {};
+  return {budget_, used_.load(std::memory_order_relaxed), all().size(), filled_bytes.get(),
+          evicted_bytes.get()};
+}
+
+}  // namespace booster::daemon::data

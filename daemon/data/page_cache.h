@@ -1,0 +1,201 @@
+// The page cache of the daemon: what of which files is in memory for programs to read by themselves
+// (common/page_cache.h), how much of it altogether, and what goes when there is too much.
+//
+// A file is valid, and filled, only while it is known that nobody on this host has it open for
+// writing (gluster::Mount::prove_unwritten); and for at most a second after it was compared with
+// the bricks.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+#include "common/page_cache.h"
+#include "daemon/data/cache_store.h"
+#include "daemon/gluster/mount.h"
+#include "daemon/stats/counters.h"
+#include "daemon/stats/snapshot.h"
+
+namespace booster::daemon::data {
+
+class CachedFile;
+class PageCache;
+class Submitter;
+
+/// Waits for pages of a file.
+class FillWaiter {
+ public:
+  /// Called once, on any thread; must not call into daemon/gluster or block. False: not all pages
+  /// are there.
+  virtual void filled(bool all) noexcept = 0;
+
+ protected:
+  ~FillWaiter() = default;
+};
+
+/// What the eviction remembers of a piece of a file (common::kExtent bytes).
+struct CachedExtent {
+  uint64_t pages = 0;  // a bit for each that is valid
+  bool listed = false;
+  bool hot = false;
+  std::chrono::steady_clock::time_point since{};
+  struct Place {
+    std::shared_ptr<CachedFile> file;
+    uint64_t index;
+    bool going = false;  // taken out of its list to be dropped
+  };
+  std::list<Place>::iterator place{};  // while listed; under the cache's mutex
+};
+
+/// One file. Any thread.
+class CachedFile final : public gluster::WriterListener,
+                         public std::enable_shared_from_this<CachedFile> {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  CachedFile(PageCache& cache, std::shared_ptr<gluster::Inode> inode, CacheStore::File store);
+  ~CachedFile() override;
+  CachedFile(const CachedFile&) = delete;
+  CachedFile& operator=(const CachedFile&) = delete;
+
+  /// For clients that hold the file open for reading.
+  int descriptor() const { return store_.read_only.get(); }
+  const std::shared_ptr<gluster::Inode>& inode() const { return inode_; }
+
+  enum class Fill { kUnderWay, kCannot, kThreadLost };
+  /// Makes [offset, offset + length) valid, and begins with the `ahead` bytes behind it. kUnderWay:
+  /// `waiter` will be told, or has been. kCannot: nothing is valid now; somebody looks whether it
+  /// can be again.
+  Fill fill(const std::shared_ptr<gluster::File>& file, uint64_t offset, uint64_t length,
+            uint64_t ahead, FillWaiter& waiter, Submitter& submitter);
+
+  /// Looks whether the file can be valid, unless somebody does or did a moment ago. `file` is open
+  /// for reading.
+  void arm(const std::shared_ptr<gluster::File>& file);
+
+  /// Somebody on this host opens it for writing: nothing is valid from now on.
+  void writer_opens(bool cuts) override;
+
+  /// Every kRenewEvery: a program has it open. `used`: has read from it since the last time.
+  void renew(const std::shared_ptr<gluster::File>& file, bool used, Clock::time_point now);
+
+  /// A program has read this piece.
+  void touched(uint64_t extent);
+  void drop_extent(uint64_t index);
+  void drop_all();
+  /// Takes back memory that readers got by touching holes, if that is much.
+  void sweep();
+
+ private:
+  class FillIo;
+  struct Waiting;
+  struct PageRange {
+    uint64_t first;
+    uint64_t end;
+  };
+
+  using Fills = std::vector<std::shared_ptr<FillIo>>;
+  void plan(PageRange range, const std::shared_ptr<Waiting>& waiting, Fills& fills);
+  bool have_words(PageRange range);
+  bool is_cached(uint64_t page) const;
+  void drop_unused_words(PageRange range);
+  bool have_memory(uint64_t page_of_file);
+  void punch(uint64_t offset, uint64_t length);
+  bool publish(PageRange range);
+  bool changed_lately() const;
+  void unpublish(uint64_t index, CachedExtent& extent);
+  void drop_all_locked();
+  void finish(FillIo& io, int64_t result);
+  void armed(uint64_t epoch, Clock::time_point since,
+             const Result<gluster::Attributes, common::Reason>& answer);
+  void show_validity(Clock::time_point now);
+  common::PageWord& word(uint64_t page) const;
+  common::CacheHeader& header() const;
+
+  PageCache& cache_;
+  const std::shared_ptr<gluster::Inode> inode_;
+  const CacheStore::File store_;
+
+  std::mutex mutex_;
+  std::byte* map_ = nullptr;  // header and words
+  uint64_t map_bytes_ = 0;
+  bool header_there_ = false;
+  // By page of words: it has memory, so that storing cannot fault, and is needed by so many
+  // extents.
+  std::unordered_map<uint64_t, uint32_t> words_;
+  std::unordered_map<uint64_t, CachedExtent> extents_;
+  std::vector<std::shared_ptr<FillIo>> in_flight_;
+  uint32_t number_ = 0;  // of the last fill
+  uint64_t epoch_ = 0;   // raised by everything that makes pages wrong
+  bool armed_ = false;
+  bool arming_ = false;
+  bool suspect_ = false;  // filled too soon after a change: see kTick
+  Clock::time_point tried_{};
+  Clock::time_point validated_{};  // when the question was asked that confirmed the attributes
+  Clock::time_point cut_{};        // when somebody was about to cut it
+  Clock::time_point changed_{};    // when they were seen to be others than before
+  gluster::Attributes attributes_;
+};
+
+class PageCache {
+ public:
+  /// The budget in bytes; 0 or a null store: nothing is cached.
+  PageCache(std::unique_ptr<CacheStore> store, uint64_t budget, gluster::Mounts& mounts);
+
+  bool enabled() const { return store_ != nullptr && budget_ != 0; }
+
+  /// The cache of that file; null if there is none to be had.
+  std::shared_ptr<CachedFile> open(const std::shared_ptr<gluster::Inode>& inode);
+
+  /// Forgets every page of every file.
+  void drop();
+  /// Once a second: keeps within what the host's memory allows, and forgets unmounted files.
+  void tick();
+  /// Nothing is valid any more, or will be: the daemon ends.
+  void stop();
+  bool stopped() const { return stopped_.load(std::memory_order_seq_cst); }
+
+  stats::CacheReport report();
+
+  // --- for CachedFile ---
+  gluster::Mounts& mounts() { return mounts_; }
+  /// False if there is none to be had.
+  bool make_room(uint64_t bytes);
+  /// Whether so much more may be on its way that nobody waits for. True: fetched_ahead() follows.
+  bool may_fetch_ahead(uint64_t bytes);
+  void fetched_ahead(uint64_t bytes) { ahead_.fetch_sub(bytes, std::memory_order_relaxed); }
+  void file_gone() { open_files_.fetch_sub(1, std::memory_order_relaxed); }
+  void added(uint64_t bytes) { used_.fetch_add(bytes, std::memory_order_relaxed); }
+  void removed(uint64_t bytes) { used_.fetch_sub(bytes, std::memory_order_relaxed); }
+  void list(const std::shared_ptr<CachedFile>& file, uint64_t index, CachedExtent& extent);
+  void promote(CachedExtent& extent);
+  stats::Counter filled_bytes;
+  stats::Counter evicted_bytes;
+
+ private:
+  std::vector<std::shared_ptr<CachedFile>> all();
+  bool make_room(uint64_t bytes, uint64_t budget);
+  void forget(const std::shared_ptr<CachedFile>& file);
+  void forget_coldest();
+
+  const std::unique_ptr<CacheStore> store_;
+  const uint64_t budget_;
+  std::atomic<uint64_t> limit_;  // the budget, or less while memory is short
+  gluster::Mounts& mounts_;
+  std::atomic<uint64_t> used_{0};
+  std::atomic<uint64_t> ahead_{0};
+  std::atomic<uint32_t> open_files_{0};
+  std::atomic<bool> stopped_{false};
+
+  std::mutex mutex_;  // taken after a CachedFile's, never before one
+  std::unordered_map<const gluster::Inode*, std::weak_ptr<CachedFile>> files_;
+  std::list<CachedExtent::Place> cold_;  // filled once; in the order of that
+  std::list<CachedExtent::Place> hot_;   // read again later; the least recently read first
+};
+
+}  // namespace booster::daemon::data

@@ -1,0 +1,409 @@
+// Reads fanotify events.
+#include "daemon/gluster/open_watch.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/close_range.h>
+#include <poll.h>
+#include <sched.h>
+#include <spdlog/spdlog.h>
+#include <sys/eventfd.h>
+#include <sys/fanotify.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <condition_variable>
+#include <cstring>
+#include <deque>
+#include <future>
+#include <optional>
+#include <sstream>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "daemon/gluster/worker.h"
+
+namespace booster::daemon::gluster {
+namespace {
+
+// In the table of the thread that answers, and there only.
+constexpr int kGroup = 3;
+constexpr int kWake = 4;
+constexpr int kFirstEvent = 5;
+
+/// Threads of a mount that hang in closing. With more, nothing of it is watched any more.
+constexpr int kMostClosers = 16;
+constexpr size_t kManyInodes = 100'000;
+
+}  // namespace
+
+namespace {
+
+/// What a line of /proc/TID/syscall says of how a file is opened: open(2)'s flags; nothing when it
+/// does not say.
+std::optional<unsigned long> flags_of(const std::string& syscall_line) {
+  std::istringstream words(syscall_line);
+  long number = -1;
+  unsigned long arguments[6] = {};
+  unsigned long stack = 0;
+  unsigned long instruction = 0;
+  words >> number >> std::hex;
+  const auto next = [&words](unsigned long& value) {
+    std::string word;
+    words >> word;
+    value = std::strtoul(word.c_str(), nullptr, 16);
+  };
+  for (unsigned long& argument : arguments) next(argument);
+  next(stack);
+  next(instruction);
+  // A thread that works for io_uring is in no call; it shows one of the thread that has made it.
+  if (!words || stack == 0 || instruction == 0) return std::nullopt;
+  switch (number) {
+    case SYS_openat:
+    case SYS_open_by_handle_at: return arguments[2];
+#ifdef SYS_open
+    case SYS_open: return arguments[1];
+#endif
+#ifdef SYS_creat
+    case SYS_creat: return O_CREAT | O_WRONLY | O_TRUNC;
+#endif
+    case SYS_execve:
+    case SYS_execveat: return O_RDONLY;
+    default: return std::nullopt;
+  }
+}
+
+bool is_for_reading(unsigned long flags) {
+  return (flags & O_ACCMODE) == O_RDONLY;
+}
+
+}  // namespace
+
+bool opens_for_writing(const std::string& syscall_line) {
+  const auto flags = flags_of(syscall_line);
+  return !flags || !is_for_reading(*flags) || (*flags & O_TRUNC) != 0;
+}
+
+bool cuts_while_reading(const std::string& syscall_line) {
+  const auto flags = flags_of(syscall_line);
+  return !flags || (is_for_reading(*flags) && (*flags & O_TRUNC) != 0);
+}
+
+// --- groups ------------------------------------------------------------------------------------
+
+WatchGroups::WatchGroups(unsigned count) {
+  for (unsigned i = 0; i < count; ++i) {
+    UniqueFd group(::fanotify_init(FAN_CLASS_CONTENT | FAN_CLOEXEC | FAN_NONBLOCK | FAN_REPORT_TID |
+                                       FAN_UNLIMITED_MARKS | FAN_UNLIMITED_QUEUE,
+                                   O_RDONLY | O_LARGEFILE | O_CLOEXEC));
+    if (!group) {
+      spdlog::warn("event=no-watch-group made={} error=\"{}\"", i, strerrordesc_np(errno));
+      return;
+    }
+    groups_.push_back(std::move(group));
+  }
+}
+
+UniqueFd WatchGroups::take() {
+  const std::lock_guard lock(mutex_);
+  if (groups_.empty()) return {};
+  UniqueFd group = std::move(groups_.back());
+  groups_.pop_back();
+  return group;
+}
+
+bool WatchGroups::empty() {
+  const std::lock_guard lock(mutex_);
+  return groups_.empty();
+}
+
+// --- one mount ---------------------------------------------------------------------------------
+
+struct OpenWatch::State : std::enable_shared_from_this<OpenWatch::State> {
+  /// Lives, and ends, where the common descriptors are.
+  struct Order {
+    UniqueFd file;
+    bool add = false;
+    std::function<void(bool)> done;
+    bool marked = false;
+  };
+
+  std::shared_ptr<Worker> elsewhere;
+  std::mutex mutex;
+  std::condition_variable started;
+  enum class Stage { kStarting, kServing, kEnded } stage = Stage::kStarting;
+  bool stopping = false;
+  std::deque<std::shared_ptr<Order>> orders;
+  std::unordered_map<uint64_t, std::weak_ptr<Inode>> inodes;
+  std::atomic<int> closers{0};
+
+  void begin(int group, int wake);
+  void serve();
+  bool watch();
+  bool obey();
+  bool read_events();
+  void answer(const fanotify_event_metadata& event);
+  bool leave_events_behind();
+  void end();
+};
+
+namespace {
+
+/// A table of this thread's own, with the group and what wakes it.
+bool take_group(int group, int wake) {
+  if (::unshare(CLONE_FILES) != 0) return false;
+  // Both may be anywhere, also on each other's place.
+  constexpr int kOutOfTheWay = 100;
+  const int high_group = ::fcntl(group, F_DUPFD_CLOEXEC, kOutOfTheWay);
+  const int high_wake = ::fcntl(wake, F_DUPFD_CLOEXEC, kOutOfTheWay);
+  return high_group >= 0 && high_wake >= 0 && ::dup3(high_group, kGroup, O_CLOEXEC) == kGroup &&
+         ::dup3(high_wake, kWake, O_CLOEXEC) == kWake && ::close_range(kFirstEvent, ~0U, 0) == 0;
+}
+
+}  // namespace
+
+void OpenWatch::State::begin(int group, int wake) {
+  note_own_descriptors();
+  const bool taken = take_group(group, wake);
+  if (!taken) spdlog::warn("event=no-watch error=\"{}\"", strerrordesc_np(errno));
+  {
+    const std::lock_guard lock(mutex);
+    stage = taken ? Stage::kServing : Stage::kEnded;
+  }
+  started.notify_all();
+  if (taken) serve();
+}
+
+/// Runs on one thread at a time, which has the group. However it ends, nothing is watched then, and
+/// whoever waits is free.
+void OpenWatch::State::serve() {
+  try {
+    if (!watch()) return;
+  } catch (const std::exception& error) {
+    spdlog::error("event=watch-failed error=\"{}\"", error.what());
+  }
+  end();
+}
+
+/// False: goes on in another thread.
+bool OpenWatch::State::watch() {
+  while (true) {
+    pollfd ready[2] = {{kGroup, POLLIN, 0}, {kWake, POLLIN, 0}};
+    if (::poll(ready, 2, -1) < 0 && errno != EINTR) break;
+    if ((ready[1].revents & POLLIN) != 0 && !obey()) break;
+    if ((ready[0].revents & POLLIN) != 0 && read_events()) {
+      if (closers.load(std::memory_order_relaxed) >= kMostClosers) {
+        spdlog::warn("event=watch-given-up reason=\"{} threads hang in closing\"", kMostClosers);
+        break;
+      }
+      // Goes on in another thread; this one closes.
+      if (leave_events_behind()) return false;
+    }
+  }
+  return true;
+}
+
+/// False: told to end.
+bool OpenWatch::State::obey() {
+  uint64_t rung = 0;
+  if (::read(kWake, &rung, sizeof rung) < 0 && errno != EAGAIN) return false;
+  while (true) {
+    std::shared_ptr<Order> order;
+    {
+      const std::lock_guard lock(mutex);
+      if (stopping) return false;
+      if (orders.empty()) return true;
+      order = std::move(orders.front());
+      orders.pop_front();
+    }
+    // /proc/self is the process's first thread, whose descriptors are the common ones.
+    const std::string path = fmt::format("/proc/self/fd/{}", order->file.get());
+    const unsigned how = order->add ? FAN_MARK_ADD : FAN_MARK_REMOVE;
+    order->marked = ::fanotify_mark(kGroup, how, FAN_OPEN_PERM, AT_FDCWD, path.c_str()) == 0;
+    elsewhere->post([order = std::move(order)] {
+      if (order->done) order->done(order->marked);
+    });
+  }
+}
+
+/// True if it leaves descriptors to close.
+bool OpenWatch::State::read_events() {
+  alignas(fanotify_event_metadata) char buffer[4096];
+  ssize_t left = ::read(kGroup, buffer, sizeof buffer);
+  if (left < 0 && errno != EAGAIN && errno != EINTR) {
+    // The kernel lets nobody open what it cannot open for us: a volume that maps root to nobody.
+    spdlog::warn("event=open-denied error=\"{}\"", strerrordesc_np(errno));
+  }
+  if (left <= 0) return false;
+  bool any = false;
+  const auto* event = reinterpret_cast<const fanotify_event_metadata*>(buffer);
+  for (; FAN_EVENT_OK(event, left); event = FAN_EVENT_NEXT(event, left)) {
+    if (event->fd < 0) continue;
+    any = true;
+    if ((event->mask & FAN_OPEN_PERM) != 0) answer(*event);
+  }
+  return any;
+}
+
+void OpenWatch::State::answer(const fanotify_event_metadata& event) {
+  // It is asked first, while the opener waits: afterwards it may be in any other call.
+  std::string line;
+  const int proc = ::open(fmt::format("/proc/{}/syscall", event.pid).c_str(), O_RDONLY | O_CLOEXEC);
+  char text[256];
+  const ssize_t n = proc >= 0 ? ::read(proc, text, sizeof text) : -1;
+  if (proc >= 0) ::close(proc);
+  if (n > 0) line.assign(text, static_cast<size_t>(n));
+  if (opens_for_writing(line)) {
+    struct statx status {};
+    std::shared_ptr<Inode> inode;
+    if (::statx(event.fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &status) == 0) {
+      const std::lock_guard lock(mutex);
+      const auto found = inodes.find(status.stx_ino);
+      if (found != inodes.end()) inode = found->second.lock();
+    }
+    if (inode) {
+      auto listener = inode->writer_opens(cuts_while_reading(line));
+      elsewhere->post([inode = std::move(inode), listener = std::move(listener)] {});
+    }
+  }
+  const fanotify_response response{event.fd, FAN_ALLOW};
+  if (::write(kGroup, &response, sizeof response) < 0) {
+    spdlog::warn("event=watch-answer-failed error=\"{}\"", strerrordesc_np(errno));
+  }
+}
+
+/// False: another thread is not to be had, and this one goes on.
+bool OpenWatch::State::leave_events_behind() {
+  const auto took = std::make_shared<std::promise<bool>>();
+  const bool begun = run_detached("open-watch", [self = shared_from_this(), took] {
+    note_own_descriptors();
+    // A copy of the table without the events, which are left to the thread that has started this.
+    const bool copied = ::close_range(kFirstEvent, ~0U, CLOSE_RANGE_UNSHARE) == 0;
+    took->set_value(copied);
+    if (copied) self->serve();
+  });
+  const bool handed_over = begun && took->get_future().get();
+  if (handed_over) {
+    ::close(kGroup);
+    ::close(kWake);
+  }
+  closers.fetch_add(1, std::memory_order_relaxed);
+  ::close_range(kFirstEvent, ~0U, 0);
+  closers.fetch_sub(1, std::memory_order_relaxed);
+  return handed_over;
+}
+
+void OpenWatch::State::end() {
+  std::vector<std::pair<std::shared_ptr<Inode>, std::shared_ptr<WriterListener>>> told;
+  std::deque<std::shared_ptr<Order>> never;
+  {
+    const std::lock_guard lock(mutex);
+    stage = Stage::kEnded;
+    never.swap(orders);
+    for (const auto& [number, entry] : inodes) {
+      if (auto inode = entry.lock()) told.emplace_back(std::move(inode), nullptr);
+    }
+  }
+  // Nobody will be heard of any more.
+  for (auto& [inode, listener] : told) listener = inode->writer_opens(false);
+  // Frees whoever waits, and ends all marks.
+  ::close(kGroup);
+  elsewhere->post([told = std::move(told), never = std::move(never)] {
+    for (const auto& order : never) {
+      if (order->done) order->done(false);
+    }
+  });
+}
+
+// --- from outside ------------------------------------------------------------------------------
+
+std::shared_ptr<OpenWatch> OpenWatch::start(WatchGroups& groups,
+                                            std::shared_ptr<Worker> elsewhere) {
+  // The group is common until the thread has it, and nothing hangs here.
+  const UniqueFd group = groups.take();
+  UniqueFd wake(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!group || !wake) {
+    spdlog::warn("event=no-watch error=\"no fanotify group is left\"");
+    return nullptr;
+  }
+  const auto state = std::make_shared<State>();
+  state->elsewhere = std::move(elsewhere);
+  if (!run_detached("open-watch", [state, group = group.get(), wake = wake.get()] {
+        state->begin(group, wake);
+      })) {
+    return nullptr;
+  }
+  {
+    std::unique_lock lock(state->mutex);
+    state->started.wait(lock, [&state] { return state->stage != State::Stage::kStarting; });
+    if (state->stage == State::Stage::kEnded) return nullptr;
+  }
+  return std::shared_ptr<OpenWatch>(new OpenWatch(state, std::move(wake)));
+}
+
+OpenWatch::~OpenWatch() {
+  std::deque<std::shared_ptr<State::Order>> never;
+  {
+    const std::lock_guard lock(state_->mutex);
+    state_->stopping = true;
+    never.swap(state_->orders);
+  }
+  ring();
+}
+
+void OpenWatch::ring() const {
+  const uint64_t one = 1;
+  if (::write(wake_.get(), &one, sizeof one) < 0) {
+    spdlog::warn("event=watch-not-woken error=\"{}\"", strerrordesc_np(errno));
+  }
+}
+
+void OpenWatch::add(UniqueFd file, const std::shared_ptr<Inode>& inode,
+                    std::function<void(bool)> done) {
+  auto order = std::make_shared<State::Order>();
+  order->file = std::move(file);
+  order->add = true;
+  order->done = std::move(done);
+  bool taken = false;
+  {
+    const std::lock_guard lock(state_->mutex);
+    taken = state_->stage == State::Stage::kServing;
+    if (taken) {
+      state_->inodes[inode->number()] = inode;
+      if (state_->inodes.size() > kManyInodes) {
+        std::erase_if(state_->inodes, [](const auto& item) { return item.second.expired(); });
+      }
+      // A mark that is there already is as good.
+      state_->orders.push_back(order);
+    }
+  }
+  if (taken) {
+    ring();
+  } else {
+    order->done(false);
+  }
+}
+
+void OpenWatch::remove(UniqueFd file, const Inode& inode) {
+  auto order = std::make_shared<State::Order>();
+  order->file = std::move(file);
+  {
+    const std::lock_guard lock(state_->mutex);
+    if (state_->stage != State::Stage::kServing) return;
+    const auto entry = state_->inodes.find(inode.number());
+    if (entry != state_->inodes.end()) {
+      const auto watched = entry->second.lock();
+      // Set before it is added: whoever has begun to listen meanwhile keeps the mark.
+      if (watched && watched->is_listened_to()) return;
+      state_->inodes.erase(entry);
+    }
+    state_->orders.push_back(std::move(order));
+  }
+  ring();
+}
+
+}  // namespace booster::daemon::gluster

@@ -1,0 +1,129 @@
+#include "preload/cache_view.h"
+
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include "preload/connector.h"
+#include "preload/lock.h"
+#include "preload/pool.h"
+
+namespace booster::preload {
+
+using common::kDataStart;
+using common::kPageSize;
+using common::kWordsStart;
+
+namespace {
+
+constinit Mutex g_lock;
+constinit Pool<CacheView> g_views;
+
+/// So many pages are checked, copied and checked again at once.
+constexpr uint64_t kPiecePages = 16;
+
+size_t words_bytes(uint64_t bytes) {
+  const uint64_t pages = bytes / kPageSize;
+  const uint64_t end = kWordsStart + pages * sizeof(common::PageWord);
+  return static_cast<size_t>((end + kPageSize - 1) / kPageSize * kPageSize);
+}
+
+long map_shared(int fd, size_t bytes, uint64_t offset) {
+  // Every page that somebody touches takes memory, also one that was never filled. So a program
+  // that locks its memory must not lock this, and a core dump must not have it.
+  const auto length = static_cast<long>(bytes);
+  const long mapped =
+      raw::raw_syscall(SYS_mmap, 0, length, PROT_NONE, MAP_SHARED, fd, static_cast<long>(offset));
+  if (raw::is_error(mapped)) return mapped;
+  raw::raw_syscall(SYS_munlock, mapped, length);
+  raw::raw_syscall(SYS_madvise, mapped, length, MADV_DONTDUMP);
+  // Rights do not pass to children: after fork this range does not exist there.
+  raw::raw_syscall(SYS_madvise, mapped, length, MADV_DONTFORK);
+  const long allowed = raw::raw_syscall(SYS_mprotect, mapped, length, PROT_READ);
+  if (!raw::is_error(allowed)) return mapped;
+  raw::raw_syscall(SYS_munmap, mapped, length);
+  return allowed;
+}
+
+}  // namespace
+
+size_t CacheView::read(IoCursor& cursor, uint64_t offset, size_t length) const {
+  size_t done = 0;
+  if (offset >= bytes) return 0;
+  if (length > bytes - offset) length = static_cast<size_t>(bytes - offset);
+  while (done < length) {
+    const uint64_t at = offset + done;
+    const uint64_t first = at / kPageSize;
+    uint64_t piece = (first + kPiecePages) * kPageSize - at;
+    if (piece > length - done) piece = length - done;
+    const uint64_t count = (at + piece - 1) / kPageSize - first + 1;
+    uint32_t before[kPiecePages];
+    for (uint64_t i = 0; i < count; ++i) {
+      // Acquire: partner of the daemon's release when it had filled the page.
+      before[i] = words[first + i].load(std::memory_order_acquire);
+      if (!common::is_valid(before[i])) return done;
+    }
+    const IoCursor start = cursor;
+    cursor.copy_out(data + at, static_cast<size_t>(piece));
+    // Acquire: partner of the daemon's release fence before it changes a page. If the copy has
+    // anything of that, the words below have changed.
+    std::atomic_thread_fence(std::memory_order_acquire);
+    for (uint64_t i = 0; i < count; ++i) {
+      if (words[first + i].load(std::memory_order_relaxed) != before[i]) {
+        cursor = start;
+        return done;
+      }
+    }
+    done += static_cast<size_t>(piece);
+  }
+  return done;
+}
+
+void CacheView::count(uint32_t slot_of_reader, uint64_t offset, size_t length,
+                      uint64_t now_ms) const {
+  session->note_cached(slot_of_reader, offset, length, now_ms);
+}
+
+CacheView* map_view(int fd, uint64_t bytes, uint32_t slot) {
+  raw::FileId id;
+  if (!raw::identify(fd, id) || bytes == 0 || bytes > common::kMaxCachedBytes) return nullptr;
+  bytes = (bytes + kPageSize - 1) / kPageSize * kPageSize;
+  const size_t head = words_bytes(bytes);
+  const long words = map_shared(fd, head, 0);
+  if (raw::is_error(words)) return nullptr;
+  const long data = map_shared(fd, static_cast<size_t>(bytes), kDataStart);
+  CacheView* view = nullptr;
+  if (!raw::is_error(data)) {
+    LockGuard guard(g_lock);
+    view = g_views.allocate();
+  }
+  if (view == nullptr) {
+    if (!raw::is_error(data)) raw::raw_syscall(SYS_munmap, data, static_cast<long>(bytes));
+    raw::raw_syscall(SYS_munmap, words, static_cast<long>(head));
+    return nullptr;
+  }
+  view->header = reinterpret_cast<const common::CacheHeader*>(words);
+  view->words = reinterpret_cast<const common::PageWord*>(words + kWordsStart);
+  view->data = reinterpret_cast<const std::byte*>(data);
+  view->bytes = bytes;
+  view->identity = id.inode;
+  view->session = nullptr;
+  view->slot = slot;
+  view->older = nullptr;
+  return view;
+}
+
+void unmap_view(CacheView* view) {
+  raw::raw_syscall(SYS_munmap, raw::word(view->header),
+                   static_cast<long>(words_bytes(view->bytes)));
+  raw::raw_syscall(SYS_munmap, raw::word(view->data), static_cast<long>(view->bytes));
+  if (view->session != nullptr) g_connector.release(view->session);
+  LockGuard guard(g_lock);
+  g_views.release(view);
+}
+
+void views_after_fork() {
+  g_lock.reset();
+  g_views.reset([](CacheView&) { return false; });
+}
+
+}  // namespace booster::preload

@@ -1,0 +1,482 @@
+// The page cache: what it serves, and that it never serves what somebody has overwritten. Every
+// test that looks for stale bytes first sees to it that the cache, not the kernel, is what would
+// show them.
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <csignal>
+#include <functional>
+#include <list>
+#include <string>
+#include <thread>
+
+#include "tests/integration/harness.h"
+#include "tests/integration/puppet.h"
+#include "tests/programs/bytes.h"
+
+namespace booster::test {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+constexpr size_t kPage = 4096;
+constexpr size_t kSize = 4 << 20;
+
+class Cached : public testing::Test {
+ protected:
+  explicit Cached(uint64_t budget = 64 << 20)
+      : daemon_("[cache]\nbytes = " + std::to_string(budget) + "\n") {}
+
+  /// A file of kSize bytes of `seed`, open for reading in `reader` as `name`.
+  std::string open_file(Puppet& reader, const std::string& name, uint64_t seed) {
+    const std::string path = dir_.file(name);
+    write_file(path, bytes_at(0, kSize, seed));
+    EXPECT_EQ(reader.tell("open", name, "r", path), "0");
+    return path;
+  }
+
+  uint64_t cached_calls() const { return daemon_.stats().totals().cached_calls(); }
+
+  static std::string right(size_t length) { return std::to_string(length); }
+
+  /// Reads until reads of [offset, offset + length) come out of the cache; they must be right all
+  /// the time. False if that does not come to be.
+  bool warm(Puppet& reader, const std::string& name, uint64_t seed, size_t offset = 0,
+            size_t length = kPage) {
+    const auto end = steady_clock::now() + std::chrono::seconds(30);
+    while (steady_clock::now() < end) {
+      const uint64_t before = cached_calls();
+      const std::string got = reader.tell("pread", name, offset, length, seed);
+      EXPECT_EQ(got, right(length)) << "while the cache gets warm";
+      if (cached_calls() > before) return true;
+      if (got != right(length)) return false;
+      std::this_thread::sleep_for(milliseconds(2));
+    }
+    return false;
+  }
+
+  /// Overwrites [offset, offset + length) as programs without booster do.
+  static void overwrite(const std::string& path, size_t offset, size_t length, uint64_t seed) {
+    const int fd = ::open(path.c_str(), O_WRONLY | O_CLOEXEC);
+    const std::string bytes = bytes_at(offset, length, seed);
+    EXPECT_EQ(::pwrite(fd, bytes.data(), length, static_cast<off_t>(offset)),
+              static_cast<ssize_t>(length));
+    EXPECT_EQ(::close(fd), 0);
+  }
+
+  ScratchDir dir_;
+  Daemon daemon_;
+};
+
+// --- what it serves ----------------------------------------------------------------------------
+
+TEST_F(Cached, HotReadsAskNobody) {
+  Puppet reader;
+  open_file(reader, "r", 1);
+  // What was filled within a second of a change goes at the next look.
+  std::this_thread::sleep_for(milliseconds(1500));
+  ASSERT_TRUE(warm(reader, "r", 1, 0, kSize));
+  const auto before = daemon_.stats().totals();
+  constexpr int kCalls = 1000;
+  for (int i = 0; i < kCalls; ++i) {
+    const size_t offset = static_cast<size_t>(i) * 7919 % (kSize - kPage);
+    ASSERT_EQ(reader.tell("pread", "r", offset, kPage, 1), right(kPage)) << offset;
+  }
+  for (size_t offset = 0; offset < kSize; offset += 10'000) {
+    const size_t length = std::min<size_t>(10'000, kSize - offset);
+    ASSERT_EQ(reader.tell("read", "r", 10'000, 1), right(length)) << offset;
+  }
+  EXPECT_EQ(reader.tell("read", "r", 10'000, 1), "0");
+  const auto after = daemon_.stats().totals();
+  EXPECT_GT(after.cached_calls() - before.cached_calls(), kCalls * 95 / 100);
+  EXPECT_LT(after.read_calls() - before.read_calls(), kCalls / 20);
+}
+
+TEST_F(Cached, SeveralProgramsShareWhatOneHasRead) {
+  Puppet first;
+  const std::string path = open_file(first, "r", 2);
+  // What is filled within a second of a change is not kept.
+  std::this_thread::sleep_for(milliseconds(1500));
+  ASSERT_TRUE(warm(first, "r", 2, 0, kSize));
+  const uint64_t filled = daemon_.stats().cache().filled();
+  for (int i = 0; i < 5; ++i) {
+    Puppet other;
+    ASSERT_EQ(other.tell("open", "r", "r", path), "0");
+    ASSERT_TRUE(warm(other, "r", 2, 0, kSize));
+  }
+  EXPECT_EQ(daemon_.stats().cache().filled(), filled);
+}
+
+TEST_F(Cached, DroppingItBringsTheBytesFromTheBricksAgain) {
+  Puppet reader;
+  open_file(reader, "r", 3);
+  // What is filled within a second of a change is not kept.
+  std::this_thread::sleep_for(milliseconds(1500));
+  ASSERT_TRUE(warm(reader, "r", 3, 0, kSize));
+  for (int i = 0; i < 20; ++i) ASSERT_TRUE(warm(reader, "r", 3, 0, kSize));
+  const auto before = daemon_.stats().cache();
+  EXPECT_EQ(before.filled(), kSize);
+  EXPECT_GE(before.used(), kSize);
+  const RunResult drop = run({boosterctl_path(), "cache", "drop"}, {.preload = false});
+  EXPECT_EQ(drop.status, 0) << drop.err;
+  EXPECT_LT(daemon_.stats().cache().used(), 128U << 10);
+  ASSERT_TRUE(warm(reader, "r", 3, 0, kSize));
+  EXPECT_GE(daemon_.stats().cache().filled() - before.filled(), kSize);
+}
+
+TEST_F(Cached, AChildReadsWithoutItsParentsMemory) {
+  const std::string path = dir_.file("f");
+  write_file(path, bytes_at(0, kSize, 4));
+  const RunResult result = run({"python3", "-c", R"(
+import os, sys, time
+fd = os.open(sys.argv[1], os.O_RDONLY)
+whole = os.pread(fd, 1 << 22, 0)
+end = time.time() + 1
+while time.time() < end: assert os.pread(fd, 5000, 70000) == whole[70000:75000]
+for i in range(20):
+    if os.fork() == 0:
+        for at in range(0, 1 << 22, 65521): assert os.pread(fd, 300, at) == whole[at:at + 300]
+        os._exit(0)
+    assert os.wait()[1] == 0
+    assert os.pread(fd, 5000, 70000) == whole[70000:75000]
+)",
+                                path});
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_GT(cached_calls(), 100U);
+}
+
+TEST_F(Cached, ADirectDescriptorIsTheKernels) {
+  Puppet reader;
+  open_file(reader, "r", 5);
+  ASSERT_TRUE(warm(reader, "r", 5));
+  const uint64_t before = cached_calls();
+  const std::string path = dir_.file("r");
+  const RunResult result = run({"python3", "-c", R"(
+import fcntl, mmap, os, sys, time
+fd = os.open(sys.argv[1], os.O_RDONLY)
+page = mmap.mmap(-1, 4096)
+end = time.time() + 0.5
+while time.time() < end: os.preadv(fd, [page], 0)
+print("cached", flush=True)
+sys.stdin.readline()
+fcntl.fcntl(fd, fcntl.F_SETFL, os.O_DIRECT)
+print("direct", flush=True)
+sys.stdin.readline()
+for i in range(100): os.preadv(fd, [page], 4096 * i)
+)",
+                                path},
+                               {.stdin_data = "\n\n"});
+  EXPECT_EQ(result.status, 0) << result.err;
+  const auto stats = daemon_.stats();
+  EXPECT_GT(stats.totals().cached_calls(), before + 100);
+  uint64_t direct = 0;
+  for (const auto& passed : stats.passed()) {
+    if (passed.reason() == "o-direct") direct = passed.calls();
+  }
+  EXPECT_EQ(direct, 100U);
+}
+
+// --- that nothing is stale ---------------------------------------------------------------------
+
+TEST_F(Cached, WhatAProgramWithoutBoosterClosedIsSeenAtOnce) {
+  Puppet reader;
+  const std::string path = open_file(reader, "r", 1);
+  const int count = rounds(100, 1000);
+  for (int i = 0; i < count; ++i) {
+    const uint64_t seed = static_cast<uint64_t>(i) + 1;
+    ASSERT_TRUE(warm(reader, "r", seed, 8 * kPage, 4 * kPage)) << i;
+    overwrite(path, 8 * kPage, 4 * kPage, seed + 1);
+    ASSERT_EQ(reader.tell("pread", "r", 8 * kPage, 4 * kPage, seed + 1), right(4 * kPage)) << i;
+  }
+}
+
+TEST_F(Cached, EachWriteOfABoostedProgramIsSeenAtOnce) {
+  Puppet reader;
+  Puppet writer;
+  const std::string path = open_file(reader, "r", 1);
+  uint64_t seed = 1;
+  for (int i = 0; i < rounds(30, 300); ++i) {
+    ASSERT_TRUE(warm(reader, "r", seed, 0, 2 * kPage)) << i;
+    ASSERT_EQ(writer.tell("open", "w", i % 2 == 0 ? "w" : "rw", path), "0");
+    for (int k = 0; k < 5; ++k) {
+      ++seed;
+      ASSERT_EQ(writer.tell("pwrite", "w", 0, 2 * kPage, seed), right(2 * kPage));
+      ASSERT_EQ(reader.tell("pread", "r", 0, 2 * kPage, seed), right(2 * kPage)) << i << ", " << k;
+    }
+    ASSERT_EQ(writer.tell("close", "w", "close"), "0");
+    ASSERT_EQ(reader.tell("pread", "r", 0, 2 * kPage, seed), right(2 * kPage)) << i;
+  }
+  EXPECT_GT(daemon_.boosted_write_bytes(), 0U);
+}
+
+TEST_F(Cached, NothingIsCachedWhileSomebodyHasItOpenForWriting) {
+  Puppet reader;
+  const std::string path = open_file(reader, "r", 1);
+  ASSERT_TRUE(warm(reader, "r", 1));
+  const int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
+  for (int i = 0; i < 10; ++i) {
+    const uint64_t seed = static_cast<uint64_t>(i) + 2;
+    const std::string bytes = bytes_at(0, kPage, seed);
+    ASSERT_EQ(::pwrite(fd, bytes.data(), kPage, 0), static_cast<ssize_t>(kPage));
+    // Not closed: within a second.
+    const auto start = steady_clock::now();
+    while (reader.tell("pread", "r", 0, kPage, seed) != right(kPage)) {
+      ASSERT_LT(steady_clock::now() - start, milliseconds(1100)) << i;
+    }
+    const uint64_t before = cached_calls();
+    for (int k = 0; k < 20; ++k) {
+      ASSERT_EQ(reader.tell("pread", "r", 0, kPage, seed), right(kPage)) << i;
+      std::this_thread::sleep_for(milliseconds(10));
+    }
+    ASSERT_EQ(cached_calls(), before);
+  }
+  ::close(fd);
+  EXPECT_TRUE(warm(reader, "r", 11));
+}
+
+TEST_F(Cached, AFileThatIsCutIsShortAtOnce) {
+  Puppet reader;
+  Puppet cutter;
+  const std::string path = open_file(reader, "r", 1);
+  const std::list<std::function<void(size_t)>> ways = {
+      [&](size_t size) { EXPECT_EQ(cutter.tell("truncate-path", path, size), "0"); },
+      [&](size_t size) {
+        EXPECT_EQ(cutter.tell("open", "w", "w", path), "0");
+        EXPECT_EQ(cutter.tell("truncate", "w", size), "0");
+        EXPECT_EQ(cutter.tell("close", "w", "close"), "0");
+      },
+      [&](size_t size) {
+        const int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
+        EXPECT_EQ(::ftruncate(fd, static_cast<off_t>(size)), 0);
+        ::close(fd);
+      },
+      // Without an open nobody is told: within a second, as with any other host.
+      [&](size_t size) {
+        EXPECT_EQ(::truncate(path.c_str(), static_cast<off_t>(size)), 0);
+        std::this_thread::sleep_for(milliseconds(1000));
+      },
+  };
+  for (int i = 0; i < rounds(3, 30); ++i) {
+    for (const auto& cut : ways) {
+      overwrite(path, 0, kSize, 1);
+      ASSERT_TRUE(warm(reader, "r", 1, kSize - 3 * kPage, 3 * kPage));
+      cut(kSize - kPage);
+      ASSERT_EQ(reader.tell("pread", "r", kSize - 3 * kPage, 3 * kPage, 1), right(2 * kPage)) << i;
+    }
+  }
+  ASSERT_TRUE(warm(reader, "r", 1));
+  const int fd = ::open(path.c_str(), O_RDONLY | O_TRUNC | O_CLOEXEC);
+  EXPECT_EQ(reader.tell("pread", "r", 0, kPage, 1), "0");
+  ::close(fd);
+}
+
+TEST_F(Cached, ADeadDaemonsCacheIsBelievedByNobody) {
+  Puppet reader;
+  const std::string path = open_file(reader, "r", 1);
+  for (int i = 0; i < rounds(3, 20); ++i) {
+    const uint64_t seed = static_cast<uint64_t>(i) + 1;
+    ASSERT_TRUE(warm(reader, "r", seed));
+    daemon_.kill(SIGKILL);
+    overwrite(path, 0, kPage, seed + 1);
+    const auto start = steady_clock::now();
+    while (reader.tell("pread", "r", 0, kPage, seed + 1) != right(kPage)) {
+      ASSERT_LT(steady_clock::now() - start, milliseconds(1000)) << i;
+    }
+    daemon_.start();
+  }
+}
+
+TEST_F(Cached, AProgramSeesItsOwnWriteWhateverHappensToTheDaemon) {
+  for (int i = 0; i < rounds(10, 50); ++i) {
+    Puppet program;
+    const std::string path = open_file(program, "r", 1);
+    ASSERT_TRUE(warm(program, "r", 1));
+    daemon_.kill(SIGKILL);
+    ASSERT_EQ(program.tell("open", "w", "rw", path), "0");
+    ASSERT_EQ(program.tell("pwrite", "w", 0, kPage, 2), right(kPage));
+    ASSERT_EQ(program.tell("pread", "r", 0, kPage, 2), right(kPage)) << i;
+    ASSERT_EQ(program.tell("pread", "w", 0, kPage, 2), right(kPage)) << i;
+    daemon_.start();
+  }
+}
+
+/// Nobody is told of truncate(2), and a lock keeps the shim from opening the file for it.
+TEST_F(Cached, AProgramThatCutsAFileByItsNameSeesThatItself) {
+  Puppet program;
+  const std::string path = open_file(program, "r", 1);
+  ASSERT_EQ(program.tell("open", "w", "rw", path), "0");
+  ASSERT_EQ(program.tell("posix-lock", "w"), "0");
+  ASSERT_EQ(program.tell("close", "w", "close"), "0");
+  for (int i = 0; i < rounds(3, 20); ++i) {
+    overwrite(path, 0, kSize, 1);
+    ASSERT_TRUE(warm(program, "r", 1, kSize - kPage, kPage));
+    ASSERT_EQ(program.tell("truncate-path", path, kSize - kPage), "0");
+    ASSERT_EQ(program.tell("pread", "r", kSize - kPage, kPage, 1), "0") << i;
+  }
+}
+
+/// Cutting a file breaks the lease that the daemon takes to see whether anybody writes it.
+TEST_F(Cached, WhoeverCutsAFileAllTheTimeDoesNotEndTheDaemon) {
+  Puppet reader;
+  const std::string path = open_file(reader, "r", 1);
+  ASSERT_TRUE(warm(reader, "r", 1));
+  const pid_t pid = daemon_.pid();
+  const auto end = steady_clock::now() + std::chrono::seconds(rounds(5, 60));
+  std::thread cutter([&] {
+    while (steady_clock::now() < end) ::truncate(path.c_str(), kSize);
+  });
+  while (steady_clock::now() < end) {
+    const std::string got = reader.tell("pread", "r", 0, kPage, 1);
+    EXPECT_EQ(got, right(kPage));
+    if (got != right(kPage)) break;
+  }
+  cutter.join();
+  EXPECT_EQ(daemon_.stats().pid(), static_cast<uint32_t>(pid));
+  EXPECT_TRUE(warm(reader, "r", 1));
+}
+
+TEST_F(Cached, LongReadsOfWhatTheKernelHasKeepTheirSession) {
+  constexpr size_t kLong = 80 << 20;
+  const std::string path = dir_.file("long");
+  write_file(path, bytes_at(0, kLong, 1));
+  Puppet reader({.eager = false});
+  ASSERT_EQ(reader.tell("open", "r", "r", path), "0");
+  for (int i = 0; i < 40; ++i) {
+    ASSERT_EQ(reader.tell("pread", "r", 0, kLong, 1), right(kLong));
+  }
+  EXPECT_EQ(daemon_.stats().totals().sessions_opened(), 1U);
+  EXPECT_EQ(daemon_.stats().totals().sessions_ended_for_lies(), 0U);
+}
+
+/// After a change of the volume's graph the kernel has the file as two inodes: one that was opened
+/// before, and one that is opened after it. A mark on one says nothing of the other.
+TEST_F(Cached, AFileThatTheKernelHasTwiceIsNotCached) {
+  Puppet before;
+  Puppet reader;
+  Puppet writer;
+  const std::string path = open_file(before, "r", 1);
+  ASSERT_TRUE(warm(before, "r", 1));
+  const VolumeOption changed("vol1", "performance.read-ahead", "on");
+  // The names that the kernel knows are believed for a second.
+  std::this_thread::sleep_for(milliseconds(4000));
+  ASSERT_EQ(reader.tell("open", "r", "r", path), "0");
+  for (int i = 0; i < 100; ++i) {
+    reader.tell("pread", "r", 0, kPage, 1);
+    before.tell("pread", "r", 0, kPage, 1);
+    std::this_thread::sleep_for(milliseconds(10));
+  }
+  for (uint64_t seed = 2; seed < 12; ++seed) {
+    ASSERT_EQ(writer.tell("open", "w", "rw", path), "0");
+    ASSERT_EQ(writer.tell("pwrite", "w", 0, kPage, seed), right(kPage));
+    ASSERT_EQ(writer.tell("pread", "w", 0, kPage, seed), right(kPage));
+    ASSERT_EQ(writer.tell("close", "w", "close"), "0");
+    ASSERT_EQ(reader.tell("pread", "r", 0, kPage, seed), right(kPage)) << seed;
+  }
+}
+
+// --- how much of it ----------------------------------------------------------------------------
+
+class SmallCache : public Cached {
+ protected:
+  static constexpr uint64_t kBudget = 3 << 20;
+  SmallCache() : Cached(kBudget) {}
+};
+
+/// Also what a seqlock is for: pages come and go under the readers' hands.
+TEST_F(SmallCache, WhatIsTooMuchGoesAndNobodySeesAWrongByte) {
+  std::list<Child> workers;
+  for (const uint64_t seed : {1UL, 2UL}) {
+    write_file(dir_.file(std::to_string(seed)), bytes_at(0, kSize, seed));
+  }
+  for (int i = 0; i < 4; ++i) {
+    const uint64_t seed = static_cast<uint64_t>(i % 2) + 1;
+    const std::string path = dir_.file(std::to_string(seed));
+    workers.emplace_back(std::vector<std::string>{
+        probe_path(), "worker", i < 2 ? "read-anywhere" : "read-in-order", path, "0",
+        std::to_string(kSize), std::to_string(i < 2 ? 20'000 : 8192), std::to_string(seed)});
+    ASSERT_EQ(workers.back().read_line(), "ready");
+  }
+  const auto end = steady_clock::now() + std::chrono::seconds(rounds(5, 60));
+  while (steady_clock::now() < end) {
+    std::this_thread::sleep_for(milliseconds(200));
+    // Pages on their way are on top of it.
+    ASSERT_LT(daemon_.stats().cache().used(), kBudget + (2 << 20));
+  }
+  for (Child& worker : workers) {
+    const RunResult result = worker.wait();
+    EXPECT_EQ(result.status, 0) << result.out << result.err;
+    EXPECT_TRUE(result.out.starts_with("done")) << result.out;
+  }
+  const auto stats = daemon_.stats();
+  EXPECT_GT(stats.cache().evicted(), 4 * kBudget);
+  EXPECT_GT(stats.totals().cached_calls(), 100U);
+}
+
+// --- another host ------------------------------------------------------------------------------
+
+class CachedOnTwoHosts : public Cached {
+ protected:
+  void SetUp() override {
+    if (Lab::get().hosts < 2) GTEST_SKIP() << "needs a lab with two hosts";
+  }
+
+  /// The same as overwrite(), on the other host. Returns when its program has ended.
+  static void overwrite_elsewhere(const std::string& path, size_t offset, size_t length,
+                                  uint64_t seed, const std::string& before = "") {
+    const std::string source = Lab::get().dir + "/elsewhere";
+    write_file(source, bytes_at(offset, length, seed));
+    const RunResult result =
+        shell("lab exec --host 2 -- " + before + " dd if='" + source + "' of='" + path +
+                  "' bs=" + std::to_string(length) + " seek=" + std::to_string(offset) +
+                  " oflag=seek_bytes conv=notrunc status=none",
+              {.preload = false});
+    ASSERT_EQ(result.status, 0) << result.err;
+  }
+};
+
+TEST_F(CachedOnTwoHosts, WhatAnotherHostClosedIsSeenWithinASecond) {
+  Puppet reader;
+  const std::string path = open_file(reader, "r", 1);
+  for (int i = 0; i < rounds(10, 100); ++i) {
+    const uint64_t seed = static_cast<uint64_t>(i) + 1;
+    ASSERT_TRUE(warm(reader, "r", seed, 0, 4 * kPage)) << i;
+    overwrite_elsewhere(path, 0, 4 * kPage, seed + 1);
+    const auto start = steady_clock::now();
+    while (reader.tell("pread", "r", 0, 4 * kPage, seed + 1) != right(4 * kPage)) {
+      ASSERT_LT(steady_clock::now() - start, milliseconds(1000)) << i;
+    }
+  }
+}
+
+TEST_F(CachedOnTwoHosts, AnOpenShowsWhatAnotherHostHasClosed) {
+  Puppet reader;
+  const std::string path = open_file(reader, "r", 1);
+  for (int i = 0; i < rounds(20, 200); ++i) {
+    const uint64_t seed = static_cast<uint64_t>(i) + 1;
+    ASSERT_TRUE(warm(reader, "r", seed, 0, 4 * kPage)) << i;
+    overwrite_elsewhere(path, 0, 4 * kPage, seed + 1);
+    ASSERT_EQ(reader.tell("open", "new", "r", path), "0");
+    ASSERT_EQ(reader.tell("pread", "new", 0, 4 * kPage, seed + 1), right(4 * kPage)) << i;
+    ASSERT_EQ(reader.tell("close", "new", "close"), "0");
+  }
+}
+
+TEST_F(CachedOnTwoHosts, ALockShowsWhatWasWrittenUnderItElsewhere) {
+  Puppet reader;
+  const std::string path = open_file(reader, "r", 1);
+  for (int i = 0; i < rounds(20, 200); ++i) {
+    const uint64_t seed = static_cast<uint64_t>(i) + 1;
+    ASSERT_TRUE(warm(reader, "r", seed, 0, 4 * kPage)) << i;
+    overwrite_elsewhere(path, 0, 4 * kPage, seed + 1, "flock '" + path + "'");
+    ASSERT_EQ(reader.tell("flock", "r"), "0");
+    ASSERT_EQ(reader.tell("pread", "r", 0, 4 * kPage, seed + 1), right(4 * kPage)) << i;
+    ASSERT_EQ(reader.tell("unflock", "r"), "0");
+  }
+}
+
+}  // namespace
+}  // namespace booster::test
