@@ -140,7 +140,7 @@ TEST(StatsText, ShowsWhatIsBoostedAndWhatIsNotAndWhy) {
   expect_line(page, "\nappend +12 +1\\.00 MiB\n");
   expect_line(page, "\nset-id +3\n");
   expect_line(page, "\n/mnt/vol +server:/vol +ready .* 14 .* 4 +0\\.51 s");
-  expect_line(page, "\n815 +fio +1000 .* 3\\.00 MiB +0 B\n");
+  expect_line(page, "\n815 +fio +1000 .* 3\\.00 MiB +0 B +0 B\n");
   expect_line(page, "6d1f8ae3-0000-4000-8000-000000000001 +77 +r +/mnt/vol +815\n");
   EXPECT_EQ(page.find("/s"), std::string::npos) << "rates without an earlier reading\n" << page;
 }
