@@ -42,16 +42,13 @@ bool named_lately(Description& description, int fd, uint64_t now_ms) {
   return true;
 }
 
-/// From when on a comparison with the bricks counts for this descriptor: since it was opened, the
-/// program has taken a lock, or has changed the file.
-uint64_t fresh_since(const Description& description) {
-  uint64_t since = description.since_ms;
-  for (const auto* moment : {&g_fresh_since_ms, &description.inode->fresh_since_ms}) {
-    // Acquire: partner of the releases in settle.h and policy.cc.
-    const uint64_t at = moment->load(std::memory_order_acquire);
-    if (at > since) since = at;
-  }
-  return since;
+/// From when on a comparison with the bricks counts: since the program has opened the file, changed
+/// it, or taken a lock.
+uint64_t fresh_since(const Inode& inode) {
+  // Acquire: partners of the releases in file_table.cc, settle.h and policy.cc.
+  const uint64_t own = inode.fresh_since_ms.load(std::memory_order_acquire);
+  const uint64_t all = g_fresh_since_ms.load(std::memory_order_acquire);
+  return own > all ? own : all;
 }
 
 /// Follows how the program reads. Returns how much beyond [offset, offset + length) is worth
@@ -228,7 +225,7 @@ bool cached_read(Description& description, const Call& call, long& result) {
     return false;
   }
   const uint64_t now_ms = raw::coarse_now_ms();
-  if (!view->valid(now_ms, fresh_since(description))) {
+  if (!view->valid(now_ms, fresh_since(inode))) {
     ask_again(description, *view, now_ms);
     return false;
   }

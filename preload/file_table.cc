@@ -197,6 +197,8 @@ Description* FileTable::classify(int fd, Word& word, uint64_t seen) {
     *bucket = inode;
   }
   inode->refs++;
+  // Release: partner of the acquire in cached_read(), on a thread that has been told of the open.
+  inode->fresh_since_ms.store(raw::next_ms(), std::memory_order_release);
 
   // Field by field: `refs` may be touched by a thread that lost a race for an earlier use.
   description->inode = inode;
@@ -213,7 +215,6 @@ Description* FileTable::classify(int fd, Word& word, uint64_t seen) {
   description->moved.store(0, std::memory_order_relaxed);
   description->small_calls.store(0, std::memory_order_relaxed);
   description->cached.store(false, std::memory_order_relaxed);
-  description->since_ms = raw::next_ms();
   description->asked_ms.store(0, std::memory_order_relaxed);
   description->checked_ms.store(0, std::memory_order_relaxed);
   description->position.store(-1, std::memory_order_relaxed);

@@ -47,7 +47,9 @@ struct Inode {
   std::atomic<bool> posix_locked{false};  // F_SETLK was used: closing any descriptor drops locks
   Mutex settle_lock;
 
-  /// What is read out of a page cache was compared with the bricks since then.
+  /// What is read out of a page cache was compared with the bricks since then: since this process
+  /// first looked at its newest descriptor, so that an open shows what other hosts have closed and
+  /// older descriptors do not show less, and since its last change of the file.
   std::atomic<uint64_t> fresh_since_ms{0};
   /// The page cache, if this process may read it; older ones behind it. Unmapped with the inode.
   std::atomic<CacheView*> view{nullptr};
@@ -97,10 +99,6 @@ struct Description {
 
   /// It is open for reading, and the daemon has said so: inode->view is for it.
   std::atomic<bool> cached{false};
-  /// When this process first looked at it, which was after it was opened: what is read out of the
-  /// page cache was compared with the bricks since then, so that an open shows what other hosts
-  /// have closed.
-  uint64_t since_ms = 0;
   std::atomic<uint64_t> asked_ms{0};    // when the daemon was asked to make it valid
   std::atomic<uint64_t> checked_ms{0};  // when the number was last seen to name this file
   /// How the program reads; hints that threads may spoil for each other.

@@ -461,6 +461,8 @@ TEST_F(CachedOnTwoHosts, AnOpenShowsWhatAnotherHostHasClosed) {
     overwrite_elsewhere(path, 0, 4 * kPage, seed + 1);
     ASSERT_EQ(reader.tell("open", "new", "r", path), "0");
     ASSERT_EQ(reader.tell("pread", "new", 0, 4 * kPage, seed + 1), right(4 * kPage)) << i;
+    // What one descriptor has shown, an older one shows, too.
+    ASSERT_EQ(reader.tell("pread", "r", 0, 4 * kPage, seed + 1), right(4 * kPage)) << i;
     ASSERT_EQ(reader.tell("close", "new", "close"), "0");
   }
 }
