@@ -173,9 +173,9 @@ std::string page_cache(const admin::Stats& now) {
   if (cache.budget() == 0) return {};
   const auto bytes = [](uint64_t value) { return bytes_text(static_cast<double>(value)); };
   return fmt::format(
-      "Page cache: {} of {} in {}; {} came from the bricks, {} went for want of room\n",
+      "Page cache: {} of {} in {}; {} came from the bricks in {}, {} went for want of room\n",
       bytes(cache.used()), bytes(cache.budget()), count_of(cache.files(), "file"),
-      bytes(cache.filled()), bytes(cache.evicted()));
+      bytes(cache.filled()), count_of(cache.fills(), "request"), bytes(cache.evicted()));
 }
 
 std::string left_to_the_kernel(const admin::Stats& now, const admin::Stats* before,

@@ -82,6 +82,16 @@ struct Progress {
   size_t left;
 };
 
+/// A program that reads in order has come upon a page that should have been fetched: the daemon had
+/// enough to do, or it has gone again. From there on all is asked for anew.
+uint32_t window_of_miss(Description& description, const Progress& progress, uint32_t asked) {
+  const uint32_t window = description.ahead_window.load(std::memory_order_relaxed);
+  if (asked != 0 || window == 0) return asked;
+  description.ahead_until.store(progress.offset + progress.left + window,
+                                std::memory_order_relaxed);
+  return window;
+}
+
 void read_view(const CacheView& view, Progress& progress) {
   const size_t got = view.read(progress.cursor, progress.offset, progress.left);
   progress.offset += got;
@@ -190,7 +200,7 @@ long complete(Description& description, const CacheView& view, const Call& call,
     return static_cast<long>(length);
   }
   const bool by_kernel = kernel_has(description, view, call, progress);
-  if (!by_kernel) fetch(description, view, progress, window);
+  if (!by_kernel) fetch(description, view, progress, window_of_miss(description, progress, window));
   const size_t done = length - progress.left;
   if (done > 0) view.count(slot_of(description, view), offset, done, now_ms);
   if (progress.left == 0) return static_cast<long>(length);

@@ -29,7 +29,7 @@ constexpr uint64_t kPagesPerExtent = kExtent / kPageSize;
 static_assert(kPagesPerExtent == 64);
 constexpr uint64_t kWordsPerPage = kPageSize / sizeof(PageWord);
 /// One request to the bricks.
-constexpr uint64_t kMaxFillPages = 64;
+constexpr uint64_t kMaxFillPages = kMaxFillBytes / kPageSize;
 /// How much may be on its way ahead of a reader, in requests of a file.
 constexpr size_t kMaxFillsAhead = 32;
 
@@ -87,7 +87,8 @@ class CachedFile::FillIo final : public gluster::Io {
   PageRange range() const { return range_; }
   uint64_t bytes() const { return (range_.end - range_.first) * kPageSize; }
   std::byte* buffer() { return buffer_.get(); }
-  void make_buffer() { buffer_ = std::make_unique_for_overwrite<std::byte[]>(bytes()); }
+  void take_buffer() { buffer_ = file_->cache_.take_buffer(bytes()); }
+  void give_buffer_back() { file_->cache_.give_back(std::move(buffer_), bytes()); }
   void finished(int64_t result, int /*error*/) noexcept override {
     const std::shared_ptr<CachedFile> file = file_;  // this may go meanwhile
     file->finish(*this, result);
@@ -100,7 +101,7 @@ class CachedFile::FillIo final : public gluster::Io {
   const uint64_t epoch_;
   const bool suspect_;
   const bool ahead_;  // when it was begun nobody waited for it
-  std::unique_ptr<std::byte[]> buffer_;
+  FillBuffer buffer_;
   std::vector<std::shared_ptr<Waiting>> waiting_;  // under the file's mutex
 };
 
@@ -201,9 +202,12 @@ bool CachedFile::changed_lately() const {
 
 // --- filling -----------------------------------------------------------------------------------
 
-void CachedFile::plan(PageRange range, const std::shared_ptr<Waiting>& waiting, Fills& fills) {
+void CachedFile::plan(PageRange range, uint64_t wanted_end, const std::shared_ptr<Waiting>& waiter,
+                      Fills& fills) {
   uint64_t page = range.first;
   while (page < range.end) {
+    // What follows what is waited for comes in the same request where it can.
+    const std::shared_ptr<Waiting> waiting = page < wanted_end ? waiter : nullptr;
     const auto under_way = std::find_if(in_flight_.begin(), in_flight_.end(), [page](auto& fill) {
       return fill->range().first <= page && page < fill->range().end;
     });
@@ -261,13 +265,10 @@ CachedFile::Fill CachedFile::fill(const std::shared_ptr<gluster::File>& file, ui
     const auto pages_until = [size](uint64_t end) {
       return (std::min(end, size) + kPageSize - 1) / kPageSize;
     };
-    const PageRange wanted{offset / kPageSize, pages_until(offset + length)};
-    const PageRange further{std::max(wanted.end, offset / kPageSize),
-                            pages_until(offset + length + ahead)};
     if (current && room) {
       waiting = std::make_shared<Waiting>(waiter);
-      plan(wanted, waiting, fills);
-      plan(further, nullptr, fills);
+      plan({offset / kPageSize, pages_until(offset + length + ahead)}, pages_until(offset + length),
+           waiting, fills);
     }
   }
   if (!waiting) {
@@ -279,7 +280,7 @@ CachedFile::Fill CachedFile::fill(const std::shared_ptr<gluster::File>& file, ui
   if (bytes != 0) cache_.make_room(bytes);
   for (size_t i = 0; i < fills.size(); ++i) {
     FillIo& io = *fills[i];
-    io.make_buffer();
+    io.take_buffer();
     submitter.begin(file->gate());
     const int error = file->read(io.buffer(), io.bytes(), io.range().first * kPageSize, io);
     if (error != 0) io.finished(-1, error);
@@ -300,8 +301,10 @@ void CachedFile::finish(FillIo& io, int64_t result) {
   if (result > 0) {
     stored = ::pwrite(store_.writable.get(), io.buffer(), static_cast<size_t>(result),
                       static_cast<off_t>(kDataStart + offset)) == result;
+    cache_.fills.add();
     cache_.filled_bytes.add(static_cast<uint64_t>(result));
   }
+  io.give_buffer_back();
   std::vector<std::shared_ptr<Waiting>> waiting;
   std::shared_ptr<FillIo> keep;
   bool ok = false;

@@ -20,6 +20,10 @@ constexpr milliseconds kAgain{500};
 constexpr size_t kColdShare = 4;
 /// What may be on its way ahead of all readers together, whatever they ask for.
 constexpr uint64_t kMaxAheadInAll = uint64_t{256} << 20;
+/// Memory that the kernel has to clear each time costs more than what is copied into it. Buffers
+/// for requests of this length and more are kept, so many of them.
+constexpr uint64_t kLongFill = 64 << 10;
+constexpr size_t kSpareBuffers = 16;
 /// Files, each of which costs two descriptors and a mapping (vm.max_map_count is 65,530).
 constexpr uint32_t kMostFiles = 8192;
 /// So much of the host's memory is left to others whatever the budget.
@@ -102,6 +106,21 @@ bool PageCache::may_fetch_ahead(uint64_t bytes) {
   if (ahead_.fetch_add(bytes, std::memory_order_relaxed) + bytes <= kMaxAheadInAll) return true;
   fetched_ahead(bytes);
   return false;
+}
+
+FillBuffer PageCache::take_buffer(uint64_t bytes) {
+  if (bytes < kLongFill) return std::make_unique_for_overwrite<std::byte[]>(bytes);
+  const std::lock_guard lock(buffers_mutex_);
+  if (buffers_.empty()) return std::make_unique_for_overwrite<std::byte[]>(kMaxFillBytes);
+  FillBuffer buffer = std::move(buffers_.back());
+  buffers_.pop_back();
+  return buffer;
+}
+
+void PageCache::give_back(FillBuffer buffer, uint64_t bytes) {
+  if (!buffer || bytes < kLongFill) return;
+  const std::lock_guard lock(buffers_mutex_);
+  if (buffers_.size() < kSpareBuffers) buffers_.push_back(std::move(buffer));
 }
 
 bool PageCache::make_room(uint64_t bytes) {
@@ -200,8 +219,12 @@ void PageCache::stop() {
 
 stats::CacheReport PageCache::report() {
   if (!enabled()) return {};
-  return {budget_, used_.load(std::memory_order_relaxed), all().size(), filled_bytes.get(),
-          evicted_bytes.get()};
+  return {budget_,
+          used_.load(std::memory_order_relaxed),
+          all().size(),
+          filled_bytes.get(),
+          evicted_bytes.get(),
+          fills.get()};
 }
 
 }  // namespace booster::daemon::data

@@ -38,6 +38,11 @@ class FillWaiter {
   ~FillWaiter() = default;
 };
 
+/// Where the bricks' answer to one request goes first.
+using FillBuffer = std::unique_ptr<std::byte[]>;
+/// No request of a fill is longer.
+inline constexpr uint64_t kMaxFillBytes = 256 << 10;
+
 /// What the eviction remembers of a piece of a file (common::kExtent bytes).
 struct CachedExtent {
   uint64_t pages = 0;  // a bit for each that is valid
@@ -100,7 +105,8 @@ class CachedFile final : public gluster::WriterListener,
   };
 
   using Fills = std::vector<std::shared_ptr<FillIo>>;
-  void plan(PageRange range, const std::shared_ptr<Waiting>& waiting, Fills& fills);
+  void plan(PageRange range, uint64_t wanted_end, const std::shared_ptr<Waiting>& waiter,
+            Fills& fills);
   bool have_words(PageRange range);
   bool is_cached(uint64_t page) const;
   void drop_unused_words(PageRange range);
@@ -174,6 +180,11 @@ class PageCache {
   void removed(uint64_t bytes) { used_.fetch_sub(bytes, std::memory_order_relaxed); }
   void list(const std::shared_ptr<CachedFile>& file, uint64_t index, CachedExtent& extent);
   void promote(CachedExtent& extent);
+  /// Of at least `bytes` <= kMaxFillBytes, with anything in it.
+  FillBuffer take_buffer(uint64_t bytes);
+  /// `bytes` as it was taken; nullptr is nothing.
+  void give_back(FillBuffer buffer, uint64_t bytes);
+  stats::Counter fills;
   stats::Counter filled_bytes;
   stats::Counter evicted_bytes;
 
@@ -196,6 +207,9 @@ class PageCache {
   std::unordered_map<const gluster::Inode*, std::weak_ptr<CachedFile>> files_;
   std::list<CachedExtent::Place> cold_;  // filled once; in the order of that
   std::list<CachedExtent::Place> hot_;   // read again later; the least recently read first
+
+  std::mutex buffers_mutex_;  // nothing is locked under it
+  std::vector<FillBuffer> buffers_;
 };
 
 }  // namespace booster::daemon::data

@@ -141,6 +141,7 @@ void fill(const CacheReport& report, admin::Cache& cache) {
   cache.set_files(report.files);
   cache.set_filled(report.filled);
   cache.set_evicted(report.evicted);
+  cache.set_fills(report.fills);
 }
 
 void fill(const HistogramSums& sums, admin::Latency& latency) {

@@ -42,6 +42,7 @@ struct CacheReport {
   uint64_t files = 0;
   uint64_t filled = 0;
   uint64_t evicted = 0;
+  uint64_t fills = 0;
 };
 
 struct Snapshot {

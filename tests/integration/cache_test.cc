@@ -96,6 +96,18 @@ TEST_F(Cached, HotReadsAskNobody) {
   EXPECT_LT(after.read_calls() - before.read_calls(), kCalls / 20);
 }
 
+TEST_F(Cached, SmallReadsInOrderAreFetchedInLargeRequests) {
+  constexpr size_t kLong = 128 << 20;  // much more than is fetched ahead at once
+  const std::string path = dir_.file("long");
+  write_file(path, bytes_at(0, kLong, 7));
+  // As fast as it can, so that it catches up with what is fetched ahead of it.
+  const RunResult result = run({"dd", "if=" + path, "of=/dev/null", "bs=4k"});
+  ASSERT_EQ(result.status, 0) << result.err;
+  const auto cache = daemon_.stats().cache();
+  EXPECT_GT(cache.filled(), kLong / 2);  // the first reads may have been left to the kernel
+  EXPECT_GT(cache.filled() / cache.fills(), 128U << 10);
+}
+
 TEST_F(Cached, SeveralProgramsShareWhatOneHasRead) {
   Puppet first;
   const std::string path = open_file(first, "r", 2);
