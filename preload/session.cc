@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "common/copy.h"
 #include "common/futex.h"
 #include "preload/connector.h"
 
@@ -39,7 +40,7 @@ void IoCursor::copy_out(const std::byte* memory, size_t length) {
   while (length > 0) {
     const size_t left = vectors->iov_len - skip;
     const size_t part = left < length ? left : length;
-    memcpy(static_cast<std::byte*>(vectors->iov_base) + skip, memory, part);
+    common::copy_bytes(static_cast<std::byte*>(vectors->iov_base) + skip, memory, part);
     memory += part;
     length -= part;
     advance(part);
@@ -50,7 +51,7 @@ void IoCursor::copy_in(std::byte* memory, size_t length) {
   while (length > 0) {
     const size_t left = vectors->iov_len - skip;
     const size_t part = left < length ? left : length;
-    memcpy(memory, static_cast<const std::byte*>(vectors->iov_base) + skip, part);
+    common::copy_bytes(memory, static_cast<const std::byte*>(vectors->iov_base) + skip, part);
     memory += part;
     length -= part;
     advance(part);

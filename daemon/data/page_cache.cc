@@ -34,6 +34,13 @@ struct MemoryState {
   uint64_t available = 0;
 };
 
+/// Whole pages: libgfapi copies into it with memcpy(), see common/copy.h.
+FillBuffer make_buffer(uint64_t bytes) {
+  void* memory = ::aligned_alloc(common::kPageSize, bytes);
+  if (!memory) throw std::bad_alloc();
+  return FillBuffer(static_cast<std::byte*>(memory));
+}
+
 MemoryState memory_state() {
   MemoryState state;
   std::ifstream file("/proc/meminfo");
@@ -109,9 +116,9 @@ bool PageCache::may_fetch_ahead(uint64_t bytes) {
 }
 
 FillBuffer PageCache::take_buffer(uint64_t bytes) {
-  if (bytes < kLongFill) return std::make_unique_for_overwrite<std::byte[]>(bytes);
+  if (bytes < kLongFill) return make_buffer(bytes);
   const std::lock_guard lock(buffers_mutex_);
-  if (buffers_.empty()) return std::make_unique_for_overwrite<std::byte[]>(kMaxFillBytes);
+  if (buffers_.empty()) return make_buffer(kMaxFillBytes);
   FillBuffer buffer = std::move(buffers_.back());
   buffers_.pop_back();
   return buffer;

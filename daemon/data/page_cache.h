@@ -6,6 +6,8 @@
 // the bricks.
 #pragma once
 
+#include <stdlib.h>
+
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -39,7 +41,10 @@ class FillWaiter {
 };
 
 /// Where the bricks' answer to one request goes first.
-using FillBuffer = std::unique_ptr<std::byte[]>;
+struct FreeBuffer {
+  void operator()(std::byte* buffer) const { ::free(buffer); }
+};
+using FillBuffer = std::unique_ptr<std::byte[], FreeBuffer>;
 /// No request of a fill is longer.
 inline constexpr uint64_t kMaxFillBytes = 256 << 10;
 
@@ -180,7 +185,7 @@ class PageCache {
   void removed(uint64_t bytes) { used_.fetch_sub(bytes, std::memory_order_relaxed); }
   void list(const std::shared_ptr<CachedFile>& file, uint64_t index, CachedExtent& extent);
   void promote(CachedExtent& extent);
-  /// Of at least `bytes` <= kMaxFillBytes, with anything in it.
+  /// Of at least `bytes` <= kMaxFillBytes, with anything in it; throws std::bad_alloc.
   FillBuffer take_buffer(uint64_t bytes);
   /// `bytes` as it was taken; nullptr is nothing.
   void give_back(FillBuffer buffer, uint64_t bytes);

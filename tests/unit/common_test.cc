@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "common/abi.h"
+#include "common/copy.h"
 #include "common/futex.h"
 #include "common/reason.h"
 
@@ -22,6 +23,21 @@ TEST(Reason, EveryReasonHasANameOfItsOwn) {
 
 TEST(Reason, ANumberOutOfSharedMemoryHasAName) {
   EXPECT_STREQ(reason_name(static_cast<Reason>(0xffffffffU)), "unknown");
+}
+
+TEST(CopyBytes, CopiesEveryLengthAtEveryPlaceAndNothingElse) {
+  constexpr size_t kMost = 2000;
+  std::string from;
+  for (size_t i = 0; i < kMost + 64; ++i) from += static_cast<char>(i * 31 + i / 251);
+  for (size_t length = 0; length <= kMost; length += length < 700 ? 1 : 97) {
+    const size_t source = length % 61;
+    const size_t target = length * 7 % 59;
+    std::string to(kMost + 128, '-');
+    std::string expected = to;
+    expected.replace(target, length, from, source, length);
+    copy_bytes(to.data() + target, from.data() + source, length);
+    ASSERT_EQ(to, expected) << length;
+  }
 }
 
 TEST(SlotState, TellsGenerationsAndStatesApart) {
