@@ -102,9 +102,9 @@ const std::vector<Key>& keys() {
        "pays. 0: never.",
        NumberKey{&Config::spin_us, 50, 0, 10'000}},
       {"cache", "bytes", "bytes", false,
-       "Experimental. Memory for what programs read again or will read next, shared by all of\n"
-       "them; less while the host has little left. 0: none.",
-       NumberKey{&Config::cache_bytes, 0, 0, int64_t{1} << 44}},
+       "Memory for what programs read again or will read next, shared by all of them; less while\n"
+       "the host has little left. 0: none.",
+       NumberKey{&Config::cache_bytes, 1 << 30, 0, int64_t{1} << 44}},
       {"policy", "min_call_bytes", "bytes", true,
        "A call that moves less than this stays with the kernel (0: every call is boosted).",
        NumberKey{&Config::min_call_bytes, 512 << 10, 0, kMax63}},

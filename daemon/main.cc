@@ -22,9 +22,6 @@ namespace {
 
 constexpr int kUsage = 2;
 constexpr int kFailed = 1;
-/// So many mounts can have cached files in the daemon's life.
-/// Root may have 128 groups on a host of ours (fs.fanotify.max_user_groups), for all programs.
-constexpr unsigned kWatchedMounts = 32;
 
 struct Arguments {
   std::string config = kDefaultConfigFile;
@@ -74,7 +71,7 @@ control::Prepared prepare_cache(const Config& config) {
     spdlog::warn("event=no-cache error=\"{}\"", store.error());
     return {};
   }
-  auto groups = std::make_shared<gluster::WatchGroups>(kWatchedMounts);
+  auto groups = std::make_shared<gluster::WatchGroups>(common::kWatches, (*store)->watches());
   if (groups->empty()) {
     spdlog::warn("event=no-cache error=\"nobody can be watched who opens files\"");
     return {};

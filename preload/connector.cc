@@ -176,6 +176,7 @@ bool Connector::adopt(int memory_fd, uint64_t bytes, uint64_t nonce, const Polic
     return false;
   }
   session->memory_ = memory;
+  session->watches_ = nullptr;
   session->id_ = ++last_id_ == 0 ? ++last_id_ : last_id_;
   session->nonce_ = nonce;
   session->policy_ = policy;
@@ -213,6 +214,9 @@ void Connector::release(Session* session) {
   if (session->refs.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
   raw_syscall(SYS_munmap, word(session->memory_), common::kSessionBytes);
   raw_syscall(SYS_munmap, word(session->generations_), kSlotBytes);
+  if (session->watches_ != nullptr) {
+    raw_syscall(SYS_munmap, word(session->watches_), sizeof(common::Watches));
+  }
   session->memory_ = nullptr;
   LockGuard guard(lock_);
   sessions_.release(session);
@@ -327,6 +331,14 @@ bool Connector::receive_cache(Session& session) {
   if (receive(received) <= 0) return false;
   if (received.descriptor < 0) return true;
   const booster_control_FromDaemon& message = received.message;
+  if (message.which_body == booster_control_FromDaemon_watches_tag && session.watches_ == nullptr) {
+    const long mapped = raw_syscall(SYS_mmap, 0, sizeof(common::Watches), PROT_READ, MAP_SHARED,
+                                    received.descriptor, 0);
+    if (!is_error(mapped)) {
+      raw_syscall(SYS_madvise, mapped, sizeof(common::Watches), MADV_DONTFORK);
+      session.watches_ = reinterpret_cast<const common::Watches*>(mapped);
+    }
+  }
   if (message.which_body == booster_control_FromDaemon_cache_tag) {
     const auto& cache = message.body.cache;
     if (cache.slot < kHandleSlots && session.generations_[cache.slot] == cache.generation) {
@@ -367,9 +379,11 @@ bool Connector::socket_alive(uint32_t id) {
   if (session == nullptr || session->id_ != id) return false;
   const int socket = socket_.load(std::memory_order_relaxed);
   if (!is_our_socket(socket)) return false;
-  char byte = 0;
-  const long got = raw_syscall(SYS_recvfrom, socket, word(&byte), 1, MSG_PEEK | MSG_DONTWAIT, 0, 0);
-  return got > 0 || got == -EAGAIN || got == -EINTR;
+  // Not by looking for packets: those that nobody has read yet outlive their sender.
+  pollfd state{socket, POLLRDHUP, 0};
+  const timespec at_once{};
+  const long ready = raw_syscall(SYS_ppoll, word(&state), 1, word(&at_once), 0, 0);
+  return is_error(ready) || (state.revents & (POLLHUP | POLLRDHUP | POLLERR | POLLNVAL)) == 0;
 }
 
 void Connector::move_descriptor() {

@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "common/abi.h"
+#include "common/page_cache.h"
 #include "common/reason.h"
 #include "preload/lock.h"
 #include "preload/raw.h"
@@ -138,6 +139,10 @@ class Session {
   }
   /// Looks at the socket.
   bool alive();
+  /// Whether that watch holds up openers (common::Watches).
+  bool watched(uint32_t watch) const {
+    return watches_ != nullptr && watch < common::kWatches && watches_->of[watch].held();
+  }
 
   // Used by the functions above and by Pool.
   uint32_t index = 0;
@@ -159,6 +164,7 @@ class Session {
 
   uint32_t id_ = 0;
   common::SessionMemory* memory_ = nullptr;
+  const common::Watches* watches_ = nullptr;  // set before the first page cache is there
   uint64_t nonce_ = 0;
   Policy policy_;
   std::atomic<bool> dead_{false};

@@ -165,6 +165,13 @@ bool Session::on_hello(const proto::Hello& hello) {
     end(Why::kPeerGone, "cannot send Welcome");
     return true;
   }
+  if (home_.shared.cache.enabled()) {
+    proto::FromDaemon watches;
+    watches.mutable_watches();
+    // A program that does not get it reads from no cache.
+    send(socket_.native_handle(), watches.SerializeAsString(),
+         home_.shared.cache.watches_descriptor());
+  }
   home_.pump.add(channel_, [weak = weak_from_this()] {
     if (const auto self = weak.lock()) self->end(Why::kLie, "malformed request");
   });

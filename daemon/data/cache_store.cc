@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sched.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -15,7 +16,6 @@
 #include <cstring>
 #include <string>
 
-#include "common/page_cache.h"
 #include "daemon/control/packet.h"
 
 namespace booster::daemon::data {
@@ -71,10 +71,18 @@ Outcome<std::unique_ptr<CacheStore>> CacheStore::create() {
     const int error = WIFEXITED(status) ? WEXITSTATUS(status) : EIO;
     return Failure{fmt::format("cannot mount its tmpfs: {}", strerrordesc_np(error))};
   }
-  return std::unique_ptr<CacheStore>(new CacheStore(std::move(writable), std::move(read_only)));
+  std::unique_ptr<CacheStore> store(new CacheStore(std::move(writable), std::move(read_only)));
+  auto watches = store->make_file(sizeof(common::Watches));
+  if (!watches) return Failure{"cannot make a file in its tmpfs: " + watches.error().message()};
+  store->watches_file_ = std::move(*watches);
+  void* map = ::mmap(nullptr, sizeof(common::Watches), PROT_READ | PROT_WRITE, MAP_SHARED,
+                     store->watches_file_.writable.get(), 0);
+  if (map == MAP_FAILED) return Failure{std::string("mmap: ") + strerrordesc_np(errno)};
+  store->watches_ = static_cast<common::Watches*>(map);
+  return store;
 }
 
-Result<CacheStore::File> CacheStore::make_file() {
+Result<CacheStore::File> CacheStore::make_file(uint64_t bytes) {
   static std::atomic<uint64_t> next{0};
   const std::string name = std::to_string(next.fetch_add(1, std::memory_order_relaxed));
   File file;
@@ -85,7 +93,7 @@ Result<CacheStore::File> CacheStore::make_file() {
   const int error = errno;
   ::unlinkat(writable_.get(), name.c_str(), 0);
   if (!file.read_only) return Failure{std::error_code(error, std::generic_category())};
-  if (::ftruncate(file.writable.get(), static_cast<off_t>(common::kCacheFileBytes)) != 0) {
+  if (::ftruncate(file.writable.get(), static_cast<off_t>(bytes)) != 0) {
     return errno_failure();
   }
   return file;

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "common/page_cache.h"
 #include "daemon/result.h"
 #include "daemon/unique_fd.h"
 
@@ -25,11 +26,17 @@ class CacheStore {
     UniqueFd writable;
     UniqueFd read_only;
   };
-  /// A new empty file of kCacheFileBytes, all of it a hole. Any thread.
-  Result<File> make_file();
+  /// A new empty file of so many bytes, all of it a hole. Any thread.
+  Result<File> make_file(uint64_t bytes = common::kCacheFileBytes);
 
   /// What a file holds now, in bytes.
   static uint64_t held(const File& file);
+
+  /// Where the watches of openers show that they live. Mapped until the process ends, since threads
+  /// that nobody waits for write there.
+  common::Watches& watches() const { return *watches_; }
+  /// The same for clients.
+  int watches_descriptor() const { return watches_file_.read_only.get(); }
 
  private:
   CacheStore(UniqueFd writable, UniqueFd read_only)
@@ -37,6 +44,8 @@ class CacheStore {
 
   UniqueFd writable_;   // its root directory
   UniqueFd read_only_;  // the same through the other mount
+  File watches_file_;
+  common::Watches* watches_ = nullptr;
 };
 
 }  // namespace booster::daemon::data

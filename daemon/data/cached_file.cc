@@ -37,7 +37,7 @@ constexpr size_t kMaxFillsAhead = 32;
 constexpr milliseconds kValidateEvery{400};
 /// ...and believed for so long after.
 constexpr milliseconds kBelieveFor{980};  // clients look at a clock that is some ms coarse
-/// A daemon that has died has renewed within this.
+/// What was valid when the daemon was stopped or hung is so no longer than this.
 constexpr milliseconds kShowFor{250};
 /// How often somebody looks whether writers have gone.
 constexpr milliseconds kTryEvery{20};
@@ -432,6 +432,7 @@ void CachedFile::show_validity(Clock::time_point now) {
   header().size.store(attributes_.size, std::memory_order_relaxed);
   header().compared_ms.store(to_ms(validated_), std::memory_order_relaxed);
   header().changed_ms.store(to_ms(changed_), std::memory_order_relaxed);
+  header().watch.store(watch_, std::memory_order_relaxed);
   // seq_cst: who opens the file for writing goes on only after this 0 is there for everybody.
   header().valid_until_ms.store(until, std::memory_order_seq_cst);
 }
@@ -461,15 +462,14 @@ void CachedFile::arm(const std::shared_ptr<gluster::File>& file) {
     // Nobody has opened it for writing since it was: only other hosts can have changed it.
     proven = armed_;
   }
-  cache_.mounts().prove_unwritten(file, proven,
-                                  [self = shared_from_this(), epoch,
-                                   now](const Result<gluster::Attributes, common::Reason>& answer) {
-                                    self->armed(epoch, now, answer);
-                                  });
+  cache_.mounts().prove_unwritten(
+      file, proven, [self = shared_from_this(), epoch, now](const gluster::Mount::Proof& answer) {
+        self->armed(epoch, now, answer);
+      });
 }
 
 void CachedFile::armed(uint64_t epoch, Clock::time_point since,
-                       const Result<gluster::Attributes, common::Reason>& answer) {
+                       const gluster::Mount::Proof& answer) {
   const std::lock_guard lock(mutex_);
   arming_ = false;
   if (epoch != epoch_ || cache_.stopped()) return;  // somebody has opened it meanwhile
@@ -480,7 +480,7 @@ void CachedFile::armed(uint64_t epoch, Clock::time_point since,
   }
   if (!have_words({0, 0})) return;  // the header
   const bool known = validated_ != Clock::time_point{};
-  const bool same = known && *answer == attributes_;
+  const bool same = known && answer->attributes == attributes_;
   if (!same || suspect_) {
     // Nothing is valid while pages go.
     armed_ = false;
@@ -488,7 +488,8 @@ void CachedFile::armed(uint64_t epoch, Clock::time_point since,
     drop_all_locked();
     if (known && !same) changed_ = Clock::now();
   }
-  attributes_ = *answer;
+  attributes_ = answer->attributes;
+  watch_ = answer->watch;
   validated_ = since;
   armed_ = true;
   show_validity(Clock::now());

@@ -122,8 +122,7 @@ class CachedFile final : public gluster::WriterListener,
   void unpublish(uint64_t index, CachedExtent& extent);
   void drop_all_locked();
   void finish(FillIo& io, int64_t result);
-  void armed(uint64_t epoch, Clock::time_point since,
-             const Result<gluster::Attributes, common::Reason>& answer);
+  void armed(uint64_t epoch, Clock::time_point since, const gluster::Mount::Proof& answer);
   void show_validity(Clock::time_point now);
   common::PageWord& word(uint64_t page) const;
   common::CacheHeader& header() const;
@@ -151,6 +150,7 @@ class CachedFile final : public gluster::WriterListener,
   Clock::time_point cut_{};        // when somebody was about to cut it
   Clock::time_point changed_{};    // when they were seen to be others than before
   gluster::Attributes attributes_;
+  uint32_t watch_ = 0;  // that holds up openers
 };
 
 class PageCache {
@@ -159,6 +159,8 @@ class PageCache {
   PageCache(std::unique_ptr<CacheStore> store, uint64_t budget, gluster::Mounts& mounts);
 
   bool enabled() const { return store_ != nullptr && budget_ != 0; }
+  /// For clients: see common::Watches. Where it is enabled.
+  int watches_descriptor() const { return store_->watches_descriptor(); }
 
   /// The cache of that file; null if there is none to be had.
   std::shared_ptr<CachedFile> open(const std::shared_ptr<gluster::Inode>& inode);

@@ -208,6 +208,7 @@ struct Mount::Question {
   std::shared_ptr<Mount> mount;
   std::shared_ptr<File> file;
   std::function<void(Proof)> done;
+  uint32_t watch = 0;
 };
 
 std::shared_ptr<OpenWatch> Mount::open_watch() {
@@ -224,7 +225,7 @@ void Mount::ask_bricks(const std::shared_ptr<Question>& question) {
   question->mount->compares_->post([question] {
     const auto attributes = question->file->attributes();
     if (attributes) {
-      question->done(*attributes);
+      question->done(Unwritten{*attributes, question->watch});
     } else {
       question->done(Failure{Reason::kIoError});
     }
@@ -238,7 +239,17 @@ void Mount::prove_unwritten(std::shared_ptr<File> file, bool proven,
   if (question->file->inode()->is_hard_to_watch()) {
     return question->done(Failure{Reason::kNotProven});
   }
-  if (proven) return ask_bricks(question);
+  // relaxed: once true it stays so.
+  if (!trusts_root_.load(std::memory_order_relaxed)) {
+    return question->done(Failure{Reason::kNotProven});
+  }
+  if (proven) {
+    {
+      const std::lock_guard lock(mutex_);
+      question->watch = watch_->number();  // the proof was made with it
+    }
+    return ask_bricks(question);
+  }
   fuse_->post([question] {
     const std::shared_ptr<Inode>& inode = question->file->inode();
     const auto watch = question->mount->open_watch();
@@ -247,6 +258,7 @@ void Mount::prove_unwritten(std::shared_ptr<File> file, bool proven,
       question->done(Failure{Reason::kNotProven});
       return;
     }
+    question->watch = watch->number();
     // First the mark, then the look: who opens it between the two is heard of.
     watch->add(std::move(*opened), inode, [question](bool watched) {
       if (watched) {
@@ -579,6 +591,7 @@ Mount::Answer Mount::open(const Wish& wish, const std::shared_ptr<Context>& cont
   const std::shared_ptr<Inode> inode = inode_for(wish);
   const auto mode = static_cast<size_t>(wish.access_mode);
   std::shared_ptr<File> file;
+  bool may_write = false;
   {
     const std::lock_guard lock(inode->mutex_);
     file = inode->files_[mode].lock();
@@ -594,6 +607,9 @@ Mount::Answer Mount::open(const Wish& wish, const std::shared_ptr<Context>& cont
     // Only the access mode: the kernel has done what else the program's open asked for.
     glfs_fd_t* fd = glfs_h_open(context->fs(), object, wish.access_mode);
     const int error = errno;
+    if (fd && settings_.watch_groups && !trusts_root_.load(std::memory_order_relaxed)) {
+      may_write = glfs_h_access(context->fs(), object, W_OK) == 0;
+    }
     glfs_h_close(object);
     if (!fd) {
       spdlog::info("event=open-failed gfid={} error=\"{}\"", to_string(wish.gfid),
@@ -607,6 +623,13 @@ Mount::Answer Mount::open(const Wish& wish, const std::shared_ptr<Context>& cont
   if (glfs_fstat(file->fd_, &status) != 0) return Failure{Reason::kOpenFailed};
   if (!S_ISREG(status.st_mode)) return Failure{Reason::kNotRegular};
   if (status.st_nlink == 0) return Failure{Reason::kUnlinked};
+  // Only root may do that: the volume does not map it to nobody, so that whatever a program can
+  // open the daemon can, too.
+  constexpr id_t kNobody = 65534;  // server.anonuid, server.anongid
+  if (may_write && (status.st_mode & S_IWOTH) == 0 && status.st_uid != kNobody &&
+      status.st_gid != kNobody) {
+    trusts_root_.store(true, std::memory_order_relaxed);
+  }
   // The kernel takes these rights away when an ordinary user writes; through booster root writes.
   if (set_id_bits(status.st_mode) != 0 && wish.access_mode != O_RDONLY)
     return Failure{Reason::kSetId};

@@ -85,7 +85,11 @@ class Mount : public std::enable_shared_from_this<Mount> {
   /// written through FUSE before; then asks the bricks for its attributes. Returns at once; `done`
   /// is called once, on any thread. kNotProven: somebody has it open. `proven`: that has been made
   /// sure of before, and the listener has heard of nobody since; only the bricks are asked.
-  using Proof = Result<Attributes, common::Reason>;
+  struct Unwritten {
+    Attributes attributes;
+    uint32_t watch = 0;  // place in Watches of what holds up openers
+  };
+  using Proof = Result<Unwritten, common::Reason>;
   void prove_unwritten(std::shared_ptr<File> file, bool proven, std::function<void(Proof)> done);
   /// The inode's WriterListener need not hear any more.
   void unwatch(std::shared_ptr<Inode> inode);
@@ -168,6 +172,11 @@ class Mount : public std::enable_shared_from_this<Mount> {
   // sharded when the option is taken back. relaxed: see Context::condemned.
   std::atomic<bool> sharded_{false};
   std::atomic<bool> looking_{false};  // a look is under way, or waits for a thread
+
+  // The bricks have been seen to let root do what only root may. Where they do not
+  // (`server.root-squash`), the kernel would refuse whoever opens a file that is watched and that
+  // the daemon may not read, so none is. Becomes true once.
+  std::atomic<bool> trusts_root_{false};
 
   // Never held while anything blocks.
   std::mutex mutex_;

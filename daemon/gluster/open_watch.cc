@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <linux/close_range.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sched.h>
 #include <spdlog/spdlog.h>
 #include <sys/eventfd.h>
@@ -13,9 +14,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <condition_variable>
+#include <cstddef>
 #include <cstring>
 #include <deque>
 #include <future>
@@ -95,8 +98,31 @@ bool cuts_while_reading(const std::string& syscall_line) {
 
 // --- groups ------------------------------------------------------------------------------------
 
-WatchGroups::WatchGroups(unsigned count) {
-  for (unsigned i = 0; i < count; ++i) {
+namespace {
+
+pthread_mutex_t& mutex_of(common::WatchWords::Word& word) {
+  // The kernel and programs see the holder in the mutex's first word (struct __pthread_mutex_s of
+  // glibc, which registers it with set_robust_list()).
+  static_assert(sizeof(pthread_mutex_t) <= sizeof(common::WatchWords::Word));
+  static_assert(offsetof(__pthread_mutex_s, __lock) == 0);
+  return reinterpret_cast<pthread_mutex_t&>(word);
+}
+
+/// So that the kernel takes its holder's number out of it when that ends.
+bool prepare(common::WatchWords::Word& word) {
+  pthread_mutexattr_t attributes;
+  if (::pthread_mutexattr_init(&attributes) != 0) return false;
+  const bool prepared = ::pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST) == 0 &&
+                        ::pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED) == 0 &&
+                        ::pthread_mutex_init(&mutex_of(word), &attributes) == 0;
+  ::pthread_mutexattr_destroy(&attributes);
+  return prepared;
+}
+
+}  // namespace
+
+WatchGroups::WatchGroups(unsigned count, common::Watches& watches) : watches_(watches) {
+  for (unsigned i = 0; i < std::min(count, common::kWatches); ++i) {
     UniqueFd group(::fanotify_init(FAN_CLASS_CONTENT | FAN_CLOEXEC | FAN_NONBLOCK | FAN_REPORT_TID |
                                        FAN_UNLIMITED_MARKS | FAN_UNLIMITED_QUEUE,
                                    O_RDONLY | O_LARGEFILE | O_CLOEXEC));
@@ -104,14 +130,17 @@ WatchGroups::WatchGroups(unsigned count) {
       spdlog::warn("event=no-watch-group made={} error=\"{}\"", i, strerrordesc_np(errno));
       return;
     }
-    groups_.push_back(std::move(group));
+    for (common::WatchWords::Word& word : watches_.of[i].words) {
+      if (!prepare(word)) return;
+    }
+    groups_.push_back({std::move(group), i});
   }
 }
 
-UniqueFd WatchGroups::take() {
+WatchGroups::Group WatchGroups::take() {
   const std::lock_guard lock(mutex_);
   if (groups_.empty()) return {};
-  UniqueFd group = std::move(groups_.back());
+  Group group = std::move(groups_.back());
   groups_.pop_back();
   return group;
 }
@@ -133,6 +162,9 @@ struct OpenWatch::State : std::enable_shared_from_this<OpenWatch::State> {
   };
 
   std::shared_ptr<Worker> elsewhere;
+  common::WatchWords* life = nullptr;
+  unsigned held = 0;    // which of its words the thread that serves holds
+  bool denied = false;  // an opener, of that thread
   std::mutex mutex;
   std::condition_variable started;
   enum class Stage { kStarting, kServing, kEnded } stage = Stage::kStarting;
@@ -168,7 +200,9 @@ bool take_group(int group, int wake) {
 
 void OpenWatch::State::begin(int group, int wake) {
   note_own_descriptors();
-  const bool taken = take_group(group, wake);
+  // Shown when it watches, and not before.
+  const bool taken =
+      take_group(group, wake) && ::pthread_mutex_lock(&mutex_of(life->words[held])) == 0;
   if (!taken) spdlog::warn("event=no-watch error=\"{}\"", strerrordesc_np(errno));
   {
     const std::lock_guard lock(mutex);
@@ -195,7 +229,9 @@ bool OpenWatch::State::watch() {
     pollfd ready[2] = {{kGroup, POLLIN, 0}, {kWake, POLLIN, 0}};
     if (::poll(ready, 2, -1) < 0 && errno != EINTR) break;
     if ((ready[1].revents & POLLIN) != 0 && !obey()) break;
-    if ((ready[0].revents & POLLIN) != 0 && read_events()) {
+    const bool events = (ready[0].revents & POLLIN) != 0 && read_events();
+    if (denied) break;  // no second one
+    if (events) {
       if (closers.load(std::memory_order_relaxed) >= kMostClosers) {
         spdlog::warn("event=watch-given-up reason=\"{} threads hang in closing\"", kMostClosers);
         break;
@@ -235,8 +271,10 @@ bool OpenWatch::State::read_events() {
   alignas(fanotify_event_metadata) char buffer[4096];
   ssize_t left = ::read(kGroup, buffer, sizeof buffer);
   if (left < 0 && errno != EAGAIN && errno != EINTR) {
-    // The kernel lets nobody open what it cannot open for us: a volume that maps root to nobody.
+    // The kernel lets nobody open what it cannot open for us. Mount::trusts_root() should have kept
+    // us away from such a volume.
     spdlog::warn("event=open-denied error=\"{}\"", strerrordesc_np(errno));
+    denied = true;
   }
   if (left <= 0) return false;
   bool any = false;
@@ -279,15 +317,22 @@ void OpenWatch::State::answer(const fanotify_event_metadata& event) {
 /// False: another thread is not to be had, and this one goes on.
 bool OpenWatch::State::leave_events_behind() {
   const auto took = std::make_shared<std::promise<bool>>();
-  const bool begun = run_detached("open-watch", [self = shared_from_this(), took] {
+  const unsigned ours = held;
+  const bool begun = run_detached("open-watch", [self = shared_from_this(), took, ours] {
     note_own_descriptors();
     // A copy of the table without the events, which are left to the thread that has started this.
-    const bool copied = ::close_range(kFirstEvent, ~0U, CLOSE_RANGE_UNSHARE) == 0;
-    took->set_value(copied);
-    if (copied) self->serve();
+    // The other word is free, or will be in a moment: who had it last has told this one's starter
+    // that he had done with it.
+    const bool taken = ::close_range(kFirstEvent, ~0U, CLOSE_RANGE_UNSHARE) == 0 &&
+                       ::pthread_mutex_lock(&mutex_of(self->life->words[1 - ours])) == 0;
+    if (taken) self->held = 1 - ours;
+    took->set_value(taken);
+    if (taken) self->serve();
   });
   const bool handed_over = begun && took->get_future().get();
   if (handed_over) {
+    // In this order: who holds a word watches.
+    ::pthread_mutex_unlock(&mutex_of(life->words[ours]));
     ::close(kGroup);
     ::close(kWake);
   }
@@ -310,6 +355,7 @@ void OpenWatch::State::end() {
   }
   // Nobody will be heard of any more.
   for (auto& [inode, listener] : told) listener = inode->writer_opens(false);
+  ::pthread_mutex_unlock(&mutex_of(life->words[held]));
   // Frees whoever waits, and ends all marks.
   ::close(kGroup);
   elsewhere->post([told = std::move(told), never = std::move(never)] {
@@ -324,15 +370,16 @@ void OpenWatch::State::end() {
 std::shared_ptr<OpenWatch> OpenWatch::start(WatchGroups& groups,
                                             std::shared_ptr<Worker> elsewhere) {
   // The group is common until the thread has it, and nothing hangs here.
-  const UniqueFd group = groups.take();
+  const WatchGroups::Group group = groups.take();
   UniqueFd wake(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (!group || !wake) {
+  if (!group.fd || !wake) {
     spdlog::warn("event=no-watch error=\"no fanotify group is left\"");
     return nullptr;
   }
   const auto state = std::make_shared<State>();
   state->elsewhere = std::move(elsewhere);
-  if (!run_detached("open-watch", [state, group = group.get(), wake = wake.get()] {
+  state->life = &groups.watches().of[group.number];
+  if (!run_detached("open-watch", [state, group = group.fd.get(), wake = wake.get()] {
         state->begin(group, wake);
       })) {
     return nullptr;
@@ -342,7 +389,7 @@ std::shared_ptr<OpenWatch> OpenWatch::start(WatchGroups& groups,
     state->started.wait(lock, [&state] { return state->stage != State::Stage::kStarting; });
     if (state->stage == State::Stage::kEnded) return nullptr;
   }
-  return std::shared_ptr<OpenWatch>(new OpenWatch(state, std::move(wake)));
+  return std::shared_ptr<OpenWatch>(new OpenWatch(state, std::move(wake), group.number));
 }
 
 OpenWatch::~OpenWatch() {

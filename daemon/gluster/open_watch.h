@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "common/page_cache.h"
 #include "daemon/gluster/file.h"
 #include "daemon/gluster/worker.h"
 #include "daemon/unique_fd.h"
@@ -25,15 +26,23 @@ namespace booster::daemon::gluster {
 /// before it talks to anybody.
 class WatchGroups {
  public:
-  /// So many, or as many as there are to be had; a failure is logged.
-  explicit WatchGroups(unsigned count);
+  struct Group {
+    UniqueFd fd;
+    uint32_t number = 0;  // place in Watches
+  };
+
+  /// So many, at most kWatches, or as many as there are to be had; a failure is logged. `watches`,
+  /// which is all zero, stays mapped for as long as the process lives.
+  WatchGroups(unsigned count, common::Watches& watches);
   /// One that nobody has had; empty when there is none left. Any thread.
-  UniqueFd take();
+  Group take();
   bool empty();
+  common::Watches& watches() { return watches_; }
 
  private:
+  common::Watches& watches_;
   std::mutex mutex_;
-  std::vector<UniqueFd> groups_;
+  std::vector<Group> groups_;
 };
 
 /// One for each mount. Any thread.
@@ -53,14 +62,18 @@ class OpenWatch {
   /// Opening the file costs nobody anything any more, unless it has been added again meanwhile.
   void remove(UniqueFd file, const Inode& inode);
 
+  /// Its place in Watches, where programs see that it lives.
+  uint32_t number() const { return number_; }
+
  private:
   struct State;
-  OpenWatch(std::shared_ptr<State> state, UniqueFd wake)
-      : state_(std::move(state)), wake_(std::move(wake)) {}
+  OpenWatch(std::shared_ptr<State> state, UniqueFd wake, uint32_t number)
+      : state_(std::move(state)), wake_(std::move(wake)), number_(number) {}
   void ring() const;
 
   const std::shared_ptr<State> state_;  // shared with the threads, which may hang in FUSE
   const UniqueFd wake_;
+  const uint32_t number_;
 };
 
 /// Whether the system call that a thread is in, as /proc/TID/syscall shows it, can open a file for

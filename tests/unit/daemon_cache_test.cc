@@ -57,11 +57,13 @@ TEST(OpenWatch, TellsWhoCutsAFileWithoutBeingAWriter) {
 }
 
 TEST(OpenWatch, GroupsRunOut) {
-  gluster::WatchGroups groups(2);
-  const UniqueFd first = groups.take();
-  const UniqueFd second = groups.take();
-  EXPECT_TRUE(first && second);
-  EXPECT_FALSE(groups.take());
+  common::Watches watches{};
+  gluster::WatchGroups groups(2, watches);
+  const auto first = groups.take();
+  const auto second = groups.take();
+  EXPECT_TRUE(first.fd && second.fd);
+  EXPECT_NE(first.number, second.number);
+  EXPECT_FALSE(groups.take().fd);
 }
 
 class CacheStore : public testing::Test {
