@@ -24,6 +24,20 @@
 // after `pump_asleep = 1`; the pump's fence after `completed` is the partner of the client's fence
 // after `client_waits = 1`.
 //
+// A write under a delegation (docs/architecture.md, "The write log") does not wait for an answer.
+// It is a record in the log, whose bytes are in a ring beside it:
+//
+//   client                                   daemon
+//   ------                                   ------
+//   bytes, record                            delegation = revoking          (relaxed)
+//   published = n        (release)  ----->   fence (seq_cst)
+//   fence (seq_cst)                          published                      (acquire)
+//   delegation == mine?  (acquire)           ... all records up to it are written ...
+//     else: waits for done == n              done = n                       (release)
+//
+// The two fences are partners: either the client sees that the delegation is being taken away and
+// waits, or the daemon sees the record before it lets go on whoever came for the file.
+//
 // No lock lives here. A client that dies at any instruction leaves words that nobody waits on.
 #pragma once
 
@@ -94,8 +108,58 @@ struct alignas(64) HandleSlot {
   /// such a unit, and was answered long ago, would be lost with a daemon that is killed in the
   /// middle (write_unit() in daemon/gluster/context.h). Never 0 when ready.
   uint32_t write_unit;
+  /// The answer to Delegate: (number of the answer << 2) | DelegationState; 0: none yet.
+  std::atomic<uint32_t> delegation;
+  /// errno of the first record of this handle that could not be written; 0: none. After it the
+  /// delegation is taken away.
+  std::atomic<int32_t> log_error;
 };
 static_assert(sizeof(HandleSlot) == 64);
+
+enum DelegationState : uint32_t {
+  kDelegationNone = 0,
+  kDelegated = 1,  // nobody else on this host can open the file before the daemon has all records
+  kRevoking = 2,   // somebody waits to open it: what the log has is written, and the file fenced
+  kNotDelegated = 3,  // not granted, or taken away, with all that kRevoking means done
+};
+inline constexpr uint32_t kDelegationStates = 3;  // mask
+
+inline constexpr uint32_t kLogRecords = 4096;  // a power of two
+/// Bytes of the ring: some 10 ms of what a brick writes, so that nobody waits long for the log to
+/// be written out, and enough for some of the largest requests at once.
+inline constexpr uint32_t kLogBytes = 4U << 20;
+/// A longer write is several records.
+inline constexpr uint32_t kMaxRecord = 256U << 10;
+
+/// Client-written.
+struct LogRecord {
+  uint32_t slot;
+  uint32_t generation;  // of the handle slot
+  uint64_t offset;      // offset + length <= INT64_MAX
+  uint32_t length;      // bytes, 1 .. kMaxRecord
+  uint32_t place;       // of the bytes in the ring; place + length <= kLogBytes
+};
+
+/// Client-written.
+struct alignas(64) LogHead {
+  std::atomic<uint32_t> published;  // number of records ever; record n is at n % kLogRecords
+  std::atomic<uint32_t> waits;      // threads that wait for LogTail::done: nothing is put off
+  /// 1: the daemon seemed to be dead, and the client does again through FUSE what was not answered.
+  std::atomic<uint32_t> abandoned;
+  /// By handle slot: all of its records before this number have been fenced by the client. Not
+  /// believed to be more than that: a lie hides the liar's own writes from others for a second.
+  std::atomic<uint32_t> settled[kHandleSlots];
+};
+
+/// Daemon-written.
+struct alignas(64) LogTail {
+  /// Records that have been answered, in order: on the bricks, where they stay whatever happens to
+  /// this client and daemon, or failed (HandleSlot::log_error).
+  std::atomic<uint32_t> done;
+  /// 1: the daemon looks by itself again within a millisecond, and needs no doorbell. Stored as 0
+  /// before a fence and a last look, which are partners of the client's fence after `published`.
+  std::atomic<uint32_t> looks;
+};
 
 enum HandleFlags : uint32_t {
   kHandleReadable = 1,
@@ -167,9 +231,14 @@ struct SessionMemory {
   LaneRequest requests[kLanes];
   LaneReply replies[kLanes];
   HandleSlot slots[kHandleSlots];
+  LogHead log_head;
+  LogTail log_tail;
+  LogRecord log_records[kLogRecords];
   alignas(4096) std::byte payload[kLanes][kLanePayload];
+  std::byte log[kLogBytes];
 };
 static_assert(offsetof(SessionMemory, payload) % 4096 == 0);
+static_assert(offsetof(SessionMemory, log) % 4096 == 0);
 static_assert(std::is_standard_layout_v<SessionMemory>);
 static_assert(std::atomic<uint32_t>::is_always_lock_free &&
               std::atomic<uint64_t>::is_always_lock_free);

@@ -73,7 +73,7 @@ const std::vector<Key>& keys() {
        "The same for each user. Root is not limited.",
        NumberKey{&Config::sessions_per_uid, 1024, 1, 1'000'000}},
       {"limits", "session_memory_bytes", "bytes", true,
-       "Address space of the shared memory of all sessions, 8.7 MiB each. It is virtual: pages "
+       "Address space of the shared memory of all sessions, 12.4 MiB each. It is virtual: pages "
        "are\n"
        "taken when a lane first carries so much, so a program of small calls holds some KiB, and\n"
        "only 8 threads with 1 MiB calls each hold all of it. The default is above what the limit\n"
@@ -101,6 +101,11 @@ const std::vector<Key>& keys() {
        "How long a pump looks for the next request before it sleeps, where it has seen that this\n"
        "pays. 0: never.",
        NumberKey{&Config::spin_us, 50, 0, 10'000}},
+      {"data", "write_log", "", false,
+       "Experimental. on: a write to a file that nobody else on the host has open returns when it\n"
+       "is in shared memory, and reaches the bricks a little later, whatever becomes of the\n"
+       "program. off: it returns when the bricks have it.",
+       TextKey{&Config::write_log, "off", {"on", "off"}}},
       {"cache", "bytes", "bytes", false,
        "Memory for what programs read again or will read next, shared by all of them; less while\n"
        "the host has little left. 0: none.",

@@ -33,6 +33,7 @@ struct Config {
   // data
   int64_t pumps = 0;
   int64_t spin_us = 0;
+  std::string write_log;
   // cache
   int64_t cache_bytes = 0;
   // policy

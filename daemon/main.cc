@@ -65,7 +65,7 @@ void start_log(const Config& config) {
 
 /// Forks, so that no other thread may run yet.
 control::Prepared prepare_cache(const Config& config) {
-  if (config.cache_bytes == 0) return {};
+  if (config.cache_bytes == 0 && config.write_log != "on") return {};
   auto store = data::CacheStore::create();
   if (!store) {
     spdlog::warn("event=no-cache error=\"{}\"", store.error());

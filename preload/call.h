@@ -18,7 +18,8 @@ struct Call {
   int count;
   int64_t offset;  // kSequential, or >= 0
   int rwf_flags;
-  size_t length;  // of all vectors, at most what the kernel moves in one call
+  size_t length;            // of all vectors, at most what the kernel moves in one call
+  uint32_t delegation = 0;  // under which it goes into the write log; 0: it does not
 };
 
 /// What is left of a call, by the kernel, at `offset`. Returns bytes done or -errno.
@@ -35,6 +36,10 @@ bool still_names(int fd, const Inode& inode);
 
 /// A copy of a ready handle of `session`; false if there is none.
 bool copy_handle(Description& description, const Session& session, HandleRef& handle);
+
+/// kNone: `handle` is one of `description` in `session` that allows this call.
+common::Reason handle_for(Session& session, Description& description, const Call& call, long flags,
+                          HandleRef& handle);
 
 /// Serves a read from the page cache, if this process has it and it is valid; true: `result` is the
 /// call's, or -errno. The caller holds `sequential` for a call that moves the offset.

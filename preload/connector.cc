@@ -151,7 +151,7 @@ Connector::Welcome Connector::receive_welcome() {
       const auto& welcome = answer.body.welcome;
       adopted = welcome.abi_version == common::kAbiVersion &&
                 adopt(memory_fd, welcome.memory_bytes, welcome.nonce,
-                      {welcome.min_call_bytes, welcome.page_cache});
+                      {welcome.min_call_bytes, welcome.page_cache, welcome.write_log});
     }
   }
   if (memory_fd >= 0) raw::close(memory_fd);
@@ -189,6 +189,12 @@ bool Connector::adopt(int memory_fd, uint64_t bytes, uint64_t nonce, const Polic
   session->views_ = reinterpret_cast<CacheView**>(session->free_slots_ + kHandleSlots / 64);
   session->ahead_lock_.reset();
   session->ahead_lane_ = -1;
+  session->log_lock_.reset();
+  session->log_notes_ = nullptr;
+  session->log_published_ = 0;
+  session->log_put_ = 0;
+  session->log_replayed_.store(false, std::memory_order_relaxed);
+  session->log_looked_ms_.store(0, std::memory_order_relaxed);
   memset(session->free_slots_, 0xff, kHandleSlots / 8);
   // Release: partner of the acquire in current_ref(). One reference is `current_`'s.
   session->refs.store(1, std::memory_order_release);
@@ -214,6 +220,7 @@ void Connector::release(Session* session) {
   if (session->refs.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
   raw_syscall(SYS_munmap, word(session->memory_), common::kSessionBytes);
   raw_syscall(SYS_munmap, word(session->generations_), kSlotBytes);
+  session->drop_log_notes();
   if (session->watches_ != nullptr) {
     raw_syscall(SYS_munmap, word(session->watches_), sizeof(common::Watches));
   }
@@ -318,6 +325,16 @@ void Connector::give_back(const HandleRef& handle) {
   if (send_packet(packet, encode(message, packet))) {
     session->free_slots_[handle.slot / 64] |= 1ULL << (handle.slot % 64);
   }
+}
+
+bool Connector::ask_delegation(Session& session, const HandleRef& handle, bool give_back) {
+  LockGuard guard(lock_);
+  if (current_.load(std::memory_order_relaxed) != &session) return false;
+  booster_control_ToDaemon message = booster_control_ToDaemon_init_zero;
+  message.which_body = booster_control_ToDaemon_delegate_tag;
+  message.body.delegate = {handle.slot, handle.generation, give_back};
+  uint8_t packet[common::kMaxPacket];
+  return send_packet(packet, encode(message, packet));
 }
 
 void Connector::drop_view(Session& session, uint32_t slot) {

@@ -284,8 +284,11 @@ void FileTable::release_inode(Inode* inode) {
   }
   inode->id = {};
   CacheView* view = inode->view.exchange(nullptr, std::memory_order_acquire);
+  Session* log_owner = inode->log_owner;
+  inode->log_owner = nullptr;
   inodes_.release(inode);
   guard.unlock();
+  if (log_owner != nullptr) release_session(log_owner);
   // Rights do not outlive the descriptor.
   while (view != nullptr) {
     CacheView* older = view->older;

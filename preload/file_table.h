@@ -47,6 +47,17 @@ struct Inode {
   std::atomic<bool> posix_locked{false};  // F_SETLK was used: closing any descriptor drops locks
   Mutex settle_lock;
 
+  /// What of it is in a write log. `logged`: something was, in the session that `log_owner` refers
+  /// to, whose memory it keeps.
+  std::atomic<bool> logged{false};
+  Mutex log_lock;  // for the next four
+  Session* log_owner = nullptr;
+  uint32_t log_until = 0;  // number behind the last record
+  uint32_t log_slot = 0;   // of that
+  bool log_error_told = false;
+  /// errno of an accepted write that could not be kept, for the next write, fsync or close.
+  std::atomic<int> deferred_error{0};
+
   /// What is read out of a page cache was compared with the bricks since then: since this process
   /// first looked at its newest descriptor, so that an open shows what other hosts have closed and
   /// older descriptors do not show less, and since its last change of the file.
@@ -96,6 +107,17 @@ struct Description {
   std::atomic<uint32_t> handle_version{0};
   std::atomic<uint64_t> moved{0};        // bytes so far
   std::atomic<uint32_t> small_calls{0};  // in a row on a boost-dirty inode, see worth_it()
+
+  /// How it stands about a delegation. All but `delegation` under `engaging`.
+  struct Log {
+    std::atomic<uint32_t> delegation{0};  // that has been found to be true; 0: none
+    bool asked = false;                   // there was no other answer yet than this:
+    uint32_t answer_then = 0;
+    std::atomic<bool> never{false};
+    uint64_t pause_ms = 500;
+    uint64_t ask_at_ms = 0;
+  };
+  Log log;
 
   /// It is open for reading, and the daemon has said so: inode->view is for it.
   std::atomic<bool> cached{false};

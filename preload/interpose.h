@@ -46,8 +46,8 @@ inline bool is_own(int fd) {
 }
 
 /// Before the kernel closes `fd`, and after it.
-inline void before_close(int fd) {
-  if (!t_thread.vfork_child) before_number_ends(fd);
+inline long before_close(int fd) {
+  return t_thread.vfork_child ? 0 : before_number_ends(fd);
 }
 inline void after_close(int fd) {
   if (!t_thread.vfork_child) g_files.closed(fd);

@@ -125,10 +125,12 @@ BOOSTER_EXPORT int close(int fd) {
     errno = EBADF;  // what a program that closes every number expects of one that it never opened
     return -1;
   }
-  before_close(fd);
+  const long error = before_close(fd);
   const int result = next_close()(fd);
   after_close(fd);
-  return result;
+  if (error == 0 || result != 0) return result;
+  errno = static_cast<int>(-error);
+  return -1;
 }
 BOOSTER_EXPORT int __close(int fd) {
   return close(fd);

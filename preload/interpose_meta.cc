@@ -1,5 +1,6 @@
 // Interposers of what looks at or changes a file by other ways than read and write: settled first,
 // then the kernel does it.
+#include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
 #include <sys/mman.h>
@@ -131,11 +132,23 @@ BOOSTER_EXPORT off_t __lseek(int fd, off_t offset, int whence) {
   return lseek(fd, offset, whence);
 }
 
-#define BOOSTER_SYNC(name)          \
-  BOOSTER_NEXT(int, name, (int))    \
-  BOOSTER_EXPORT int name(int fd) { \
-    before_kernel_change(fd);       \
-    return next_##name()(fd);       \
+namespace {
+
+/// The result of a call that is told of earlier writes that could not be kept.
+int told(int fd, int result) {
+  const long error = deferred_error(fd);
+  if (error == 0 || result != 0) return result;
+  errno = static_cast<int>(-error);
+  return -1;
+}
+
+}  // namespace
+
+#define BOOSTER_SYNC(name)              \
+  BOOSTER_NEXT(int, name, (int))        \
+  BOOSTER_EXPORT int name(int fd) {     \
+    before_kernel_change(fd);           \
+    return told(fd, next_##name()(fd)); \
   }
 BOOSTER_SYNC(fsync)
 BOOSTER_SYNC(fdatasync)

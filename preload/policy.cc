@@ -12,6 +12,7 @@
 #include "preload/process.h"
 #include "preload/session.h"
 #include "preload/settle.h"
+#include "preload/write_log.h"
 
 namespace booster::preload {
 
@@ -118,6 +119,8 @@ bool aliased_by_stdio(const Description& description, int fd, long flags) {
 
 /// Writes the handle that readers without the lock may be copying. Under `engaging`.
 void set_handle(Description& description, const HandleRef& handle) {
+  description.log.delegation.store(0, std::memory_order_relaxed);
+  description.log.asked = false;
   description.handle_version.fetch_add(1, std::memory_order_relaxed);
   // Release, partner of the acquire fence in copy_handle(): who copies a part of this sees that.
   std::atomic_thread_fence(std::memory_order_release);
@@ -183,7 +186,8 @@ Reason advance_handle(Session& session, Description& description, const Call& ca
   }
 }
 
-/// kNone: `handle` is one of `description` in `session` that allows this call.
+}  // namespace
+
 Reason handle_for(Session& session, Description& description, const Call& call, long flags,
                   HandleRef& handle) {
   if (!copy_handle(description, session, handle)) {
@@ -196,6 +200,8 @@ Reason handle_for(Session& session, Description& description, const Call& call, 
   }
   return session.allows(handle, call.op) ? Reason::kNone : Reason::kNotProven;
 }
+
+namespace {
 
 /// Whether this very call may be boosted, as far as the process itself can tell. The kernel is
 /// asked each time: flags can be changed by any holder of the description, and a number that was
@@ -333,7 +339,7 @@ Reason sequential(Session& session, const HandleRef& handle, Inode& inode, const
 }
 
 /// The whole decision; false in `done` sends the call to the kernel.
-Reason try_boost(Description& description, const Call& call, long& result) {
+Reason try_boost(Description& description, Call& call, long& result) {
   long flags = 0;
   Reason reason = admit(description, call, flags);
   if (reason == Reason::kNotProven) return reason;
@@ -344,14 +350,18 @@ Reason try_boost(Description& description, const Call& call, long& result) {
   SessionRef live = session(eager);
   if (!live) return Reason::kNoDaemon;
   HandleRef handle;
-  if (reason == Reason::kNone && !eager) {
+  if (reason == Reason::kNone && call.op == Op::kWrite) {
+    // The log pays for calls of every size.
+    call.delegation = delegation_for(*live.operator->(), description, call, flags, handle);
+  }
+  if (reason == Reason::kNone && !eager && call.delegation == 0) {
     // A page cache pays for calls of every size. Until it is there the call goes its own way.
     if (call.op == Op::kRead && live->policy().page_cache && worth_caching(description, call.fd)) {
       handle_for(*live.operator->(), description, call, flags, handle);
     }
     reason = worth_it(*live.operator->(), description, call);
   }
-  if (reason == Reason::kNone) {
+  if (reason == Reason::kNone && call.delegation == 0) {
     reason = handle_for(*live.operator->(), description, call, flags, handle);
   }
   if (reason == Reason::kNone && call.op == Op::kWrite &&
@@ -386,7 +396,14 @@ long transfer_at(Session& session, const HandleRef& handle, Inode& inode, const 
                  IoCursor cursor, uint64_t offset, size_t length) {
   IoCursor rest = cursor;
   if (call.op == Op::kWrite) begin_boosted_write(session);
-  const TransferResult moved = session.transfer(call.op, handle, cursor, offset, length);
+  TransferResult moved;
+  if (call.delegation != 0 && offset + length <= kMaxLoggedEnd) {
+    moved.done =
+        log_write(session, handle, inode, call.fd, call.delegation, cursor, offset, length);
+  } else {
+    drain_log(inode);  // what was written before comes first
+    moved = session.transfer(call.op, handle, cursor, offset, length);
+  }
   // A finished transfer leaves its cursor behind the bytes that were submitted, not behind those
   // that count.
   rest.advance(moved.done);
@@ -469,13 +486,17 @@ bool transfer(Op op, int fd, const iovec* vectors, int count, int64_t offset, in
     const bool ordered = offset == kSequential;
     if (ordered) description->sequential.lock();
     long moved = 0;
-    if (op == Op::kRead && description->cached.load(std::memory_order_acquire) && rwf_flags == 0 &&
-        call.length != 0 && cached_read(*description, call, moved)) {
-      // Nobody was asked.
-    } else if (try_boost(*description, call, moved) != Reason::kNone) {
+    if (op == Op::kWrite) moved = take_deferred_error(*description->inode);
+    const bool served = moved != 0 || (op == Op::kRead && rwf_flags == 0 && call.length != 0 &&
+                                       description->cached.load(std::memory_order_acquire) &&
+                                       cached_read(*description, call, moved));
+    if (!served && try_boost(*description, call, moved) != Reason::kNone) {
       settle(*description->inode);
-      moved = kernel_call(call);
-      if (op == Op::kWrite) note_kernel_write(*description->inode);
+      moved = op == Op::kWrite ? take_deferred_error(*description->inode) : 0;
+      if (moved == 0) {
+        moved = kernel_call(call);
+        if (op == Op::kWrite) note_kernel_write(*description->inode);
+      }
     }
     if (ordered) description->sequential.unlock();
     result = with_errno(moved);
@@ -627,19 +648,29 @@ void wait_for_calls(Description& description) {
 
 }  // namespace
 
-void before_number_ends(int fd) {
+long deferred_error(int fd) {
+  long error = 0;
+  with_description(fd, false, [&error](Description& description) {
+    error = take_deferred_error(*description.inode);
+  });
+  return error;
+}
+
+long before_number_ends(int fd) {
   // First of all: in a child that does not know yet that it is one it empties the table.
   Entry entry;
   Description* description = nullptr;
   g_files.closing(fd, &description);
   // From a signal handler that interrupted the shim: locks may be held, nobody can be waited for.
-  if (!entry) return;
+  if (!entry) return 0;
   // Closing the file of a lock is the usual way to unlock, and a lock on one file guards others.
   if (g_lock_calls.load(std::memory_order_relaxed) != 0) settle_all();
-  if (description == nullptr) return;
+  if (description == nullptr) return 0;
   wait_for_calls(*description);
   settle(*description->inode);
+  const long error = take_deferred_error(*description->inode);
   g_files.release(description);
+  return error;
 }
 
 void before_range_ends(unsigned first, unsigned last, int keep) {

@@ -51,8 +51,11 @@ void before_kernel_change(int fd);
 void after_kernel_change(int fd);
 /// The kernel is about to take the number `fd` away from its file (close, dup2 onto it): nobody
 /// begins a call on it any more, those that have begun are waited for, and what was boosted is
-/// settled. FileTable::closed() or an open of the number ends this.
-void before_number_ends(int fd);
+/// settled. FileTable::closed() or an open of the number ends this. Returns the error of an
+/// accepted write that nobody was told of, as -errno, for a close to return; 0: none.
+long before_number_ends(int fd);
+/// The same for a call that has settled the file without ending anything.
+long deferred_error(int fd);
 /// The same for [first, last] without `keep`, and what follows the kernel's call.
 void before_range_ends(unsigned first, unsigned last, int keep);
 void after_range_ended(unsigned first, unsigned last, int keep);

@@ -330,6 +330,9 @@ SessionRef current_session() {
 SessionRef session(bool wait) {
   return SessionRef(g_connector.acquire(wait));
 }
+void release_session(Session* session) {
+  g_connector.release(session);
+}
 void give_back(const HandleRef& handle) {
   g_connector.give_back(handle);
 }

@@ -47,9 +47,11 @@ struct TransferResult {
 struct Policy {
   uint64_t min_call_bytes = 0;  // a call that moves less goes to the kernel
   bool page_cache = false;      // files that are read come with their page cache
+  bool write_log = false;       // delegations can be had
 };
 
 class Session;
+struct Inode;
 struct CacheView;
 
 /// A reference to the live session, if there is one; the memory stays mapped while it is held.
@@ -77,6 +79,9 @@ SessionRef current_session();
 
 /// Gives a handle back, whatever became of it. Never waits.
 void give_back(const HandleRef& handle);
+
+/// Lets go a reference that was taken by hand.
+void release_session(Session* session);
 
 /// In a forked child: forgets the parent's session without a word to the daemon.
 void session_after_fork();
@@ -133,6 +138,32 @@ class Session {
   /// unmap_view().
   CacheView* take_view(const HandleRef& handle);
 
+  // --- the write log ---
+
+  /// Asks for the delegation of a ready handle, or gives it back. The answer is what delegation()
+  /// shows, another word than before.
+  bool ask_delegation(const HandleRef& handle, bool give_back);
+  /// HandleSlot::delegation.
+  uint32_t delegation(const HandleRef& handle) const {
+    // Acquire: with that of `closed`, so that what came before it is seen.
+    return memory_->slots[handle.slot].delegation.load(std::memory_order_acquire);
+  }
+  /// errno of a record of this handle that could not be written, or 0.
+  int log_error(uint32_t slot) const {
+    return memory_->slots[slot].log_error.load(std::memory_order_acquire);
+  }
+  /// Puts the bytes into the log; returns when they are there, or, if `word` is not the delegation
+  /// any more, when they are on the bricks. Returns how many; fewer than `length` when the daemon
+  /// is gone: then all that was in the log has been written through FUSE. `number` is set to that
+  /// behind the last record.
+  size_t log_write(Inode& inode, const HandleRef& handle, uint32_t word, IoCursor& cursor,
+                   uint64_t offset, size_t length, uint32_t& number);
+  /// Waits until all records before `number` are on the bricks, whoever writes them.
+  void await_log(uint32_t number);
+  /// The file has been fenced, with all records before `number`. Waits while the daemon does the
+  /// same for somebody who opens it.
+  void note_log_settled(uint32_t slot, uint32_t number);
+
   /// How long an unanswered write must wait before it is done again.
   uint32_t quarantine_ms() const {
     return memory_->header.quarantine_ms.load(std::memory_order_relaxed);
@@ -155,6 +186,12 @@ class Session {
   friend void give_back(const HandleRef& handle);
   friend class Connector;
 
+  struct LogNote;
+  bool log_has_changed(uint32_t seen);
+  bool make_log_room(uint32_t length, uint32_t& place);
+  void drop_log_notes();
+  void replay_log();
+
   int acquire_lane(bool wait);
   void release_lane(int lane);
   void submit(int lane, common::Op op, const HandleRef& handle, uint64_t offset, uint32_t length,
@@ -176,6 +213,13 @@ class Session {
   uint32_t* generations_ = nullptr;  // per slot, under the connector's lock
   uint64_t* free_slots_ = nullptr;   // bitmap, under the connector's lock
   CacheView** views_ = nullptr;      // per slot: not taken yet; the same lock
+
+  Mutex log_lock_;                // for what follows
+  LogNote* log_notes_ = nullptr;  // per record
+  uint32_t log_published_ = 0;
+  uint64_t log_put_ = 0;                    // bytes of the ring used so far, over and over
+  std::atomic<bool> log_replayed_{false};   // everything in it is done; set under the lock
+  std::atomic<uint64_t> log_looked_ms_{0};  // when the daemon was last seen to live
 };
 
 }  // namespace booster::preload

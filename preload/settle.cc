@@ -5,6 +5,7 @@
 
 #include "common/fence.h"
 #include "preload/log.h"
+#include "preload/write_log.h"
 
 namespace booster::preload {
 
@@ -26,16 +27,29 @@ bool names(int fd, const Inode& inode) {
   return fd >= 0 && raw::identify(fd, id) && id == inode.id;
 }
 
+bool is_writable(int fd) {
+  const long flags = raw::status_flags(fd);
+  return !raw::is_error(flags) && (flags & O_ACCMODE) != O_RDONLY && (flags & O_PATH) == 0;
+}
+
 /// Another writable descriptor of the inode, when the one that wrote is gone (closed unseen).
 int other_writable(const Inode& inode) {
   int found = -1;
   g_files.for_each_tracked(0, ~0U, [&](int fd, Description& description) {
     if (found >= 0 || description.inode != &inode) return;
-    const long flags = raw::status_flags(fd);
-    if (!raw::is_error(flags) && (flags & O_ACCMODE) != O_RDONLY && names(fd, inode)) found = fd;
+    if (is_writable(fd) && names(fd, inode)) found = fd;
   });
   return found;
 }
+
+}  // namespace
+
+int writable_descriptor(const Inode& inode) {
+  const int fd = inode.fence_fd.load(std::memory_order_relaxed);
+  return names(fd, inode) && is_writable(fd) ? fd : other_writable(inode);
+}
+
+namespace {
 
 /// Takes back the inode's count of what the daemon would have to fence. A count of the caller's own
 /// bridges the moment in which it is not yet known whether a new write has made it dirty again, so
@@ -85,10 +99,11 @@ void settle(Inode& inode) {
   LockGuard guard(inode.settle_lock);
   const uint32_t boosted = inode.boosted.load(std::memory_order_acquire);
   if (boosted == inode.fenced.load(std::memory_order_relaxed)) return;
+  LogMark mark;
+  const bool logged = drain_log(inode, mark);
   long result = -EBADF;
   for (int attempt = 0; attempt < kFenceAttempts && result != 0; ++attempt) {
-    int fd = inode.fence_fd.load(std::memory_order_relaxed);
-    if (!names(fd, inode)) fd = other_writable(inode);
+    const int fd = writable_descriptor(inode);
     if (fd < 0) break;
     result = common::fence(fd, inode.fence_offset.load(std::memory_order_relaxed));
   }
@@ -101,6 +116,7 @@ void settle(Inode& inode) {
   // Release: partner of the acquire in boost_dirty(): whoever sees it equal may ask FUSE.
   inode.fenced.store(boosted, std::memory_order_release);
   note_settled(inode);
+  if (logged && result == 0) note_log_settled(inode, mark);
 }
 
 void settle_all_slowly() {
@@ -181,6 +197,8 @@ void prepare_to_share() {
     description.shared.store(true, std::memory_order_release);
     if (locked) description.sequential.unlock();
   });
+  // What other threads have written meanwhile.
+  settle_all();
 }
 
 void settle_after_fork() {

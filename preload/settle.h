@@ -49,7 +49,11 @@ inline void note_kernel_write(Inode& inode) {
   inode.kernel_writes.fetch_add(1, std::memory_order_release);
 }
 
-/// Fences `inode` if it is boost-dirty. On return FUSE shows what was written before the call.
+/// A descriptor of the file that can be written; -1 if there is none.
+int writable_descriptor(const Inode& inode);
+
+/// Fences `inode` if it is boost-dirty, when what is in the log is on the bricks. On return FUSE
+/// shows what was written before the call.
 void settle(Inode& inode);
 /// Settles every dirty inode of the process.
 void settle_all_slowly();

@@ -12,6 +12,8 @@
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
 
+#include "daemon/data/delegation.h"
+
 namespace booster::daemon::control {
 
 using common::Reason;
@@ -30,21 +32,39 @@ constexpr std::chrono::milliseconds kIdleLook{5};
 /// Each inode once, whatever number of handles on it was written through: a fence at one place
 /// makes FUSE forget all of it.
 struct LeftFiles {
-  std::unordered_map<std::shared_ptr<gluster::Inode>, uint64_t> offsets;
+  LeftFiles(PumpSessions& owner, std::shared_ptr<data::Channel> of)
+      : home(owner), channel(std::move(of)), owed(owner.shared.mounts.owe_fence()) {}
+  LeftFiles(const LeftFiles&) = delete;
+  LeftFiles& operator=(const LeftFiles&) = delete;
+  /// The last fence is done; this may be a thread without the common descriptors.
+  ~LeftFiles() {
+    home.shared.mounts.wakes().post([&io = home.pump.io(), channel = std::move(channel)] {
+      boost::asio::post(io, [channel] { channel->close(); });
+    });
+  }
+
+  PumpSessions& home;
+  std::shared_ptr<data::Channel> channel;  // its delegations keep openers waiting meanwhile
   std::shared_ptr<const void> owed;
 };
 
-/// Fences when the last request in flight has been answered: what lands later would be unseen.
-void fence_when_idle(PumpSessions& home, const std::shared_ptr<data::Channel>& channel,
-                     const std::shared_ptr<const LeftFiles>& left) {
-  if (!channel->busy()) {
-    for (const auto& [inode, offset] : left->offsets)
-      home.shared.mounts.fence(inode, offset, left->owed);
+/// Fences when the last write has been answered: what lands later would be unseen.
+void fence_when_idle(const std::shared_ptr<const LeftFiles>& left) {
+  if (!left->channel->busy()) {
+    std::unordered_map<std::shared_ptr<gluster::Inode>, uint64_t> offsets;
+    for (const auto& slot : left->channel->slots()) {
+      if (slot && slot->written && slot->state == data::Channel::Slot::State::kReady) {
+        offsets[slot->handle.file()->inode()] = slot->written_offset;
+      }
+    }
+    for (const auto& [inode, offset] : offsets) {
+      left->home.shared.mounts.fence(inode, offset, left);
+    }
     return;
   }
-  const auto timer = std::make_shared<boost::asio::steady_timer>(home.pump.io(), kIdleLook);
-  timer->async_wait([&home, channel, left, timer](const boost::system::error_code& error) {
-    if (!error) fence_when_idle(home, channel, left);
+  const auto timer = std::make_shared<boost::asio::steady_timer>(left->home.pump.io(), kIdleLook);
+  timer->async_wait([left, timer](const boost::system::error_code& error) {
+    if (!error) fence_when_idle(left);
   });
 }
 
@@ -117,6 +137,7 @@ bool Session::on_packet(Packet& packet) {
     case proto::ToDaemon::kEngage: return on_engage(message.engage(), packet);
     case proto::ToDaemon::kHello: return on_hello(message.hello());
     case proto::ToDaemon::kRelease: return on_release(message.release());
+    case proto::ToDaemon::kDelegate: return on_delegate(message.delegate());
     default: return false;
   }
 }
@@ -150,14 +171,16 @@ bool Session::on_hello(const proto::Hello& hello) {
                       });
 
   const UniqueFd memory_fd = (*memory)->take_fd();
-  channel_ = std::make_shared<data::Channel>(*memory, home_.pump.stats(), home_.shared.quarantine,
-                                             ticket_);
+  channel_ = std::make_shared<data::Channel>(
+      *memory, home_.pump.stats(), home_.shared.quarantine, ticket_,
+      [&pump = home_.pump](const std::shared_ptr<data::Channel>& channel) { pump.poke(channel); });
   proto::FromDaemon message;
   proto::Welcome& welcome = *message.mutable_welcome();
   welcome.set_abi_version(common::kAbiVersion);
   welcome.set_nonce(nonce_);
   welcome.set_memory_bytes(common::kSessionBytes);
   welcome.set_page_cache(home_.shared.cache.enabled());
+  welcome.set_write_log(home_.shared.write_log);
   const LiveSettings& live = *home_.shared.live;
   welcome.set_min_call_bytes(
       static_cast<uint64_t>(live.min_call_bytes.load(std::memory_order_relaxed)));
@@ -172,8 +195,14 @@ bool Session::on_hello(const proto::Hello& hello) {
     send(socket_.native_handle(), watches.SerializeAsString(),
          home_.shared.cache.watches_descriptor());
   }
-  home_.pump.add(channel_, [weak = weak_from_this()] {
-    if (const auto self = weak.lock()) self->end(Why::kLie, "malformed request");
+  home_.pump.add(channel_, [weak = weak_from_this()](bool lied) {
+    const auto self = weak.lock();
+    if (!self) return;
+    if (lied) {
+      self->end(Why::kLie, "malformed request");
+    } else {
+      self->end(Why::kFailed, "its volume cannot be served any more");
+    }
   });
   hello_timer_.cancel();
   home_.shared.totals.sessions_opened.add();
@@ -326,8 +355,34 @@ bool Session::on_release(const proto::Release& release) {
   return true;
 }
 
+bool Session::on_delegate(const proto::Delegate& delegate) {
+  if (!channel_ || !home_.shared.write_log || delegate.slot() >= common::kHandleSlots) return false;
+  data::Channel::Slot* slot = channel_->find_slot(delegate.slot());
+  // Late: the handle has been given back.
+  if (!slot || slot->state != data::Channel::Slot::State::kReady ||
+      slot->generation != delegate.generation()) {
+    return true;
+  }
+  if ((slot->flags & common::kHandleWritable) == 0) return false;
+  // A copy: it may leave the slot meanwhile.
+  std::shared_ptr<data::Delegation> delegation = slot->delegation;
+  if (delegate.give_back()) {
+    if (delegation) delegation->take_back();
+    return true;
+  }
+  if (delegation) return true;  // under way, or being taken back: the answer comes
+  delegation = std::make_shared<data::Delegation>(home_.pump.io(), channel_, delegate.slot(),
+                                                  home_.shared.mounts);
+  slot->delegation = delegation;
+  delegation->begin();
+  return true;
+}
+
 void Session::free_slot(uint32_t index) {
   data::Channel::Slot& slot = channel_->make_slot(index);
+  slot.delegation.reset();
+  slot.delegated = slot.logged = false;
+  slot.last_record = slot.fenced_record = 0;
   slot.state = data::Channel::Slot::State::kFree;
   slot.handle = gluster::Handle();
   slot.cache.reset();
@@ -336,17 +391,17 @@ void Session::free_slot(uint32_t index) {
 
 // --- the end -----------------------------------------------------------------------------
 
-void Session::fence_what_is_left() {
-  if (channel_->memory()->state.unsettled.load(std::memory_order_relaxed) == 0) return;
-  const auto left = std::make_shared<LeftFiles>();
-  for (const auto& slot : channel_->slots()) {
-    if (slot && slot->written && slot->state == data::Channel::Slot::State::kReady) {
-      left->offsets[slot->handle.file()->inode()] = slot->written_offset;
-    }
+/// The program is no more, or has called exec, or closed its socket: what it has written is written
+/// out and shown. Should it live, it waits for that before it does the same (Session::replay_log()
+/// in the shim).
+void Session::leave() {
+  const bool settled = channel_->memory()->state.unsettled.load(std::memory_order_relaxed) == 0;
+  if (settled && channel_->log().idle()) {
+    home_.pump.remove(channel_);
+  } else {
+    home_.pump.leave(channel_);
+    fence_when_idle(std::make_shared<const LeftFiles>(home_, channel_));
   }
-  if (left->offsets.empty()) return;
-  left->owed = home_.shared.mounts.owe_fence();
-  fence_when_idle(home_, channel_, left);
 }
 
 void Session::on_process_end() {
@@ -367,6 +422,7 @@ void Session::end(Why why, const char* detail) {
   } else {
     spdlog::debug("event=session-ended session={} pid={} reason=\"{}\"", id_, peer_->pid, detail);
   }
+  const bool alive = channel_ && peer_->alive();
   if (channel_) {
     const stats::SessionReport last = report();
     for (size_t i = 0; i < common::kReasonCount; ++i) {
@@ -375,8 +431,11 @@ void Session::end(Why why, const char* detail) {
     }
     totals.cached_calls.add(last.cached_calls);
     totals.cached_bytes.add(last.cached_bytes);
-    fence_what_is_left();
-    home_.pump.remove(channel_);
+    if (why == Why::kLie) {
+      home_.pump.remove(channel_);
+    } else {
+      leave();
+    }
   }
   boost::system::error_code ignored;
   hello_timer_.cancel();
@@ -385,7 +444,7 @@ void Session::end(Why why, const char* detail) {
   handle_tickets_.clear();
   // A program that lives on may be looking at its last answers, in memory that only it can give
   // back: that stays, and counts, until the program ends. So it does for one that has called exec.
-  const bool lives_on = channel_ && why != Why::kLie && peer_->alive();
+  const bool lives_on = alive && why != Why::kLie;
   if (!lives_on) {
     if (process_.is_open()) process_.release();
     channel_.reset();

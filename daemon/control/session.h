@@ -61,10 +61,10 @@ class Session : public std::enable_shared_from_this<Session> {
   void on_readable();
   bool on_packet(Packet& packet);
   bool on_hello(const proto::Hello& hello);
-  /// For a program that was killed: FUSE is to see what it has written.
-  void fence_what_is_left();
+  void leave();
   bool on_engage(const proto::Engage& engage, const Packet& packet);
   bool on_release(const proto::Release& release);
+  bool on_delegate(const proto::Delegate& delegate);
   void engage_answered(uint32_t slot, const std::shared_ptr<std::atomic<bool>>& wanted,
                        Admission& admission,
                        Result<std::shared_ptr<gluster::File>, common::Reason> answer);

@@ -127,12 +127,13 @@ struct Helpers {
 struct Shared {
   Shared(const Config& config, std::shared_ptr<LiveSettings> live_settings,
          gluster::MountSettings mount_settings, Helpers& forked,
-         std::unique_ptr<data::CacheStore> cache_store)
+         std::unique_ptr<data::CacheStore> cache_store, bool can_watch)
       : live(std::move(live_settings)),
         limits(*live),
         mounts(std::move(mount_settings)),
         cache(std::move(cache_store), static_cast<uint64_t>(config.cache_bytes), mounts),
         quarantine(static_cast<uint32_t>(config.quarantine_min_ms)),
+        write_log(config.write_log == "on" && can_watch),
         helpers(forked) {}
 
   const std::shared_ptr<LiveSettings> live;
@@ -141,6 +142,7 @@ struct Shared {
   gluster::Mounts mounts;
   data::PageCache cache;
   data::Quarantine quarantine;
+  const bool write_log;  // programs may write into their logs
   stats::Totals totals;
   Helpers& helpers;
 };

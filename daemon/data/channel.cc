@@ -5,6 +5,7 @@
 #include <cerrno>
 
 #include "common/futex.h"
+#include "daemon/data/delegation.h"
 
 namespace booster::daemon::data {
 
@@ -80,17 +81,30 @@ void Lane::finished(int64_t result, int error) noexcept {
 // --- requests ----------------------------------------------------------------------------
 
 Channel::Channel(std::shared_ptr<SessionMemory> memory, stats::PumpStats& pump_stats,
-                 Quarantine& quarantine, std::shared_ptr<const void> place)
+                 Quarantine& quarantine, std::shared_ptr<const void> place,
+                 std::function<void(const std::shared_ptr<Channel>&)> poke)
     : place_(std::move(place)),
       memory_(std::move(memory)),
       pump_stats_(pump_stats),
-      quarantine_(quarantine) {
+      quarantine_(quarantine),
+      log_(**memory_, [this, poke = std::move(poke)] { poke(shared_from_this()); }) {
   for (uint32_t i = 0; i < common::kLanes; ++i) lanes_[i].index_ = i;
 }
 
 Channel::Scan Channel::scan(Submitter& submitter, Clock::time_point now) {
   Scan outcome = Scan::kNothing;
   if (closed_) return outcome;
+  // When this thread is given up, the channel may be gone.
+  const std::shared_ptr<Channel> self = shared_from_this();
+  switch (log_.take(self, submitter, now)) {
+    case WriteLog::Take::kNothing: break;
+    case WriteLog::Take::kWorked: outcome = Scan::kWorked; break;
+    case WriteLog::Take::kLie: return Scan::kLie;
+    case WriteLog::Take::kGone: return Scan::kGone;
+    case WriteLog::Take::kThreadLost: return Scan::kThreadLost;
+  }
+  if (closed_) return outcome;  // by somebody who waited for the log
+  if (left_) return outcome;
   for (Lane& lane : lanes_) {
     // acquire: partner of the client's release after it has filled request and payload.
     const uint32_t number =
@@ -103,8 +117,35 @@ Channel::Scan Channel::scan(Submitter& submitter, Clock::time_point now) {
   return outcome;
 }
 
+void Channel::take_delegations_back() {
+  for (const auto& slot : slots_) {
+    // A copy: it may leave its slot meanwhile.
+    const std::shared_ptr<Delegation> delegation = slot ? slot->delegation : nullptr;
+    if (delegation) delegation->take_back();
+  }
+}
+
+void Channel::show_delegation(uint32_t index, common::DelegationState state) {
+  // relaxed: whoever takes it away has a fence after this; who grants it has done what it stands
+  // for, and the client looks by itself whether it may use it.
+  (*memory_)->slots[index].delegation.store((++delegation_answers_ << 2) | state,
+                                            std::memory_order_relaxed);
+}
+
+void Channel::note_logged(uint32_t records, uint64_t bytes, int error,
+                          std::chrono::nanoseconds duration) {
+  for (stats::Traffic* traffic : {&pump_stats_.traffic, &traffic_}) {
+    traffic->write_calls.add(records);
+    traffic->logged_calls.add(records);
+    if (error == 0) traffic->write_bytes.add(bytes);
+    if (error != 0) traffic->errors.add();
+  }
+  pump_stats_.writes.add(duration);
+  quarantine_.note_write(duration);
+}
+
 void Channel::refuse_requests() {
-  if (closed_) return;
+  if (closed_ || left_) return;
   for (Lane& lane : lanes_) {
     // acquire: as in scan().
     const uint32_t number =
@@ -205,13 +246,15 @@ Channel::Scan Channel::submit(Lane& lane, const std::shared_ptr<gluster::File>& 
   return submitter.end(gate) ? Scan::kWorked : Scan::kThreadLost;
 }
 
-bool Channel::busy() const {
-  return std::any_of(lanes_.begin(), lanes_.end(), [](const Lane& lane) {
-    return lane.in_flight_.load(std::memory_order_relaxed);
-  });
+bool Channel::busy() {
+  return std::any_of(
+             lanes_.begin(), lanes_.end(),
+             [](const Lane& lane) { return lane.in_flight_.load(std::memory_order_relaxed); }) ||
+         !log_.idle();
 }
 
 void Channel::note_writes_in_flight(Clock::time_point now) {
+  log_.note_in_flight(quarantine_, now);
   for (const Lane& lane : lanes_) {
     // Pump-written fields: request_ and start_ can be read while in flight, and after.
     if (lane.in_flight_.load(std::memory_order_relaxed) && lane.request_.op == Op::kWrite) {
@@ -279,6 +322,9 @@ void Channel::publish_ready(uint32_t index, Slot& slot, std::shared_ptr<gluster:
   shared.reason = static_cast<uint32_t>(common::Reason::kNone);
   shared.flags = slot.flags;
   shared.write_unit = slot.handle.file()->write_unit();
+  // Of whoever had the slot before.
+  shared.log_error.store(0, std::memory_order_relaxed);
+  show_delegation(index, common::kDelegationNone);
   // Partner: the client's acquire load of the slot.
   shared.state.store(common::slot_state(slot.generation, HandleSlot::kReady),
                      std::memory_order_release);
@@ -294,6 +340,7 @@ void Channel::publish_refused(uint32_t index, uint32_t generation, common::Reaso
 
 void Channel::close() {
   closed_ = true;
+  log_.stop();
   for (const auto& slot : slots_) {
     if (slot && slot->wanted) slot->wanted->store(false, std::memory_order_relaxed);
   }

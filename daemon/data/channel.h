@@ -6,22 +6,24 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <vector>
 
 #include "common/abi.h"
+#include "daemon/data/clock.h"
 #include "daemon/data/page_cache.h"
 #include "daemon/data/request.h"
 #include "daemon/data/session_memory.h"
+#include "daemon/data/write_log.h"
 #include "daemon/gluster/file.h"
 #include "daemon/stats/counters.h"
 
 namespace booster::daemon::data {
 
-using Clock = std::chrono::steady_clock;
-
 class Channel;
+class Delegation;
 
 /// How long writes that were in flight at the daemon's death must wait (DESIGN section 7): ten
 /// times the slowest of the last minutes. One for the whole daemon; any thread. Relaxed atomics:
@@ -83,12 +85,14 @@ class Submitter {
 
 class Channel : public std::enable_shared_from_this<Channel> {
  public:
-  enum class Scan { kNothing, kWorked, kLie, kThreadLost };
+  /// kGone: the session is to end although the client has not lied.
+  enum class Scan { kNothing, kWorked, kLie, kGone, kThreadLost };
 
-  /// `place` is what the memory counts against, and is let go after
-  /// it.
+  /// `place` is what the memory counts against, and is let go after it. `poke` is called, on any
+  /// thread, when there may be something to do for the log.
   Channel(std::shared_ptr<SessionMemory> memory, stats::PumpStats& pump_stats,
-          Quarantine& quarantine, std::shared_ptr<const void> place);
+          Quarantine& quarantine, std::shared_ptr<const void> place,
+          std::function<void(const std::shared_ptr<Channel>&)> poke);
 
   SessionMemory& memory() { return *memory_; }
   const stats::Traffic& traffic() const { return traffic_; }
@@ -103,6 +107,11 @@ class Channel : public std::enable_shared_from_this<Channel> {
     uint32_t flags = 0;
     bool written = false;         // a write was taken
     uint64_t written_offset = 0;  // of the last one
+    bool delegated = false;       // it has been: records are no lie
+    bool logged = false;          // a record was taken
+    uint32_t last_record = 0;     // number behind that of the last one
+    uint32_t fenced_record = 0;   // the daemon has fenced what lies before
+    std::shared_ptr<Delegation> delegation;
     gluster::Handle handle;
     std::shared_ptr<CachedFile> cache;          // if the client has been given it
     std::shared_ptr<std::atomic<bool>> wanted;  // while pending; false once nobody waits
@@ -115,6 +124,15 @@ class Channel : public std::enable_shared_from_this<Channel> {
   /// Writes the answer to an Engage where the client looks for it.
   void publish_ready(uint32_t index, Slot& slot, std::shared_ptr<gluster::File> file);
   void publish_refused(uint32_t index, uint32_t generation, common::Reason reason);
+
+  /// Shows the client how it stands about the delegation of a slot that is ready.
+  void show_delegation(uint32_t index, common::DelegationState state);
+  WriteLog& log() { return log_; }
+  void take_delegations_back();
+  /// The client is no more, or does not talk to us any more: no lane is looked at again.
+  void leave() { left_ = true; }
+  /// For the log: so many records have been written, or not. Any thread.
+  void note_logged(uint32_t records, uint64_t bytes, int error, std::chrono::nanoseconds duration);
 
   /// Answers what has been asked since the last look, all of it with ESHUTDOWN.
   void refuse_requests();
@@ -129,15 +147,16 @@ class Channel : public std::enable_shared_from_this<Channel> {
   bool closed() const { return closed_; }
 
   /// True while a request has not been answered.
-  bool busy() const;
+  bool busy();
   /// Tells the quarantine how old the writes in flight are.
   void note_writes_in_flight(Clock::time_point now);
   /// Tells the client the current quarantine.
   void show_quarantine();
 
   // For the pump alone.
-  bool active = false;   // looked at in every round
-  bool watched = false;  // looked at in every heartbeat
+  std::atomic<bool> poked{false};  // it has been told to look
+  bool active = false;             // looked at in every round
+  bool watched = false;            // looked at in every heartbeat
   Clock::time_point last_work{};
 
  private:
@@ -156,6 +175,9 @@ class Channel : public std::enable_shared_from_this<Channel> {
   std::array<Lane, common::kLanes> lanes_;
   std::vector<std::unique_ptr<Slot>> slots_;  // grown as the client uses them
   uint64_t touches_seen_ = 0;                 // calls that the client had counted at the last look
+  uint32_t delegation_answers_ = 0;
+  WriteLog log_;
+  bool left_ = false;
   bool closed_ = false;
 };
 

@@ -23,6 +23,10 @@ constexpr int kHandlersPerRound = 8;
 constexpr std::chrono::microseconds kPollEvery{20};
 // A session without a request for so long needs a doorbell again, while others keep the pump busy.
 constexpr std::chrono::milliseconds kActiveFor{1};
+// A client that has just logged something will do so again: it is spared the doorbell for so long,
+// and its log is looked at every kLookEvery.
+constexpr std::chrono::milliseconds kLooksFor{10};
+constexpr std::chrono::microseconds kLookEvery{500};
 constexpr std::chrono::milliseconds kHeartbeatEvery{500};
 // Well within the time for which a page cache is shown to be valid (cached_file.cc).
 constexpr std::chrono::milliseconds kRenewEvery{80};
@@ -86,7 +90,7 @@ bool Pump::start_thread(uint64_t turn) {
   }
 }
 
-void Pump::add(const std::shared_ptr<Channel>& channel, std::function<void()> ended) {
+void Pump::add(const std::shared_ptr<Channel>& channel, std::function<void(bool)> ended) {
   members_[channel.get()] = Member{channel, std::move(ended)};
   activate(channel);
 }
@@ -107,8 +111,27 @@ void Pump::activate(const std::shared_ptr<Channel>& channel) {
   (*channel->memory()).header.pump_asleep.store(0, std::memory_order_relaxed);
 }
 
+void Pump::leave(const std::shared_ptr<Channel>& channel) {
+  channel->leave();
+  members_.erase(channel.get());
+  activate(channel);
+}
+
+void Pump::poke(const std::shared_ptr<Channel>& channel) {
+  // acq_rel: partner of the exchange below; what was done before a poke is seen by the look that
+  // follows it.
+  if (channel->poked.exchange(true, std::memory_order_acq_rel)) return;
+  boost::asio::post(io_, [this, channel] {
+    channel->poked.exchange(false, std::memory_order_acq_rel);
+    activate(channel);
+  });
+}
+
 void Pump::drain() {
-  boost::asio::post(io_, [this] { draining_ = true; });
+  boost::asio::post(io_, [this] {
+    draining_ = true;
+    for (const auto& [key, member] : members_) member.channel->take_delegations_back();
+  });
 }
 
 // --- the loop ----------------------------------------------------------------------------
@@ -165,7 +188,8 @@ void Pump::poll_handlers() {
 }
 
 bool Pump::scan_one(const std::shared_ptr<Channel>& channel, Turn& turn, bool& worked) {
-  switch (channel->scan(turn, now_)) {
+  const Channel::Scan scanned = channel->scan(turn, now_);
+  switch (scanned) {
     case Channel::Scan::kNothing: return true;
     case Channel::Scan::kWorked:
       channel->last_work = now_;
@@ -177,11 +201,14 @@ bool Pump::scan_one(const std::shared_ptr<Channel>& channel, Turn& turn, bool& w
       return true;
     case Channel::Scan::kThreadLost:
       return false;  // touches nothing of the pump: another thread runs it now
+    case Channel::Scan::kGone:
     case Channel::Scan::kLie: {
       const auto member = members_.find(channel.get());
       if (member != members_.end()) {
-        const std::function<void()> ended = member->second.ended;
-        ended();  // removes it
+        const std::function<void(bool)> ended = member->second.ended;
+        ended(scanned == Channel::Scan::kLie);  // removes it
+      } else {
+        channel->close();  // its client is no more
       }
       worked = true;
       return true;
@@ -195,6 +222,12 @@ bool Pump::scan_all(Turn& turn, bool& worked) {
     // Who asks now is told at once to ask the kernel; a write that nobody has looked at would have
     // to wait for the quarantine.
     for (const auto& [key, member] : members_) member.channel->refuse_requests();
+    // What is left is in their logs. A copy: whoever lies leaves.
+    std::vector<std::shared_ptr<Channel>> channels(active_);
+    for (const auto& [key, member] : members_) channels.push_back(member.channel);
+    for (const auto& channel : channels) {
+      if (!scan_one(channel, turn, worked)) return false;
+    }
     const bool busy = std::any_of(members_.begin(), members_.end(),
                                   [](const auto& member) { return member.second.channel->busy(); });
     if (!busy) drained_.store(true, std::memory_order_release);
@@ -214,6 +247,7 @@ bool Pump::retire_idle(Turn& turn) {
     if (keep && now_ - channel->last_work >= kActiveFor) {
       auto& asleep = channel->memory()->header.pump_asleep;
       asleep.store(1, std::memory_order_relaxed);
+      goes_idle(channel);
       // Partner: the client's fence after `submitted` (common/abi.h). Either the client sees that
       // it must ring, or this last look sees its request.
       std::atomic_thread_fence(std::memory_order_seq_cst);
@@ -236,6 +270,7 @@ bool Pump::retire_idle(Turn& turn) {
 bool Pump::fall_asleep(Turn& turn, bool& found) {
   for (const auto& channel : active_) {
     channel->memory()->header.pump_asleep.store(1, std::memory_order_relaxed);
+    goes_idle(channel);
   }
   // Partner: the client's fence after `submitted` (common/abi.h).
   std::atomic_thread_fence(std::memory_order_seq_cst);
@@ -249,6 +284,26 @@ bool Pump::fall_asleep(Turn& turn, bool& found) {
   }
   if (!found) active_.clear();
   return true;
+}
+
+/// Before the fence and the last look that follow.
+void Pump::goes_idle(const std::shared_ptr<Channel>& channel) {
+  const bool looks = !channel->closed() && now_ - channel->log().last_work() < kLooksFor;
+  channel->log().show_looks(looks);
+  if (!looks) return;
+  if (lookers_.empty()) {
+    log_timer_.expires_after(kLookEvery);
+    log_timer_.async_wait([this](const boost::system::error_code& error) {
+      if (!error) look_at_logs();
+    });
+  }
+  lookers_.push_back(channel);
+}
+
+void Pump::look_at_logs() {
+  std::vector<std::shared_ptr<Channel>> lookers;
+  lookers.swap(lookers_);
+  for (const auto& channel : lookers) activate(channel);
 }
 
 void Pump::heartbeat() {

@@ -38,15 +38,22 @@ class Pump {
 
   // --- on the pump's thread ---
 
-  /// Adds a channel; `ended` is called when its client has lied.
-  void add(const std::shared_ptr<Channel>& channel, std::function<void()> ended);
+  /// Adds a channel; `ended` is called when its session has to end: with true when its client has
+  /// lied.
+  void add(const std::shared_ptr<Channel>& channel, std::function<void(bool)> ended);
   void remove(const std::shared_ptr<Channel>& channel);
   /// A channel has got a page cache: from now on its validity is renewed while it is used.
   void watch_caches();
   /// A packet of the client has come: looks at its lanes for a while.
   void activate(const std::shared_ptr<Channel>& channel);
+  /// Nobody looks at the channel's lanes any more. What its client has left in the log is written;
+  /// whoever calls this closes it then.
+  void leave(const std::shared_ptr<Channel>& channel);
 
   // --- on any thread ---
+
+  /// Looks at the channel's log soon. For Channel.
+  void poke(const std::shared_ptr<Channel>& channel);
 
   /// Takes no further requests; drained() is true once nothing is in flight.
   void drain();
@@ -71,6 +78,8 @@ class Pump {
   bool retire_idle(Turn& turn);
   bool fall_asleep(Turn& turn, bool& found);
   void heartbeat();
+  void goes_idle(const std::shared_ptr<Channel>& channel);
+  void look_at_logs();
   void renew_caches();
   bool start_thread(uint64_t turn);
 
@@ -81,16 +90,18 @@ class Pump {
   boost::asio::io_context io_{1};
   boost::asio::steady_timer heartbeat_timer_{io_};
   boost::asio::steady_timer cache_timer_{io_};
+  boost::asio::steady_timer log_timer_{io_};
   bool watching_caches_ = false;
   Spin spin_;
 
   struct Member {
     std::shared_ptr<Channel> channel;
-    std::function<void()> ended;
+    std::function<void(bool)> ended;
   };
   std::unordered_map<Channel*, Member> members_;
   std::vector<std::shared_ptr<Channel>> active_;
   std::vector<std::shared_ptr<Channel>> watched_;  // may have requests in flight
+  std::vector<std::shared_ptr<Channel>> lookers_;  // their logs are looked at without a doorbell
   Clock::time_point now_{};
   Clock::time_point last_poll_{};
   bool draining_ = false;

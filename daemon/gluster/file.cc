@@ -76,7 +76,19 @@ void Inode::note_opened(const std::shared_ptr<File>& file, bool is_new, const Fu
 
 bool Inode::is_listened_to() {
   const std::lock_guard lock(mutex_);
-  return !writer_listener_.expired();
+  return !writer_listener_.expired() || !open_listener_.expired();
+}
+
+bool Inode::set_open_listener(const std::weak_ptr<OpenListener>& listener) {
+  const std::lock_guard lock(mutex_);
+  if (!open_listener_.expired()) return false;
+  open_listener_ = listener;
+  return true;
+}
+
+std::shared_ptr<OpenListener> Inode::open_listener() {
+  const std::lock_guard lock(mutex_);
+  return open_listener_.lock();
 }
 
 bool Inode::is_hard_to_watch() {

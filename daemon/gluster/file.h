@@ -98,6 +98,15 @@ class WriterListener {
   virtual void writer_opens(bool cuts) = 0;
 };
 
+/// Hears of whoever opens a file on this host, and can keep him waiting.
+class OpenListener {
+ public:
+  virtual ~OpenListener() = default;
+  /// True: he waits until `held`, and all copies of it, are gone; some seconds at most. Any thread;
+  /// must not block.
+  virtual bool opens(std::shared_ptr<const void> held) = 0;
+};
+
 /// Where an inode's size is shown: a word in a session's shared memory, kept mapped by the pointer.
 using SizeWord = std::shared_ptr<std::atomic<uint64_t>>;
 
@@ -129,6 +138,10 @@ class Inode {
   bool is_split();
   /// Tells it. For the caller to let go where the common descriptors are (Worker::Descriptors).
   std::shared_ptr<WriterListener> writer_opens(bool cuts);
+  /// False: there is one already.
+  bool set_open_listener(const std::weak_ptr<OpenListener>& listener);
+  /// For the caller to let go where the common descriptors are.
+  std::shared_ptr<OpenListener> open_listener();
 
  private:
   friend class File;
@@ -154,6 +167,7 @@ class Inode {
   std::mutex mutex_;
   FuseHandle fuse_handle_;
   std::weak_ptr<WriterListener> writer_listener_;
+  std::weak_ptr<OpenListener> open_listener_;
   bool split_ = false;                        // opened under two handles
   std::array<std::weak_ptr<File>, 3> files_;  // by access mode
   // A program may have thousands of handles on one inode, and drops them all at its end.
@@ -181,6 +195,8 @@ class File : public std::enable_shared_from_this<File> {
   /// Asks the bricks; blocks.
   Outcome<Attributes> attributes();
   int access_mode() const { return access_mode_; }
+  /// Its volume cannot be served any more: every call fails.
+  bool condemned() const { return context_->condemned(); }
   /// See write_unit() in context.h.
   uint32_t write_unit() const { return context_->write_unit(); }
   Gate& gate() const { return gate_; }

@@ -86,10 +86,11 @@ std::string device_name(dev_t dev) {
 
 }  // namespace
 
-Mount::Mount(MountPlace place, MountSettings settings, Gate& gate)
+Mount::Mount(MountPlace place, MountSettings settings, Gate& gate, std::shared_ptr<Worker> wakes)
     : place_(std::move(place)),
       settings_(std::move(settings)),
       gate_(gate),
+      wakes_(std::move(wakes)),
       fuse_(std::make_shared<Worker>("fuse-" + device_name(place_.dev), kFuseThreads)),
       gfapi_(std::make_shared<Worker>("gfapi-" + device_name(place_.dev), kGfapiThreads)),
       fences_(std::make_shared<Worker>("fence-" + device_name(place_.dev), kFenceThreads,
@@ -214,7 +215,7 @@ struct Mount::Question {
 std::shared_ptr<OpenWatch> Mount::open_watch() {
   const std::lock_guard lock(mutex_);
   if (!watch_tried_ && settings_.watch_groups) {
-    watch_ = OpenWatch::start(*settings_.watch_groups, fuse_);
+    watch_ = OpenWatch::start(*settings_.watch_groups, fuse_, wakes_);
   }
   watch_tried_ = true;
   return watch_;
@@ -286,6 +287,18 @@ void Mount::look_for_writers(std::shared_ptr<Question> question) {
         question->done(Failure{reason});
       }
     });
+  });
+}
+
+void Mount::hold_openers(std::shared_ptr<Inode> inode, std::function<void(bool)> done) {
+  fuse_->post([self = shared_from_this(), inode = std::move(inode), done = std::move(done)] {
+    const auto watch = self->open_watch();
+    if (!watch || !self->trusts_root_.load(std::memory_order_relaxed) || inode->is_split()) {
+      return done(false);
+    }
+    auto file = self->open_through_fuse(*inode, O_PATH);
+    if (!file || !*file) return done(false);
+    watch->add(std::move(*file), inode, done);
   });
 }
 

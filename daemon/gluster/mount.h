@@ -68,7 +68,8 @@ struct MountReport {
 
 class Mount : public std::enable_shared_from_this<Mount> {
  public:
-  Mount(MountPlace place, MountSettings settings, Gate& gate);
+  /// `wakes` never waits for anything; it is there to have the common descriptors.
+  Mount(MountPlace place, MountSettings settings, Gate& gate, std::shared_ptr<Worker> wakes);
 
   /// Takes an order whose descriptor is on this mount. Returns at once.
   void engage(EngageOrder order);
@@ -91,8 +92,12 @@ class Mount : public std::enable_shared_from_this<Mount> {
   };
   using Proof = Result<Unwritten, common::Reason>;
   void prove_unwritten(std::shared_ptr<File> file, bool proven, std::function<void(Proof)> done);
-  /// The inode's WriterListener need not hear any more.
+  /// The inode's listeners need not hear any more.
   void unwatch(std::shared_ptr<Inode> inode);
+  /// Has the inode's OpenListener hear of whoever opens it from now on. `done` is called once, on a
+  /// thread with the common descriptors, or never when FUSE does not answer: false if that cannot
+  /// be had.
+  void hold_openers(std::shared_ptr<Inode> inode, std::function<void(bool)> done);
 
   /// Once a second: refuses those who have waited too long, closes an idle context, looks whether
   /// the volume can still be served.
@@ -146,6 +151,7 @@ class Mount : public std::enable_shared_from_this<Mount> {
   const MountPlace place_;  // but for the mount points, which change: mount_points_
   const MountSettings settings_;
   Gate& gate_;
+  const std::shared_ptr<Worker> wakes_;
   std::shared_ptr<Worker> fuse_;      // asks the FUSE mount
   std::shared_ptr<OpenWatch> watch_;  // made with the first file that needs it; under mutex_
   bool watch_tried_ = false;
@@ -196,7 +202,9 @@ class Mount : public std::enable_shared_from_this<Mount> {
 /// All mounts of which something was engaged. Any thread.
 class Mounts {
  public:
-  explicit Mounts(MountSettings settings) : settings_(std::move(settings)) {}
+  explicit Mounts(MountSettings settings) : settings_(std::move(settings)) {
+    wakes_->post([] {});  // who needs it cannot start its thread
+  }
 
   /// The mount table has changed: device numbers may mean other mounts now, so that every mount
   /// proves that it is still the same before the next engage.
@@ -221,6 +229,10 @@ class Mounts {
                        std::function<void(Mount::Proof)> done);
   /// See Mount::unwatch.
   void unwatch(const std::shared_ptr<Inode>& inode);
+  /// See Mount::hold_openers; false, at once, if the mount has gone.
+  void hold_openers(const std::shared_ptr<Inode>& inode, std::function<void(bool)> done);
+  /// For short jobs that need the common descriptors. Any thread.
+  Worker& wakes() { return *wakes_; }
 
   /// Retires mounts for which `still_there` is false.
   void sweep(const std::function<bool(dev_t)>& still_there);
@@ -233,6 +245,7 @@ class Mounts {
   std::shared_ptr<Mount> find(dev_t dev);
 
   const MountSettings settings_;
+  const std::shared_ptr<Worker> wakes_ = std::make_shared<Worker>("wake", 1);
   std::atomic<uint64_t> epoch_{1};
   const std::shared_ptr<std::atomic<int64_t>> fences_owed_ =
       std::make_shared<std::atomic<int64_t>>(0);

@@ -11,7 +11,7 @@ std::shared_ptr<Mount> Mounts::find_or_add(const MountPlace& place) {
   if (!mount || mount->retired()) {
     std::unique_ptr<Gate>& gate = gates_[place.dev];
     if (!gate) gate = std::make_unique<Gate>();
-    mount = std::make_shared<Mount>(place, settings_, *gate);
+    mount = std::make_shared<Mount>(place, settings_, *gate, wakes_);
   } else {
     mount->note_place(place);
   }
@@ -55,6 +55,14 @@ void Mounts::prove_unwritten(const std::shared_ptr<File>& file, bool proven,
 
 void Mounts::unwatch(const std::shared_ptr<Inode>& inode) {
   if (const auto mount = find(inode->dev())) mount->unwatch(inode);
+}
+
+void Mounts::hold_openers(const std::shared_ptr<Inode>& inode, std::function<void(bool)> done) {
+  if (const auto mount = find(inode->dev())) {
+    mount->hold_openers(inode, std::move(done));
+  } else {
+    done(false);
+  }
 }
 
 std::vector<std::shared_ptr<Mount>> Mounts::all() {

@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <spdlog/spdlog.h>
 #include <sys/eventfd.h>
 #include <sys/fanotify.h>
@@ -17,6 +18,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <condition_variable>
 #include <cstddef>
 #include <cstring>
@@ -37,6 +39,11 @@ namespace {
 constexpr int kGroup = 3;
 constexpr int kWake = 4;
 constexpr int kFirstEvent = 5;
+
+/// Who is kept waiting goes on after this, whatever became of what he waits for: bricks may hang.
+constexpr std::chrono::seconds kHoldFor{10};
+/// With more, nobody else is kept waiting.
+constexpr size_t kMostHeld = 1024;
 
 /// Threads of a mount that hang in closing. With more, nothing of it is watched any more.
 constexpr int kMostClosers = 16;
@@ -159,9 +166,20 @@ struct OpenWatch::State : std::enable_shared_from_this<OpenWatch::State> {
     bool add = false;
     std::function<void(bool)> done;
     bool marked = false;
+    uint64_t let_go = 0;  // not 0: that is all
+  };
+  struct Held {
+    uint64_t number;
+    int event;  // what the kernel knows it by
+    std::chrono::steady_clock::time_point until;
   };
 
   std::shared_ptr<Worker> elsewhere;
+  std::shared_ptr<Worker> wakes;
+  std::weak_ptr<OpenWatch> owner;  // under the mutex
+  // Of the thread that serves.
+  std::vector<Held> held_openers;
+  uint64_t last_held = 0;
   common::WatchWords* life = nullptr;
   unsigned held = 0;    // which of its words the thread that serves holds
   bool denied = false;  // an opener, of that thread
@@ -179,6 +197,11 @@ struct OpenWatch::State : std::enable_shared_from_this<OpenWatch::State> {
   bool obey();
   bool read_events();
   void answer(const fanotify_event_metadata& event);
+  bool hold(const fanotify_event_metadata& event, const std::shared_ptr<Inode>& inode);
+  static void allow(int event);
+  void let_go(uint64_t number);
+  void let_go_who_waits_too_long();
+  void keep_numbers();
   bool leave_events_behind();
   void end();
 };
@@ -226,8 +249,10 @@ void OpenWatch::State::serve() {
 /// False: goes on in another thread.
 bool OpenWatch::State::watch() {
   while (true) {
+    constexpr int kLookEveryMs = 1000;
     pollfd ready[2] = {{kGroup, POLLIN, 0}, {kWake, POLLIN, 0}};
-    if (::poll(ready, 2, -1) < 0 && errno != EINTR) break;
+    if (::poll(ready, 2, held_openers.empty() ? -1 : kLookEveryMs) < 0 && errno != EINTR) break;
+    let_go_who_waits_too_long();
     if ((ready[1].revents & POLLIN) != 0 && !obey()) break;
     const bool events = (ready[0].revents & POLLIN) != 0 && read_events();
     if (denied) break;  // no second one
@@ -255,6 +280,10 @@ bool OpenWatch::State::obey() {
       if (orders.empty()) return true;
       order = std::move(orders.front());
       orders.pop_front();
+    }
+    if (order->let_go != 0) {
+      let_go(order->let_go);
+      continue;
     }
     // /proc/self is the process's first thread, whose descriptors are the common ones.
     const std::string path = fmt::format("/proc/self/fd/{}", order->file.get());
@@ -295,23 +324,76 @@ void OpenWatch::State::answer(const fanotify_event_metadata& event) {
   const ssize_t n = proc >= 0 ? ::read(proc, text, sizeof text) : -1;
   if (proc >= 0) ::close(proc);
   if (n > 0) line.assign(text, static_cast<size_t>(n));
-  if (opens_for_writing(line)) {
-    struct statx status {};
-    std::shared_ptr<Inode> inode;
-    if (::statx(event.fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &status) == 0) {
-      const std::lock_guard lock(mutex);
-      const auto found = inodes.find(status.stx_ino);
-      if (found != inodes.end()) inode = found->second.lock();
-    }
-    if (inode) {
-      auto listener = inode->writer_opens(cuts_while_reading(line));
-      elsewhere->post([inode = std::move(inode), listener = std::move(listener)] {});
-    }
+  struct statx status {};
+  std::shared_ptr<Inode> inode;
+  if (::statx(event.fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &status) == 0) {
+    const std::lock_guard lock(mutex);
+    const auto found = inodes.find(status.stx_ino);
+    if (found != inodes.end()) inode = found->second.lock();
   }
-  const fanotify_response response{event.fd, FAN_ALLOW};
-  if (::write(kGroup, &response, sizeof response) < 0) {
+  std::shared_ptr<WriterListener> listener;
+  if (inode && opens_for_writing(line)) listener = inode->writer_opens(cuts_while_reading(line));
+  if (!inode || !hold(event, inode)) allow(event.fd);
+  elsewhere->post([inode = std::move(inode), listener = std::move(listener)] {});
+}
+
+/// True: he is answered later.
+bool OpenWatch::State::hold(const fanotify_event_metadata& event,
+                            const std::shared_ptr<Inode>& inode) {
+  // The daemon itself opens it to fence it, so that whoever waits can go on.
+  if (held_openers.size() >= kMostHeld || ::tgkill(::getpid(), event.pid, 0) == 0) return false;
+  std::shared_ptr<OpenListener> listener = inode->open_listener();
+  if (!listener) return false;
+  std::weak_ptr<OpenWatch> watch;
+  {
+    const std::lock_guard lock(mutex);
+    watch = owner;
+  }
+  const uint64_t number = ++last_held;
+  // Let go on any thread, and told where the common descriptors are.
+  const std::shared_ptr<const void> token(
+      nullptr, [watch = std::move(watch), wakes = wakes, number](const void*) {
+        wakes->post([watch, number] {
+          if (const auto alive = watch.lock()) alive->let_go(number);
+        });
+      });
+  const bool waits = listener->opens(token);
+  if (waits) {
+    held_openers.push_back({number, event.fd, std::chrono::steady_clock::now() + kHoldFor});
+  }
+  elsewhere->post([listener = std::move(listener)] {});
+  return waits;
+}
+
+void OpenWatch::State::allow(int event) {
+  const fanotify_response response{event, FAN_ALLOW};
+  // ENOENT: he has been killed.
+  if (::write(kGroup, &response, sizeof response) < 0 && errno != ENOENT) {
     spdlog::warn("event=watch-answer-failed error=\"{}\"", strerrordesc_np(errno));
   }
+}
+
+void OpenWatch::State::let_go(uint64_t number) {
+  const auto found = std::find_if(held_openers.begin(), held_openers.end(),
+                                  [number](const Held& held) { return held.number == number; });
+  if (found == held_openers.end()) return;
+  allow(found->event);
+  ::close(found->event);  // what keeps its number: never a file
+  held_openers.erase(found);
+}
+
+void OpenWatch::State::let_go_who_waits_too_long() {
+  const auto now = std::chrono::steady_clock::now();
+  while (!held_openers.empty() && held_openers.front().until <= now) {
+    spdlog::warn("event=opener-let-go reason=\"waited for {} s\"", kHoldFor.count());
+    let_go(held_openers.front().number);
+  }
+}
+
+/// After the descriptors of events have been closed: none of those numbers is to mean another event
+/// before it has been answered.
+void OpenWatch::State::keep_numbers() {
+  for (const Held& held : held_openers) ::dup3(kWake, held.event, O_CLOEXEC);
 }
 
 /// False: another thread is not to be had, and this one goes on.
@@ -325,7 +407,10 @@ bool OpenWatch::State::leave_events_behind() {
     // that he had done with it.
     const bool taken = ::close_range(kFirstEvent, ~0U, CLOSE_RANGE_UNSHARE) == 0 &&
                        ::pthread_mutex_lock(&mutex_of(self->life->words[1 - ours])) == 0;
-    if (taken) self->held = 1 - ours;
+    if (taken) {
+      self->held = 1 - ours;
+      self->keep_numbers();
+    }
     took->set_value(taken);
     if (taken) self->serve();
   });
@@ -339,6 +424,7 @@ bool OpenWatch::State::leave_events_behind() {
   closers.fetch_add(1, std::memory_order_relaxed);
   ::close_range(kFirstEvent, ~0U, 0);
   closers.fetch_sub(1, std::memory_order_relaxed);
+  if (!handed_over) keep_numbers();
   return handed_over;
 }
 
@@ -367,8 +453,8 @@ void OpenWatch::State::end() {
 
 // --- from outside ------------------------------------------------------------------------------
 
-std::shared_ptr<OpenWatch> OpenWatch::start(WatchGroups& groups,
-                                            std::shared_ptr<Worker> elsewhere) {
+std::shared_ptr<OpenWatch> OpenWatch::start(WatchGroups& groups, std::shared_ptr<Worker> elsewhere,
+                                            std::shared_ptr<Worker> wakes) {
   // The group is common until the thread has it, and nothing hangs here.
   const WatchGroups::Group group = groups.take();
   UniqueFd wake(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
@@ -378,6 +464,7 @@ std::shared_ptr<OpenWatch> OpenWatch::start(WatchGroups& groups,
   }
   const auto state = std::make_shared<State>();
   state->elsewhere = std::move(elsewhere);
+  state->wakes = std::move(wakes);
   state->life = &groups.watches().of[group.number];
   if (!run_detached("open-watch", [state, group = group.fd.get(), wake = wake.get()] {
         state->begin(group, wake);
@@ -389,7 +476,10 @@ std::shared_ptr<OpenWatch> OpenWatch::start(WatchGroups& groups,
     state->started.wait(lock, [&state] { return state->stage != State::Stage::kStarting; });
     if (state->stage == State::Stage::kEnded) return nullptr;
   }
-  return std::shared_ptr<OpenWatch>(new OpenWatch(state, std::move(wake), group.number));
+  std::shared_ptr<OpenWatch> watch(new OpenWatch(state, std::move(wake), group.number));
+  const std::lock_guard lock(state->mutex);
+  state->owner = watch;
+  return watch;
 }
 
 OpenWatch::~OpenWatch() {
@@ -407,6 +497,17 @@ void OpenWatch::ring() const {
   if (::write(wake_.get(), &one, sizeof one) < 0) {
     spdlog::warn("event=watch-not-woken error=\"{}\"", strerrordesc_np(errno));
   }
+}
+
+void OpenWatch::let_go(uint64_t held) {
+  auto order = std::make_shared<State::Order>();
+  order->let_go = held;
+  {
+    const std::lock_guard lock(state_->mutex);
+    if (state_->stage != State::Stage::kServing) return;
+    state_->orders.push_back(std::move(order));
+  }
+  ring();
 }
 
 void OpenWatch::add(UniqueFd file, const std::shared_ptr<Inode>& inode,

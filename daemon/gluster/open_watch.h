@@ -7,6 +7,10 @@
 // answers, and of no other. Reading an event opens the file, as its opener will; closing it again
 // waits for the kernel's lock on the file, which a hostile program can hold, and is left to a
 // thread that has nothing else.
+//
+// An opener for whom something has to be done first (OpenListener) is answered later. The kernel
+// knows him by the number of the event's descriptor. The descriptor itself is closed with the
+// others, and its number is kept from being used again meanwhile.
 #pragma once
 
 #include <functional>
@@ -49,8 +53,9 @@ class WatchGroups {
 class OpenWatch {
  public:
   /// Null when there is no group left. What must not be let go on a thread without the common
-  /// descriptors is let go on `elsewhere`.
-  static std::shared_ptr<OpenWatch> start(WatchGroups& groups, std::shared_ptr<Worker> elsewhere);
+  /// descriptors is let go on `elsewhere`. `wakes` never waits for anything.
+  static std::shared_ptr<OpenWatch> start(WatchGroups& groups, std::shared_ptr<Worker> elsewhere,
+                                          std::shared_ptr<Worker> wakes);
   ~OpenWatch();
   OpenWatch(const OpenWatch&) = delete;
   OpenWatch& operator=(const OpenWatch&) = delete;
@@ -70,6 +75,8 @@ class OpenWatch {
   OpenWatch(std::shared_ptr<State> state, UniqueFd wake, uint32_t number)
       : state_(std::move(state)), wake_(std::move(wake)), number_(number) {}
   void ring() const;
+  /// Whoever was kept waiting under that number goes on.
+  void let_go(uint64_t held);
 
   const std::shared_ptr<State> state_;  // shared with the threads, which may hang in FUSE
   const UniqueFd wake_;

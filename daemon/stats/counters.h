@@ -28,6 +28,7 @@ struct alignas(64) Traffic {
   Counter write_bytes;
   Counter errors;
   Counter doorbells;
+  Counter logged_calls;  // of write_calls, those that came through a write log
 };
 
 struct PumpStats {

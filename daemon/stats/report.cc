@@ -133,6 +133,7 @@ void fill_totals(const Totals& totals, const std::vector<const PumpStats*>& pump
   message.set_write_bytes(sum(&Traffic::write_bytes));
   message.set_errors(sum(&Traffic::errors));
   message.set_doorbells(sum(&Traffic::doorbells));
+  message.set_logged_calls(sum(&Traffic::logged_calls));
 }
 
 void fill(const CacheReport& report, admin::Cache& cache) {

@@ -244,7 +244,13 @@ Daemon::Daemon(const std::string& config) {
   config_path_ = base + ".toml";
   log_path_ = base + ".log";
   // Not /var/log/booster: that is the real host's.
-  write_file(config_path_, "[log]\ngluster_dir = \"" + base + "-gluster\"\n" + config);
+  std::string text = "[log]\ngluster_dir = \"" + base + "-gluster\"\n" + config;
+  // Everything again with it (tests/CMakeLists.txt), but for tests that choose by themselves.
+  const char* logs = std::getenv("BOOSTER_TEST_WRITE_LOG");
+  if (logs != nullptr && config.find("[data]") == std::string::npos) {
+    text += "\n[data]\nwrite_log = \"on\"\n";
+  }
+  write_file(config_path_, text);
   start();
 }
 

@@ -71,7 +71,7 @@ TEST_F(ConfigFile, SetsValues) {
 
 TEST_F(ConfigFile, UnknownKeyIsNamedWithItsLineAndWhatThereIs) {
   const std::string error = error_of("[data]\nspin = 1\n");
-  EXPECT_EQ(error, path_ + ":2: unknown key 'data.spin'; [data] has: pumps, spin_us");
+  EXPECT_EQ(error, path_ + ":2: unknown key 'data.spin'; [data] has: pumps, spin_us, write_log");
 }
 
 TEST_F(ConfigFile, UnknownTableIsNamed) {

@@ -90,7 +90,8 @@ class ChannelTest : public ::testing::Test, public Submitter {
  protected:
   ChannelTest() {
     auto memory = SessionMemory::create(5000);
-    channel_ = std::make_shared<Channel>(*memory, stats_, quarantine_, nullptr);
+    channel_ = std::make_shared<Channel>(*memory, stats_, quarantine_, nullptr,
+                                         [](const std::shared_ptr<Channel>&) {});
   }
   void begin(gluster::Gate&) override {}
   bool end(gluster::Gate&) override { return true; }
@@ -139,6 +140,67 @@ TEST_F(ChannelTest, ANumberThatGoesBackIsALie) {
 TEST_F(ChannelTest, AMalformedRequestIsALie) {
   submit(7, 1, 0);
   EXPECT_EQ(scan(), Channel::Scan::kLie);
+}
+
+TEST_F(ChannelTest, MoreRecordsThanTheLogHoldsAreALie) {
+  for (const uint32_t number : {0xffff'ffffU, 0x8000'0000U, common::kLogRecords + 1}) {
+    shared().log_head.published.store(number, std::memory_order_release);
+    EXPECT_EQ(scan(), Channel::Scan::kLie) << number;
+  }
+}
+
+TEST_F(ChannelTest, ARecordWithoutADelegationIsALie) {
+  shared().log_records[0] = {.slot = 3, .generation = 1, .offset = 0, .length = 1, .place = 0};
+  shared().log_head.published.store(1, std::memory_order_release);
+  EXPECT_EQ(scan(), Channel::Scan::kLie);
+  Channel::Slot& slot = channel_->make_slot(3);
+  slot.state = Channel::Slot::State::kReady;
+  slot.generation = 1;
+  slot.flags = common::kHandleReadable | common::kHandleWritable;
+  EXPECT_EQ(scan(), Channel::Scan::kLie);
+}
+
+TEST_F(ChannelTest, AMalformedRecordIsALie) {
+  constexpr uint64_t kMost = std::numeric_limits<int64_t>::max();
+  const common::LogRecord bad[] = {
+      {.slot = common::kHandleSlots, .generation = 0, .offset = 0, .length = 1, .place = 0},
+      {.slot = 0, .generation = 0, .offset = 0, .length = 0, .place = 0},
+      {.slot = 0, .generation = 0, .offset = 0, .length = common::kMaxRecord + 1, .place = 0},
+      {.slot = 0, .generation = 0, .offset = 0, .length = 2, .place = common::kLogBytes - 1},
+      {.slot = 0, .generation = 0, .offset = 0, .length = 2, .place = 0xffff'ffff},
+      {.slot = 0, .generation = 0, .offset = kMost, .length = 1, .place = 0},
+      {.slot = 0, .generation = 0, .offset = ~uint64_t{0}, .length = 1, .place = 0},
+  };
+  // A slot for which nothing else would be wrong, but that it has no file: what comes as far as
+  // that is a crash.
+  Channel::Slot& slot = channel_->make_slot(0);
+  slot.state = Channel::Slot::State::kReady;
+  slot.flags = common::kHandleReadable | common::kHandleWritable;
+  slot.delegated = true;
+  for (const common::LogRecord& record : bad) {
+    shared().log_records[0] = record;
+    shared().log_head.published.store(1, std::memory_order_release);
+    EXPECT_EQ(scan(), Channel::Scan::kLie);
+  }
+}
+
+TEST_F(ChannelTest, WhoWaitsForAnEmptyLogDoesNotWait) {
+  int called = 0;
+  channel_->log().when_written([&called] { ++called; });
+  EXPECT_EQ(scan(), Channel::Scan::kNothing);
+  EXPECT_EQ(called, 1);
+  EXPECT_FALSE(channel_->busy());
+}
+
+TEST_F(ChannelTest, WhoWaitsForALogThatIsNeverWrittenWaitsUntilItIsGivenUp) {
+  const auto waits = std::make_shared<int>(0);
+  shared().log_head.published.store(common::kLogRecords + 1, std::memory_order_release);
+  channel_->log().when_written([waits] { ++*waits; });
+  EXPECT_EQ(scan(), Channel::Scan::kLie);
+  channel_->close();
+  EXPECT_EQ(waits.use_count(), 1);
+  EXPECT_EQ(*waits, 1);
+  EXPECT_FALSE(channel_->busy());
 }
 
 TEST_F(ChannelTest, AClosedChannelTakesNothing) {

@@ -1,0 +1,9 @@
+#pragma once
+
+#include <chrono>
+
+namespace booster::daemon::data {
+
+using Clock = std::chrono::steady_clock;
+
+}  // namespace booster::daemon::data

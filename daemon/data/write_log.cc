@@ -1,0 +1,296 @@
+// Takes records, writes them, says so.
+#include "daemon/data/write_log.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <limits>
+
+#include "common/futex.h"
+#include "daemon/data/channel.h"
+
+namespace booster::daemon::data {
+namespace {
+
+/// One write to the bricks.
+constexpr uint32_t kMaxBatch = 1U << 20;
+/// While another write is in flight, less than this waits for what comes behind it.
+constexpr uint32_t kGoodBatch = 256U << 10;
+
+}  // namespace
+
+WriteLog::WriteLog(common::SessionMemory& memory, std::function<void()> progress)
+    : memory_(memory), progress_(std::move(progress)) {
+  for (Batch& batch : batches_) batch.log_ = this;
+}
+
+// --- records -----------------------------------------------------------------------------------
+
+WriteLog::Record WriteLog::copy_record(uint32_t number) const {
+  common::LogRecord& record = memory_.log_records[number % common::kLogRecords];
+  // Atomic loads, so that the compiler can neither repeat nor invent one.
+  const auto once = [](auto& word) {
+    return std::atomic_ref(word).load(std::memory_order_relaxed);
+  };
+  return {once(record.slot), once(record.generation), once(record.offset), once(record.length),
+          once(record.place)};
+}
+
+bool WriteLog::is_well_formed(const Record& record) {
+  constexpr auto kMaxOffset = static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
+  return record.slot < common::kHandleSlots && record.length >= 1 &&
+         record.length <= common::kMaxRecord && record.place <= common::kLogBytes - record.length &&
+         record.offset <= kMaxOffset - record.length;
+}
+
+bool WriteLog::overlaps_in_flight(const gluster::Inode& inode, uint64_t offset, uint64_t length) {
+  const std::lock_guard lock(mutex_);
+  for (size_t i = 0; i < count_; ++i) {
+    const Batch& batch = batches_[(first_ + i) % kBatches];
+    if (!batch.finished_ && batch.target_->inode().get() == &inode &&
+        offset < batch.offset_ + batch.length_ && batch.offset_ < offset + length) {
+      return true;
+    }
+  }
+  return false;
+}
+
+/// What the next write is: the records from taken_ to `next`.
+WriteLog::Plan WriteLog::plan(Channel& channel, uint32_t published, bool hurry, Batch& batch,
+                              uint32_t& next) {
+  const Record first = copy_record(taken_);
+  if (!is_well_formed(first)) return Plan::kLie;
+  Channel::Slot* slot = channel.find_slot(first.slot);
+  // A client gives a handle back when its records have been answered, and logs only what it was
+  // told that it may.
+  if (!slot || slot->state != Channel::Slot::State::kReady ||
+      slot->generation != first.generation || (slot->flags & common::kHandleWritable) == 0 ||
+      !slot->delegated) {
+    return Plan::kLie;
+  }
+  uint64_t length = first.length;
+  next = taken_ + 1;
+  while (next != published && length < kMaxBatch) {
+    const Record record = copy_record(next);
+    if (!is_well_formed(record)) return Plan::kLie;
+    if (record.slot != first.slot || record.generation != first.generation ||
+        record.offset != first.offset + length || record.place != first.place + length ||
+        length + record.length > kMaxBatch) {
+      break;
+    }
+    length += record.length;
+    ++next;
+  }
+  const std::shared_ptr<gluster::File>& file = slot->handle.file();
+  if (file->condemned()) return Plan::kGone;
+  const uint32_t unit = file->write_unit();
+  if (first.offset % unit != 0 || length % unit != 0) return Plan::kLie;
+  bool others = false;
+  {
+    const std::lock_guard lock(mutex_);
+    others = count_ != 0;
+  }
+  if (!hurry && others && next == published && length < kGoodBatch) return Plan::kLater;
+  // Two writes in flight may arrive in either order.
+  if (others && overlaps_in_flight(*file->inode(), first.offset, length)) return Plan::kLater;
+
+  batch.slot_ = first.slot;
+  batch.records_ = next - taken_;
+  batch.bytes_ = memory_.log + first.place;
+  batch.offset_ = first.offset;
+  batch.length_ = static_cast<uint32_t>(length);
+  batch.written_ = 0;
+  batch.finished_ = false;
+  batch.target_ = file;
+  slot->written = true;
+  slot->written_offset = first.offset;
+  slot->logged = true;
+  slot->last_record = next;
+  return Plan::kReady;
+}
+
+WriteLog::Take WriteLog::take(const std::shared_ptr<Channel>& channel, Submitter& submitter,
+                              Clock::time_point now) {
+  run_waiters();
+  if (stopped_) return Take::kNothing;
+  // acquire: partner of the release in the shim's Session::replay_log().
+  if (memory_.log_head.abandoned.load(std::memory_order_acquire) != 0) {
+    stop();
+    return Take::kNothing;
+  }
+  // acquire: partner of the client's release; records and bytes are there.
+  const uint32_t published = memory_.log_head.published.load(std::memory_order_acquire);
+  uint32_t done = 0;
+  bool answered = false;
+  {
+    const std::lock_guard lock(mutex_);
+    done = done_;
+    answered = std::exchange(answered_, false);
+  }
+  // In this order: what is taken lies between the two others.
+  if (published - taken_ > common::kLogRecords - (taken_ - done)) return Take::kLie;
+  if (published == taken_) return Take::kNothing;
+  // relaxed: looked at again when something is answered, or the client rings.
+  const bool hurry =
+      memory_.log_head.waits.load(std::memory_order_relaxed) != 0 || !waiters_.empty();
+  if (put_off_ && published == looked_at_ && !answered && !hurry) return Take::kNothing;
+
+  bool worked = false;
+  put_off_ = false;
+  while (taken_ != published) {
+    Batch* batch = nullptr;
+    {
+      const std::lock_guard lock(mutex_);
+      if (count_ < kBatches) batch = &batches_[(first_ + count_) % kBatches];
+    }
+    uint32_t next = 0;
+    const Plan planned = batch ? plan(*channel, published, hurry, *batch, next) : Plan::kLater;
+    if (planned == Plan::kLie) return Take::kLie;
+    if (planned == Plan::kGone) return Take::kGone;
+    if (planned == Plan::kLater) {
+      put_off_ = true;
+      looked_at_ = published;
+      break;
+    }
+    taken_ = next;
+    last_work_ = now;
+    worked = true;
+    batch->start_ = now;
+    batch->channel_ = channel;
+    {
+      const std::lock_guard lock(mutex_);
+      ++count_;
+    }
+    if (!submit(*batch, submitter)) return Take::kThreadLost;
+  }
+  return worked ? Take::kWorked : Take::kNothing;
+}
+
+/// False: the pump has given up on this thread.
+bool WriteLog::submit(Batch& batch, Submitter& submitter) {
+  // Copies: when this thread is given up, all the rest may be gone before the call returns.
+  const std::shared_ptr<gluster::File> file = batch.target_;
+  const std::shared_ptr<Channel> channel = batch.channel_;
+  const auto write = [&batch](gluster::File& target) {
+    const int error = target.write(batch.bytes_, batch.length_, batch.offset_, batch);
+    if (error != 0) batch.finished(-1, error);
+  };
+  gluster::Gate& gate = file->gate();
+  if (gate.stalled()) {
+    // Some thread hangs in libgfapi for this mount; the pump would, too.
+    file->post(write);
+    return true;
+  }
+  submitter.begin(gate);
+  write(*file);
+  return submitter.end(gate);
+}
+
+// --- answers -----------------------------------------------------------------------------------
+
+void WriteLog::Batch::finished(int64_t result, int error) noexcept {
+  if (result < 0) return log_->batch_finished(*this, error > 0 ? error : EIO);
+  written_ += static_cast<uint32_t>(result);
+  if (written_ >= length_) return log_->batch_finished(*this, 0);
+  // As after a short write(2): the rest is tried, and tells why.
+  if (result == 0) return log_->batch_finished(*this, EIO);
+  target_->post([this](gluster::File& target) {
+    const int refused =
+        target.write(bytes_ + written_, length_ - written_, offset_ + written_, *this);
+    if (refused != 0) finished(-1, refused);
+  });
+}
+
+void WriteLog::batch_finished(Batch& batch, int error) noexcept {
+  // The channel has this log.
+  const std::shared_ptr<Channel> channel = batch.channel_;
+  const std::shared_ptr<gluster::File> file = batch.target_;
+  channel->note_logged(batch.records_, batch.length_, error, Clock::now() - batch.start_);
+  if (error != 0) {
+    int32_t none = 0;
+    // relaxed: published with `done`.
+    memory_.slots[batch.slot_].log_error.compare_exchange_strong(none, error,
+                                                                 std::memory_order_relaxed);
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    batch.finished_ = true;
+    batch.channel_.reset();
+    batch.target_.reset();
+    answered_ = true;
+    // A batch that is not in flight any more is the pump's.
+    while (count_ != 0 && batches_[first_].finished_) {
+      done_ += batches_[first_].records_;
+      first_ = (first_ + 1) % kBatches;
+      --count_;
+    }
+    // Under the mutex, so that it never goes back. Release: partner of the client's acquire.
+    memory_.log_tail.done.store(done_, std::memory_order_release);
+  }
+  // Partner: the client's fence after it has raised `waits`.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  if (memory_.log_head.waits.load(std::memory_order_relaxed) != 0) {
+    common::futex_wake_all(memory_.log_tail.done);
+  }
+  progress_();
+}
+
+void WriteLog::when_written(std::function<void()> done) {
+  if (stopped_) return done();
+  // acquire, after the caller's fence: partner of the client's release and fence in
+  // Session::log_write().
+  waiters_.emplace_back(memory_.log_head.published.load(std::memory_order_acquire),
+                        std::move(done));
+  progress_();
+}
+
+void WriteLog::run_waiters() {
+  if (waiters_.empty()) return;
+  uint32_t done = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    done = done_;
+  }
+  std::vector<std::function<void()>> ready;
+  for (auto it = waiters_.begin(); it != waiters_.end();) {
+    if (static_cast<int32_t>(done - it->first) >= 0) {
+      ready.push_back(std::move(it->second));
+      it = waiters_.erase(it);
+    } else {
+      ++it;
+    }
+  }
+  for (const auto& call : ready) call();
+}
+
+// --- the rest ----------------------------------------------------------------------------------
+
+bool WriteLog::in_flight() {
+  const std::lock_guard lock(mutex_);
+  return count_ != 0;
+}
+
+bool WriteLog::idle() {
+  return !in_flight() &&
+         (stopped_ || memory_.log_head.published.load(std::memory_order_acquire) == taken_);
+}
+
+void WriteLog::show_looks(bool looks) {
+  memory_.log_tail.looks.store(looks ? 1 : 0, std::memory_order_relaxed);
+}
+
+void WriteLog::note_in_flight(Quarantine& quarantine, Clock::time_point now) {
+  const std::lock_guard lock(mutex_);
+  for (size_t i = 0; i < count_; ++i) {
+    const Batch& batch = batches_[(first_ + i) % kBatches];
+    if (!batch.finished_) quarantine.note_write(now - batch.start_);
+  }
+}
+
+void WriteLog::stop() {
+  stopped_ = true;
+  std::vector<std::pair<uint32_t, std::function<void()>>> waiters;
+  waiters.swap(waiters_);
+  for (const auto& [number, call] : waiters) call();
+}
+
+}  // namespace booster::daemon::data

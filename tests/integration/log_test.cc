@@ -1,0 +1,308 @@
+// The write log: that small writes go into it, that whoever opens the file sees them, and that
+// nothing of it is lost or told wrongly. Every test asks the daemon whether the log was used.
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <list>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+
+#include "tests/integration/harness.h"
+#include "tests/integration/puppet.h"
+#include "tests/programs/bytes.h"
+
+namespace booster::test {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+constexpr size_t kPage = 4096;
+
+class Logged : public testing::Test {
+ protected:
+  explicit Logged(const std::string& failure = "")
+      : daemon_("[data]\nwrite_log = \"on\"\n" + failure) {}
+
+  uint64_t logged() const { return daemon_.stats().totals().logged_calls(); }
+
+  /// A new file, open for writing in `writer` as `name`.
+  std::string open_file(Puppet& writer, const std::string& name) {
+    const std::string path = dir_.file(name);
+    EXPECT_EQ(writer.tell("open", name, "rw+creat", path), "0");
+    return path;
+  }
+
+  static std::string right(size_t length) { return std::to_string(length); }
+
+  /// Writes [0, kPage) of `seed` until such a write goes into the log. False if that does not come
+  /// to be.
+  bool warm(Puppet& writer, const std::string& name, uint64_t seed) {
+    const auto end = steady_clock::now() + std::chrono::seconds(30);
+    while (steady_clock::now() < end) {
+      const uint64_t before = logged();
+      if (writer.tell("pwrite", name, 0, kPage, seed) != right(kPage)) return false;
+      // It is counted when the bricks have it.
+      for (int look = 0; look < 5; ++look) {
+        if (logged() > before) return true;
+        std::this_thread::sleep_for(milliseconds(2));
+      }
+      std::this_thread::sleep_for(milliseconds(20));
+    }
+    return false;
+  }
+
+  ScratchDir dir_;
+  Daemon daemon_;
+};
+
+TEST_F(Logged, AStreamOfSmallWritesNeedsFewRequestsAndDoorbells) {
+  const std::string source = Lab::get().dir + "/log-source";
+  constexpr size_t kSize = 64 << 20;
+  write_file(source, bytes_at(0, kSize, 5));
+  const auto before = daemon_.stats().totals();
+  const RunResult result =
+      run({"dd", "if=" + source, "of=" + dir_.file("a"), "bs=4k", "status=none"}, {.eager = false});
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_EQ(result.err, "");
+  const std::string bytes = read_file(dir_.file("a"));
+  ASSERT_EQ(bytes.size(), kSize);
+  EXPECT_EQ(first_wrong(bytes.data(), kSize, 0, 5), kSize);
+  const auto after = daemon_.stats().totals();
+  const uint64_t calls = after.logged_calls() - before.logged_calls();
+  EXPECT_GT(calls, kSize / kPage * 3 / 4);  // until it is engaged, FUSE has it
+  EXPECT_LT(after.doorbells() - before.doorbells(), calls / 10);
+  ::unlink(source.c_str());
+}
+
+/// This program has no booster: it opens the file by the kernel.
+TEST_F(Logged, WhoOpensAFileSeesEveryWriteThatHasReturned) {
+  constexpr int kFiles = 12;
+  Puppet writer;
+  std::vector<std::string> paths;
+  for (int f = 0; f < kFiles; ++f) paths.push_back(open_file(writer, std::to_string(f)));
+  int through_log = 0;
+  for (int round = 0; round < rounds(3, 50); ++round) {
+    for (int f = 0; f < kFiles; ++f) {
+      const std::string name = std::to_string(f);
+      const uint64_t seed = static_cast<uint64_t>(round * kFiles + f) * 100 + 1;
+      ASSERT_TRUE(warm(writer, name, seed)) << f;
+      // Primes what FUSE's client keeps: the next open must not be shown that.
+      struct stat status {};
+      ASSERT_EQ(::stat(paths[static_cast<size_t>(f)].c_str(), &status), 0);
+      const uint64_t before = logged();
+      constexpr size_t kWrites = 50;
+      for (size_t i = 0; i < kWrites; ++i) {
+        ASSERT_EQ(writer.tell("pwrite", name, i * kPage, kPage, seed + 1), right(kPage));
+      }
+      const std::string bytes = read_file(paths[static_cast<size_t>(f)]);
+      if (logged() - before == kWrites) ++through_log;
+      ASSERT_GE(bytes.size(), kWrites * kPage);
+      ASSERT_EQ(first_wrong(bytes.data(), kWrites * kPage, 0, seed + 1), kWrites * kPage) << f;
+    }
+  }
+  EXPECT_GT(through_log, rounds(3, 50) * kFiles * 9 / 10);
+}
+
+TEST_F(Logged, AnOpenerOfAnUntouchedFileDoesNotWait) {
+  Puppet writer;
+  const std::string path = open_file(writer, "a");
+  ASSERT_TRUE(warm(writer, "a", 1));
+  write_file(dir_.file("b"), "b");
+  const auto start = steady_clock::now();
+  for (int i = 0; i < 20; ++i) EXPECT_EQ(read_file(dir_.file("b")), "b");
+  EXPECT_LT(steady_clock::now() - start, std::chrono::seconds(2));
+}
+
+TEST_F(Logged, AProgramThatIsKilledRightAfterAWriteLeavesAllOfIt) {
+  for (int i = 0; i < rounds(15, 200); ++i) {
+    Puppet writer;
+    const std::string name = "k" + std::to_string(i);
+    const std::string path = open_file(writer, name);
+    const auto seed = static_cast<uint64_t>(i) * 10 + 1;
+    ASSERT_TRUE(warm(writer, name, seed));
+    struct stat status {};
+    ASSERT_EQ(::stat(path.c_str(), &status), 0);
+    constexpr size_t kWrites = 100;
+    constexpr size_t kLength = 20'000;
+    const uint64_t before = logged();
+    for (size_t w = 0; w < kWrites; ++w) {
+      ASSERT_EQ(writer.tell("pwrite", name, w * kLength, kLength, seed + 1), right(kLength));
+    }
+    writer.child().signal(SIGKILL);
+    if (i % 2 == 0) writer.child().wait();
+    const std::string bytes = read_file(path);
+    ASSERT_EQ(bytes.size(), kWrites * kLength) << i;
+    ASSERT_EQ(first_wrong(bytes.data(), bytes.size(), 0, seed + 1), bytes.size()) << i;
+    EXPECT_EQ(logged() - before, kWrites);
+  }
+}
+
+TEST_F(Logged, AProgramSeesItsOwnWritesWhateverItDoes) {
+  const RunResult result = run({"python3", "-c", R"(
+import mmap, os, random, subprocess, sys
+path = sys.argv[1]
+fd = os.open(path, os.O_RDWR | os.O_CREAT)
+size = 1 << 20
+right = bytearray(os.urandom(size))
+os.pwrite(fd, right, 0)
+r = random.Random(int(sys.argv[2]))
+for step in range(600):
+  for i in range(r.randrange(1, 40)):
+    at = r.randrange(size - 5000); part = os.urandom(r.randrange(1, 5000))
+    assert os.pwrite(fd, part, at) == len(part)
+    right[at:at + len(part)] = part
+  what = r.randrange(12)
+  if what == 0:
+    assert os.pread(fd, size, 0) == right
+  elif what == 1:
+    other = os.open(path, os.O_RDONLY)
+    assert os.pread(other, size, 0) == right
+    os.close(other)
+  elif what == 2:
+    assert os.fstat(fd).st_size == size and os.stat(path).st_size == size
+  elif what == 3 and step % 8 == 0:
+    assert subprocess.run(["cat", path], stdout=subprocess.PIPE).stdout == right
+  elif what == 4:
+    os.fsync(fd)
+  elif what == 5:
+    os.utime(fd, (1000, 2000))
+    assert os.stat(path).st_mtime == 2000
+  elif what == 6 and step % 8 == 0:
+    pid = os.fork()
+    if pid == 0: os._exit(0 if os.pread(fd, size, 0) == right else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    os.close(fd)
+    fd = os.open(path, os.O_RDWR)
+  elif what == 7:
+    os.ftruncate(fd, size // 2)
+    os.ftruncate(fd, size)
+    right[size // 2:] = bytes(size - size // 2)
+  elif what == 8:
+    os.rename(path, path + "2"); os.rename(path + "2", path)
+  elif what == 9:
+    at = r.randrange(size); n = min(size - at, 3000)
+    os.lseek(fd, at, 0)
+    part = os.urandom(n)
+    assert os.write(fd, part) == n and os.lseek(fd, 0, 1) == at + n
+    right[at:at + n] = part
+  elif what == 10:
+    assert os.lseek(fd, 0, 2) == size
+  elif what == 11 and step % 8 == 0:
+    os.close(fd)
+    assert open(path, "rb").read() == right
+    fd = os.open(path, os.O_RDWR)
+os.close(fd)
+assert open(path, "rb").read() == right
+)",
+                                dir_.file("a"), "7"});
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_GT(logged(), 500U);
+}
+
+/// A mapping looks past the shim: from then on nothing is logged.
+TEST_F(Logged, AMappingShowsWhatIsWritten) {
+  const RunResult result = run({"python3", "-c", R"(
+import mmap, os, sys, time
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+os.pwrite(fd, bytes(1 << 20), 0)
+for i in range(300): os.pwrite(fd, b"%06d" % i, i * 100); time.sleep(0.001)
+m = mmap.mmap(fd, 1 << 20)
+for i in range(300): assert m[i * 100:i * 100 + 6] == b"%06d" % i
+for i in range(50):
+  os.pwrite(fd, b"x%05d" % i, i * 100)
+  assert m[i * 100:i * 100 + 6] == b"x%05d" % i
+)",
+                                dir_.file("a")});
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_GT(logged(), 50U);
+}
+
+TEST_F(Logged, TwoWritersHandTheFileOver) {
+  Puppet one;
+  const std::string path = open_file(one, "a");
+  ASSERT_TRUE(warm(one, "a", 1));
+  Puppet two;
+  ASSERT_EQ(two.tell("open", "a", "rw", path), "0");
+  for (int i = 0; i < rounds(200, 5000); ++i) {
+    const auto seed = static_cast<uint64_t>(i) * 2 + 10;
+    ASSERT_EQ(one.tell("pwrite", "a", 0, kPage, seed), right(kPage));
+    ASSERT_EQ(two.tell("pread", "a", 0, kPage, seed), right(kPage)) << i;
+    ASSERT_EQ(two.tell("pwrite", "a", 100, kPage, seed + 1), right(kPage));
+    ASSERT_EQ(one.tell("pread", "a", 100, kPage, seed + 1), right(kPage)) << i;
+  }
+  // When one has it alone again, it logs again.
+  two.leave();
+  ASSERT_TRUE(warm(one, "a", 2));
+}
+
+class LoggedAndKilled : public Logged {
+ protected:
+  LoggedAndKilled() : Logged("[failure]\nquarantine_min_ms = 300\n") {}
+};
+
+TEST_F(LoggedAndKilled, ADeadDaemonsRecordsAreWrittenByTheProgram) {
+  Puppet writer;
+  const std::string path = open_file(writer, "a");
+  std::mt19937 random{std::random_device{}()};
+  for (int i = 0; i < rounds(8, 100); ++i) {
+    const auto seed = static_cast<uint64_t>(i) * 10 + 1;
+    ASSERT_TRUE(warm(writer, "a", seed));
+    constexpr size_t kWrites = 300;
+    constexpr size_t kLength = 10'000;
+    const size_t kill_at = random() % kWrites;
+    for (size_t w = 0; w < kWrites; ++w) {
+      if (w == kill_at) daemon_.signal(SIGKILL);
+      ASSERT_EQ(writer.tell("pwrite", "a", w * kLength, kLength, seed + 1), right(kLength));
+    }
+    ASSERT_EQ(writer.tell("fsync", "a"), "0");
+    const std::string bytes = read_file(path);
+    ASSERT_EQ(bytes.size(), kWrites * kLength) << i;
+    ASSERT_EQ(first_wrong(bytes.data(), bytes.size(), 0, seed + 1), bytes.size()) << i;
+    daemon_.kill(SIGKILL);
+    daemon_.start();
+  }
+}
+
+TEST_F(LoggedAndKilled, AStoppedDaemonHoldsOpenersAndWritersUpAndLosesNothing) {
+  Puppet writer;
+  const std::string path = open_file(writer, "a");
+  ASSERT_TRUE(warm(writer, "a", 1));
+  daemon_.signal(SIGSTOP);
+  for (size_t w = 0; w < 100; ++w) {
+    ASSERT_EQ(writer.tell("pwrite", "a", w * kPage, kPage, 2), right(kPage));
+  }
+  std::thread resume([this] {
+    std::this_thread::sleep_for(milliseconds(500));
+    daemon_.signal(SIGCONT);
+  });
+  const auto start = steady_clock::now();
+  const std::string bytes = read_file(path);
+  EXPECT_GT(steady_clock::now() - start, milliseconds(300));
+  resume.join();
+  EXPECT_EQ(first_wrong(bytes.data(), 100 * kPage, 0, 2), 100 * kPage);
+}
+
+TEST_F(LoggedAndKilled, ATerminatedDaemonLeavesNothingUnwritten) {
+  Puppet writer;
+  const std::string path = open_file(writer, "a");
+  for (int i = 0; i < rounds(4, 30); ++i) {
+    const auto seed = static_cast<uint64_t>(i) * 10 + 1;
+    ASSERT_TRUE(warm(writer, "a", seed));
+    for (size_t w = 0; w < 200; ++w) {
+      ASSERT_EQ(writer.tell("pwrite", "a", w * kPage, kPage, seed + 1), right(kPage));
+    }
+    daemon_.kill(SIGTERM);
+    const std::string bytes = read_file(path);
+    ASSERT_EQ(first_wrong(bytes.data(), 200 * kPage, 0, seed + 1), 200 * kPage) << i;
+    daemon_.start();
+  }
+}
+
+}  // namespace
+}  // namespace booster::test
