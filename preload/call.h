@@ -34,6 +34,11 @@ long transfer_at(Session& session, const HandleRef& handle, Inode& inode, const 
 /// has taken it away.
 bool still_names(int fd, const Inode& inode);
 
+/// This read is best left to the kernel, and so are others for a moment. Counts it, if there is a
+/// session.
+void leave_to_kernel(Session* session, Description& description, common::Reason reason,
+                     uint64_t bytes);
+
 /// A copy of a ready handle of `session`; false if there is none.
 bool copy_handle(Description& description, const Session& session, HandleRef& handle);
 

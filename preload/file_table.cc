@@ -222,6 +222,10 @@ Description* FileTable::classify(int fd, Word& word, uint64_t seen) {
   description->ahead_until.store(0, std::memory_order_relaxed);
   description->ahead_window.store(0, std::memory_order_relaxed);
   description->kernel_served.store(0, std::memory_order_relaxed);
+  description->log.reset();
+  description->kernel_tick_ms.store(0, std::memory_order_relaxed);
+  description->uncounted_calls.store(0, std::memory_order_relaxed);
+  description->uncounted_bytes.store(0, std::memory_order_relaxed);
   // Release: partner of the acquire in try_ref(). Two: the number's and the caller's.
   description->refs.store(2, std::memory_order_release);
   if (!word.compare_exchange_strong(seen, next_word(seen, kTracked, description->index),

@@ -107,15 +107,27 @@ struct Description {
   std::atomic<uint32_t> handle_version{0};
   std::atomic<uint64_t> moved{0};        // bytes so far
   std::atomic<uint32_t> small_calls{0};  // in a row on a boost-dirty inode, see worth_it()
+  /// The tick of the coarse clock in which a read was best left to the kernel: so are the others of
+  /// that tick. They are counted with the next one that is looked at.
+  std::atomic<uint64_t> kernel_tick_ms{0};
+  std::atomic<uint64_t> uncounted_calls{0};
+  std::atomic<uint64_t> uncounted_bytes{0};
 
   /// How it stands about a delegation. All but `delegation` under `engaging`.
   struct Log {
     std::atomic<uint32_t> delegation{0};  // that has been found to be true; 0: none
-    bool asked = false;                   // there was no other answer yet than this:
-    uint32_t answer_then = 0;
     std::atomic<bool> never{false};
-    uint64_t pause_ms = 500;
+    bool asked = false;  // there was no other answer yet than this:
+    uint32_t answer_then = 0;
+    uint64_t pause_ms = 0;  // before it is asked again; 0: the shortest
     uint64_t ask_at_ms = 0;
+
+    void reset() {
+      delegation.store(0, std::memory_order_relaxed);
+      never.store(false, std::memory_order_relaxed);
+      asked = false;
+      pause_ms = ask_at_ms = 0;
+    }
   };
   Log log;
 
@@ -128,7 +140,7 @@ struct Description {
   std::atomic<uint64_t> next_offset{0};    // behind the last read
   std::atomic<uint64_t> ahead_until{0};    // asked for, if it reads in order
   std::atomic<uint32_t> ahead_window{0};   // bytes
-  std::atomic<uint32_t> kernel_served{0};  // reads that the kernel's cache served instead
+  std::atomic<uint64_t> kernel_served{0};  // bytes that the kernel's cache served instead
 };
 
 class FileTable {

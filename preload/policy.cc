@@ -38,6 +38,14 @@ long kernel_rest(const Call& call, IoCursor cursor, size_t length, uint64_t offs
   return total;
 }
 
+void leave_to_kernel(Session* session, Description& description, Reason reason, uint64_t bytes) {
+  description.kernel_tick_ms.store(raw::coarse_now_ms(), std::memory_order_relaxed);
+  if (session == nullptr) return;
+  const uint64_t calls = description.uncounted_calls.exchange(0, std::memory_order_relaxed);
+  bytes += description.uncounted_bytes.exchange(0, std::memory_order_relaxed);
+  session->count(reason, bytes, calls + 1);
+}
+
 bool still_names(int fd, const Inode& inode) {
   raw::FileId id;
   return raw::identify(fd, id) && id == inode.id;
@@ -386,8 +394,29 @@ Reason try_boost(Description& description, Call& call, long& result) {
                            static_cast<uint64_t>(call.offset), call.length);
     }
   }
-  if (reason != Reason::kNone) live->count(reason, call.length);
+  if (call.op == Op::kRead && (reason == Reason::kTooLittle || reason == Reason::kCached)) {
+    leave_to_kernel(live.operator->(), description, reason, call.length);
+  } else if (reason != Reason::kNone) {
+    live->count(reason, call.length);
+  }
   return reason;
+}
+
+/// Whether a read of the same tick was left to the kernel, and nothing has happened since that
+/// would change that: what this process has written through booster, and what it must see of
+/// others' since it has opened the file or taken a lock.
+bool is_kernels_turn(Description& description, const Call& call) {
+  const uint64_t tick = description.kernel_tick_ms.load(std::memory_order_relaxed);
+  if (tick == 0 || tick != raw::coarse_now_ms()) return false;
+  const Inode& inode = *description.inode;
+  if (inode.boost_dirty() || inode.fresh_since_ms.load(std::memory_order_acquire) > tick ||
+      g_fresh_since_ms.load(std::memory_order_acquire) > tick) {
+    return false;
+  }
+  description.moved.fetch_add(call.length, std::memory_order_relaxed);
+  description.uncounted_calls.fetch_add(1, std::memory_order_relaxed);
+  description.uncounted_bytes.fetch_add(call.length, std::memory_order_relaxed);
+  return true;
 }
 
 }  // namespace
@@ -487,9 +516,12 @@ bool transfer(Op op, int fd, const iovec* vectors, int count, int64_t offset, in
     if (ordered) description->sequential.lock();
     long moved = 0;
     if (op == Op::kWrite) moved = take_deferred_error(*description->inode);
-    const bool served = moved != 0 || (op == Op::kRead && rwf_flags == 0 && call.length != 0 &&
-                                       description->cached.load(std::memory_order_acquire) &&
-                                       cached_read(*description, call, moved));
+    const bool kernels = op == Op::kRead && is_kernels_turn(*description, call);
+    if (kernels) moved = kernel_call(call);
+    const bool served = kernels || moved != 0 ||
+                        (op == Op::kRead && rwf_flags == 0 && call.length != 0 &&
+                         description->cached.load(std::memory_order_acquire) &&
+                         cached_read(*description, call, moved));
     if (!served && try_boost(*description, call, moved) != Reason::kNone) {
       settle(*description->inode);
       moved = op == Op::kWrite ? take_deferred_error(*description->inode) : 0;

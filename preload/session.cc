@@ -312,10 +312,10 @@ bool Session::allows(const HandleRef& handle, Op op) const {
   return (memory_->slots[handle.slot].flags & need) != 0;
 }
 
-void Session::count(Reason reason, uint64_t bytes) {
+void Session::count(Reason reason, uint64_t bytes, uint64_t calls) {
   // Some reasons come out of shared memory.
   const uint32_t index = static_cast<uint32_t>(reason) % 64;
-  memory_->counters.calls[index].fetch_add(1, std::memory_order_relaxed);
+  memory_->counters.calls[index].fetch_add(calls, std::memory_order_relaxed);
   memory_->counters.bytes[index].fetch_add(bytes, std::memory_order_relaxed);
 }
 

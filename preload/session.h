@@ -119,7 +119,7 @@ class Session {
                           size_t length);
 
   /// For people (boosterctl stats).
-  void count(common::Reason reason, uint64_t bytes);
+  void count(common::Reason reason, uint64_t bytes, uint64_t calls = 1);
 
   /// Makes a range of the file valid in its page cache, and what follows it soon after. False when
   /// that cannot be now.

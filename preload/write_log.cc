@@ -63,6 +63,7 @@ Alone is_alone(int fd) {
 uint32_t advance_delegation(Session& session, Description& description, int fd,
                             const HandleRef& handle) {
   Description::Log& log = description.log;
+  if (log.pause_ms == 0) log.pause_ms = kAskAgainMs;
   const uint64_t deadline = settings().eager ? raw::coarse_now_ms() + kEagerWaitMs : 0;
   while (true) {
     const uint32_t answer = session.delegation(handle);

@@ -102,7 +102,7 @@ class WriteLog {
   std::vector<std::pair<uint32_t, std::function<void()>>> waiters_;
 
   std::mutex mutex_;  // nothing is called under it
-  static constexpr size_t kBatches = 8;
+  static constexpr size_t kBatches = 32;
   std::array<Batch, kBatches> batches_;
   size_t first_ = 0;  // the oldest in flight
   size_t count_ = 0;
