@@ -18,10 +18,11 @@ namespace {
 
 constexpr uint32_t kFirstWindow = 128 << 10;
 constexpr uint32_t kMaxWindow = 8 << 20;
-/// So many times the size of the file is left to what the kernel has cached before the daemon
-/// fetches it, too. A page of the cache saves half a microsecond each time, and to fetch it costs
-/// some.
-constexpr uint64_t kKernelServes = 4;
+/// What the kernel has is left to it, until so much was read of it: then the daemon fetches it,
+/// too, which costs as much as some reads of it save. Who reads in order comes back to what he has
+/// read only after all the rest.
+constexpr uint64_t kServesInOrder = 4;      // times the size of the file
+constexpr uint64_t kServesShareOfSize = 8;  // an eighth of it, of one who reads here and there
 /// How often the daemon is asked whether a file is valid again.
 constexpr uint64_t kAskEveryMs = 20;
 
@@ -138,11 +139,16 @@ bool kernel_has(Description& description, const CacheView& view, const Call& cal
   HandleRef handle;
   const uint64_t served =
       description.kernel_served.fetch_add(progress.left, std::memory_order_relaxed);
-  if (served >= kKernelServes * view.size() && live.operator->() == view.session &&
+  const bool in_order = description.ahead_window.load(std::memory_order_relaxed) != 0;
+  const uint64_t enough =
+      in_order ? kServesInOrder * view.size() : view.size() / kServesShareOfSize;
+  if (served >= enough && live.operator->() == view.session &&
       copy_handle(description, *live.operator->(), handle)) {
-    const size_t wanted = progress.left + kFirstWindow;
-    live->fill_ahead(handle, progress.offset,
-                     wanted < kMaxWindow ? static_cast<uint32_t>(wanted) : kMaxWindow);
+    // The more he has read, the less it matters when he does not read some of what is fetched.
+    uint64_t wanted = served / kServesShareOfSize;
+    if (wanted < progress.left + kFirstWindow) wanted = progress.left + kFirstWindow;
+    if (wanted > kMaxWindow) wanted = kMaxWindow;
+    live->fill_ahead(handle, progress.offset, static_cast<uint32_t>(wanted));
   }
   return true;
 }

@@ -413,9 +413,21 @@ bool is_kernels_turn(Description& description, const Call& call) {
       g_fresh_since_ms.load(std::memory_order_acquire) > tick) {
     return false;
   }
+  // As read_ahead() in cached_read.cc follows them; a call that moves the offset is in order.
+  const uint64_t expected = description.next_offset.load(std::memory_order_relaxed);
+  const uint64_t start = call.offset >= 0 ? static_cast<uint64_t>(call.offset) : expected;
+  const CacheView* view = inode.view.load(std::memory_order_acquire);
+  if (view != nullptr) {
+    // Others may have written meanwhile what FUSE does not know yet. And what is here costs less
+    // than what the kernel may or may not have.
+    if (!view->valid(tick, 0) || view->fuse_may_be_older(tick) || view->has(start)) return false;
+  }
+  if (start != expected) description.ahead_window.store(0, std::memory_order_relaxed);
+  description.next_offset.store(start + call.length, std::memory_order_relaxed);
   description.moved.fetch_add(call.length, std::memory_order_relaxed);
   description.uncounted_calls.fetch_add(1, std::memory_order_relaxed);
   description.uncounted_bytes.fetch_add(call.length, std::memory_order_relaxed);
+  description.kernel_served.fetch_add(call.length, std::memory_order_relaxed);
   return true;
 }
 
@@ -648,6 +660,7 @@ void note_status_flags(int fd, int flags) {
   if ((flags & O_DIRECT) == 0) return;
   with_description(fd, false, [](Description& description) {
     description.cached.store(false, std::memory_order_release);
+    description.kernel_tick_ms.store(0, std::memory_order_relaxed);
   });
 }
 
