@@ -23,6 +23,8 @@ constexpr uint32_t kMaxWindow = 8 << 20;
 /// read only after all the rest.
 constexpr uint64_t kServesInOrder = 4;      // times the size of the file
 constexpr uint64_t kServesShareOfSize = 8;  // an eighth of it, of one who reads here and there
+/// More than the kernel reads ahead on any mount that we know of.
+constexpr uint64_t kReadAhead = 8 << 20;
 /// How often the daemon is asked whether a file is valid again.
 constexpr uint64_t kAskEveryMs = 20;
 
@@ -131,15 +133,22 @@ void fetch(Description& description, const CacheView& view, Progress& progress, 
 bool kernel_has(Description& description, const CacheView& view, const Call& call,
                 const Progress& progress) {
   if (settings().eager || view.fuse_may_be_older(raw::coarse_now_ms())) return false;
-  const uint64_t pages = (progress.left + common::kPageSize - 1) / common::kPageSize;
-  if (raw::cached_pages(call.fd, progress.offset, progress.left, pages) * 2 < pages) return false;
+  const bool in_order = description.ahead_window.load(std::memory_order_relaxed) != 0;
+  uint64_t span = progress.left;
+  if (in_order) {
+    // The kernel's read-ahead, too, has what is asked for next, and waits for what is after that.
+    if (span < kReadAhead) span = kReadAhead;
+    const uint64_t size = view.size();
+    if (size > progress.offset && span > size - progress.offset) span = size - progress.offset;
+  }
+  const uint64_t pages = (span + common::kPageSize - 1) / common::kPageSize;
+  if (raw::cached_pages(call.fd, progress.offset, span, pages) * 2 < pages) return false;
   const SessionRef live = current_session();
   leave_to_kernel(live.operator->(), description, Reason::kCached, progress.left);
   if (!live) return true;
   HandleRef handle;
   const uint64_t served =
       description.kernel_served.fetch_add(progress.left, std::memory_order_relaxed);
-  const bool in_order = description.ahead_window.load(std::memory_order_relaxed) != 0;
   const uint64_t enough =
       in_order ? kServesInOrder * view.size() : view.size() / kServesShareOfSize;
   if (served >= enough && live.operator->() == view.session &&
