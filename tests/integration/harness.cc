@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <gtest/gtest-spi.h>
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <signal.h>
@@ -120,6 +121,60 @@ std::string shim_path() {
 }
 std::string probe_path() {
   return BOOSTER_TEST_PROBE;
+}
+
+// --- policies ----------------------------------------------------------------------------------
+
+namespace {
+
+Policy running = Policy::kSooner;
+/// More than policy.min_call_bytes.
+constexpr size_t kPays = 512 << 10;
+
+}  // namespace
+
+Policy policy() {
+  return running;
+}
+
+PolicyTest::PolicyTest() {
+  running = GetParam();
+}
+PolicyTest::~PolicyTest() {
+  running = Policy::kSooner;
+}
+
+size_t paying(size_t bytes) {
+  return policy() == Policy::kSooner ? bytes : bytes + kPays;
+}
+
+void until_boosted(const Daemon& daemon, Moves what, const std::function<void()>& work) {
+  const auto moved = [&] {
+    return what == Moves::kReads ? daemon.boosted_read_bytes() : daemon.boosted_write_bytes();
+  };
+  const uint64_t before = moved();
+  const auto end = Clock::now() + std::chrono::seconds(policy() == Policy::kSooner ? 0 : 30);
+  do {
+    work();
+    if (moved() > before || testing::Test::HasFatalFailure()) return;
+  } while (Clock::now() < end);
+  ADD_FAILURE() << "nothing was boosted: " << daemon.stats().ShortDebugString();
+}
+
+void known_failure(const std::string& fault, const std::function<void()>& work) {
+  testing::TestPartResultArray results;
+  {
+    testing::ScopedFakeTestPartResultReporter reporter(
+        testing::ScopedFakeTestPartResultReporter::INTERCEPT_ALL_THREADS, &results);
+    work();
+  }
+  int failures = 0;
+  for (int i = 0; i < results.size(); ++i) {
+    if (results.GetTestPartResult(i).failed() && failures++ == 0) {
+      std::printf("known failure, %s: %s\n", fault.c_str(), results.GetTestPartResult(i).message());
+    }
+  }
+  EXPECT_GT(failures, 0) << "passes now: take the mark off. It was: " << fault;
 }
 
 ScratchDir::ScratchDir(const std::string& on) {
@@ -406,6 +461,12 @@ void write_file(const std::string& path, const std::string& bytes) {
     done += static_cast<size_t>(wrote);
   }
   if (::close(fd) != 0) die("cannot close " + path + ": " + std::strerror(errno));
+}
+
+void forget(const std::string& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  ::posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+  ::close(fd);
 }
 
 std::string pattern(size_t size, uint64_t seed) {

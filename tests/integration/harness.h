@@ -5,10 +5,12 @@
 // asks the daemon, not the shim.
 #pragma once
 
+#include <gtest/gtest.h>
 #include <sys/types.h>
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -34,6 +36,48 @@ std::string boosterctl_path();
 std::string shim_path();
 std::string probe_path();  // tests/programs/probe.cc
 
+// --- policies ----------------------------------------------------------------------------------
+
+/// When the programs of a test ask for boosting.
+enum class Policy {
+  kShipped,  // as they do for users: what pays, and no call waits for it
+  kSooner,   // whatever it is, at the first call, which waits (GLFS_BOOSTER_ENGAGE=eager)
+};
+
+/// Of the running test: its parameter, or kSooner in suites that have none.
+Policy policy();
+
+/// A suite that runs under each policy: TEST_P, and BOOSTER_UNDER_EACH_POLICY(Suite) once.
+class PolicyTest : public testing::TestWithParam<Policy> {
+ protected:
+  PolicyTest();
+  ~PolicyTest() override;
+};
+
+#define BOOSTER_UNDER_EACH_POLICY(Suite)                                              \
+  INSTANTIATE_TEST_SUITE_P(, Suite,                                                   \
+                           testing::Values(::booster::test::Policy::kShipped,         \
+                                           ::booster::test::Policy::kSooner),         \
+                           [](const auto& info) {                                     \
+                             return std::string(                                      \
+                                 info.param == ::booster::test::Policy::kShipped      \
+                                     ? "Shipped"                                      \
+                                     : "Sooner");                                     \
+                           })
+
+/// `bytes`, or under the shipped policy so many more that a call of them pays.
+size_t paying(size_t bytes);
+
+class Daemon;
+enum class Moves { kReads, kWrites };
+/// Does `work` until the daemon has carried some of it: under the shipped policy a file is asked for
+/// while its first calls go through FUSE. Else once. Fails if that does not come to be.
+void until_boosted(const Daemon& daemon, Moves what, const std::function<void()>& work);
+
+/// Runs `work`, in which something fails today because of `fault`. What fails is told, and not
+/// counted; when nothing does any more, that is a failure, and the mark has to go.
+void known_failure(const std::string& fault, const std::function<void()>& work);
+
 /// A fresh, empty directory on the mount, removed at the end.
 class ScratchDir {
  public:
@@ -50,7 +94,7 @@ class ScratchDir {
 
 struct RunOptions {
   bool preload = true;
-  bool eager = true;  // GLFS_BOOSTER_ENGAGE=eager
+  bool eager = policy() == Policy::kSooner;  // GLFS_BOOSTER_ENGAGE=eager
   std::map<std::string, std::string> env = {};
   std::string stdin_path = {};   // "" is /dev/null
   std::string stdin_data = {};   // used when not empty
@@ -126,6 +170,8 @@ class Daemon {
 
 std::string read_file(const std::string& path);
 void write_file(const std::string& path, const std::string& bytes);
+/// Makes the kernel forget what it has of the file, or a read of it would not pay.
+void forget(const std::string& path);
 /// `size` bytes that differ at every offset and by `seed`.
 std::string pattern(size_t size, uint64_t seed = 1);
 uint64_t file_size(const std::string& path);
