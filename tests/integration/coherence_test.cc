@@ -206,7 +206,7 @@ class History {
   uint64_t calls_ = 0;
 };
 
-class Coherence : public testing::Test {
+class Coherence : public PolicyTest {
  protected:
   static std::vector<Party> parties() {
     std::vector<Party> all = {
@@ -240,10 +240,13 @@ class Coherence : public testing::Test {
     const auto before = daemon.stats().totals();
     std::list<Child> children;
     for (const Party& party : parties()) {
-      std::vector<std::string> command = {
-          BOOSTER_TEST_HISTORIAN,        dir.path(),
-          std::to_string(party.process), std::to_string(seed),
-          std::to_string(calls),         log + "/" + std::to_string(party.process)};
+      std::vector<std::string> command = {BOOSTER_TEST_HISTORIAN,
+                                          dir.path(),
+                                          std::to_string(party.process),
+                                          std::to_string(seed),
+                                          std::to_string(calls),
+                                          log + "/" + std::to_string(party.process),
+                                          std::to_string(paying(1) / kBlockBytes)};
       if (party.host != 1) {
         const std::vector<std::string> there = {"lab", "exec", "--host", std::to_string(party.host),
                                                 "--"};
@@ -268,7 +271,9 @@ class Coherence : public testing::Test {
   }
 };
 
-TEST_F(Coherence, EveryReadSeesWhatWasPromised) {
+BOOSTER_UNDER_EACH_POLICY(Coherence);
+
+TEST_P(Coherence, EveryReadSeesWhatWasPromised) {
   if (const char* kept = std::getenv("BOOSTER_HISTORY")) return judge(kept, kept);
   // Less than the files hold: pages come and go.
   Daemon daemon("[cache]\nbytes = 6291456\n");

@@ -29,6 +29,9 @@ namespace {
 using std::chrono::milliseconds;
 using Clock = std::chrono::steady_clock;
 
+class Death : public PolicyTest {};
+BOOSTER_UNDER_EACH_POLICY(Death);
+
 bool eventually(const std::function<bool()>& done) {
   const auto deadline = Clock::now() + std::chrono::seconds(60);
   while (!done()) {
@@ -49,21 +52,26 @@ milliseconds random_time(int from_ms, int to_ms) {
 /// Programs that read and write on the mount without pause, and judge every byte.
 class Load {
  public:
-  explicit Load(const ScratchDir& dir) {
-    const std::string read = dir.file("read");
-    write_file(read, bytes_at(0, 8 << 20, 1));
-    add("read-in-order", read, 0, 8 << 20, 65536, 1);
-    add("read-anywhere", read, 0, 8 << 20, 200'000, 1);
+  explicit Load(const ScratchDir& dir) : read_(dir.file("read")) {
+    write_file(read_, bytes_at(0, 8 << 20, 1));
+    add("read-in-order", read_, 0, 8 << 20, 65536, 1);
+    add("read-anywhere", read_, 0, 8 << 20, 200'000, 1);
     for (const char* name : {"dd", "small", "shared"}) write_file(dir.file(name), "");
-    add("write-in-order", dir.file("dd"), 0, 4 << 20, 65536, 1'000'000);
-    add("write-in-order", dir.file("small"), 0, 300'000, 1000, 2'000'000);
+    // Under the shipped policy blocks that pay, and as many of them; of whole stripes.
+    const bool sooner = policy() == Policy::kSooner;
+    add("write-in-order", dir.file("dd"), 0, sooner ? 4 << 20 : 32 << 20, paying(65536), 1'000'000);
+    add("write-in-order", dir.file("small"), 0, sooner ? 300'000 : 30'000'000,
+        sooner ? 1000 : 600'000, 2'000'000);
     // Two processes, each with its own half of one file.
-    add("write-anywhere", dir.file("shared"), 0, 256 << 10, 4096, 3'000'000);
-    add("write-anywhere", dir.file("shared"), 256 << 10, 4 << 20, 131072, 4'000'000);
+    const uint64_t half = sooner ? 256 << 10 : 8 * paying(4096);
+    add("write-anywhere", dir.file("shared"), 0, half, paying(4096), 3'000'000);
+    add("write-anywhere", dir.file("shared"), half, sooner ? 4 << 20 : 8 * paying(131072),
+        paying(131072), 4'000'000);
     for (const auto& worker : workers_) EXPECT_EQ(worker->child.read_line(), "ready");
   }
 
   int size() const { return static_cast<int>(workers_.size()); }
+  const std::string& read_by_some() const { return read_; }
 
   /// Ends them; none may have seen an error, and what they wrote must be there.
   void expect_right() {
@@ -113,19 +121,23 @@ class Load {
         new Worker{kind, file, Child(argv, {.timeout = std::chrono::seconds(300)})}));
   }
 
+  const std::string read_;
   std::vector<std::unique_ptr<Worker>> workers_;
   std::string slowest_;
 };
 
 /// All of the load goes through this daemon; of a disperse volume, where the kernel writes parts of
 /// stripes, at least its reads.
-bool all_boosted(const Daemon& daemon, int workers) {
+bool all_boosted(const Daemon& daemon, const Load& load) {
+  // It does not pay to read past the kernel what it has.
+  if (policy() == Policy::kShipped) forget(load.read_by_some());
   const admin::Stats stats = daemon.stats();
   int busy = 0;
   for (const admin::Session& session : stats.sessions()) {
-    busy += session.read_bytes() + session.write_bytes() > 0;
+    busy += session.read_bytes() + session.cached_bytes() + session.write_bytes() > 0;
   }
-  return busy == workers && stats.totals().read_bytes() > 0 && stats.totals().write_bytes() > 0;
+  return busy == load.size() && stats.totals().read_bytes() + stats.totals().cached_bytes() > 0 &&
+         stats.totals().write_bytes() > 0;
 }
 
 void kill_under_load(const std::string& config, int kills) {
@@ -135,7 +147,7 @@ void kill_under_load(const std::string& config, int kills) {
   for (int kill = 1; kill <= kills; ++kill) {
     // One in four strikes while programs connect, engage and wait.
     if (kill % 4 != 0) {
-      ASSERT_TRUE(eventually([&] { return all_boosted(daemon, load.size()); }))
+      ASSERT_TRUE(eventually([&] { return all_boosted(daemon, load); }))
           << "not boosted again after " << kill - 1
           << " kills: " << daemon.stats().ShortDebugString() << read_file(daemon.log_path());
     }
@@ -144,18 +156,18 @@ void kill_under_load(const std::string& config, int kills) {
     if (kill % 3 == 0) std::this_thread::sleep_for(random_time(0, 1500));
     daemon.start();
   }
-  EXPECT_TRUE(eventually([&] { return all_boosted(daemon, load.size()); }));
+  EXPECT_TRUE(eventually([&] { return all_boosted(daemon, load); }));
   load.expect_right();
   std::printf("%d kills\n%s", kills, load.slowest().c_str());
 }
 
-TEST(Death, UnderLoadNoByteIsLostAndWorkIsBoostedAgain) {
+TEST_P(Death, UnderLoadNoByteIsLostAndWorkIsBoostedAgain) {
   // With bricks that are not slowed, still ten times the slowest answer: the daemon sees to that.
   kill_under_load("[failure]\nquarantine_min_ms = 300\n",
                   rounds(5, Lab::get().shape == "one" ? 190 : 47));
 }
 
-TEST(Death, UnderLoadNoByteIsLostWithTheDefaultQuarantine) {
+TEST_P(Death, UnderLoadNoByteIsLostWithTheDefaultQuarantine) {
   kill_under_load("", rounds(1, Lab::get().shape == "one" ? 10 : 3));
 }
 
@@ -192,8 +204,23 @@ std::string read_past_caches(const std::string& path, size_t size) {
   return std::string(static_cast<char*>(buffer.get()), std::min(done, size));
 }
 
-constexpr size_t kSlowSize = 100 * 1024;  // more than quick-read keeps
+/// More than quick-read keeps.
+size_t slow_size() {
+  return paying(100 * 1024);
+}
 constexpr milliseconds kSlowness{1500};
+
+/// Has them write until the daemon carries so much that all of them do it through it.
+void boost_all(const Daemon& daemon, const std::vector<std::unique_ptr<Puppet>>& puppets) {
+  EXPECT_TRUE(eventually([&] {
+    for (const auto& puppet : puppets) puppet->order("pwrite", "a", 0, slow_size(), 1);
+    for (const auto& puppet : puppets) EXPECT_EQ(puppet->answer(), std::to_string(slow_size()));
+    int busy = 0;
+    const admin::Stats stats = daemon.stats();
+    for (const admin::Session& session : stats.sessions()) busy += session.write_bytes() > 0;
+    return busy == static_cast<int>(puppets.size());
+  }));
+}
 
 /// Programs write through a daemon that is killed meanwhile; as soon as a write has returned,
 /// another program writes the same place through FUSE. Returns how often that did not last: the
@@ -208,19 +235,22 @@ int old_bytes_that_come_back(Daemon& daemon, int kills, bool once_is_enough = fa
       write_file(dir.file(std::to_string(i)), "");
       puppets.push_back(std::make_unique<Puppet>());
       EXPECT_EQ(puppets.back()->tell("open", "a", "rw", dir.file(std::to_string(i))), "0");
-      // Engages; at the end of the file the kernel answers.
-      EXPECT_EQ(puppets.back()->tell("pread", "a", 0, 100, 1), "0");
+      if (policy() == Policy::kSooner) {
+        // Engages; at the end of the file the kernel answers.
+        EXPECT_EQ(puppets.back()->tell("pread", "a", 0, 100, 1), "0");
+      }
     }
-    for (const auto& puppet : puppets) puppet->order("pwrite", "a", 0, kSlowSize, 2);
+    if (policy() == Policy::kShipped) boost_all(daemon, puppets);
+    for (const auto& puppet : puppets) puppet->order("pwrite", "a", 0, slow_size(), 2);
     std::this_thread::sleep_for(random_time(50, 450));
     daemon.kill(SIGKILL);
 
     std::vector<std::thread> others;
     for (int i = 0; i < kFiles; ++i) {
       others.emplace_back([&, i] {
-        EXPECT_EQ(puppets[static_cast<size_t>(i)]->answer(), std::to_string(kSlowSize));
+        EXPECT_EQ(puppets[static_cast<size_t>(i)]->answer(), std::to_string(slow_size()));
         const int fd = ::open(dir.file(std::to_string(i)).c_str(), O_WRONLY | O_CLOEXEC);
-        const std::string bytes = bytes_at(0, kSlowSize, 3);
+        const std::string bytes = bytes_at(0, slow_size(), 3);
         EXPECT_EQ(::pwrite(fd, bytes.data(), bytes.size(), 0), static_cast<ssize_t>(bytes.size()));
         EXPECT_EQ(::close(fd), 0);
       });
@@ -230,9 +260,9 @@ int old_bytes_that_come_back(Daemon& daemon, int kills, bool once_is_enough = fa
     // Time for whatever is still queued.
     std::this_thread::sleep_for(2 * kSlowness + milliseconds(500));
     for (int i = 0; i < kFiles; ++i) {
-      const std::string bytes = read_past_caches(dir.file(std::to_string(i)), kSlowSize);
-      EXPECT_EQ(bytes.size(), kSlowSize);
-      if (bytes != bytes_at(0, kSlowSize, 3)) ++old;
+      const std::string bytes = read_past_caches(dir.file(std::to_string(i)), slow_size());
+      EXPECT_EQ(bytes.size(), slow_size());
+      if (bytes != bytes_at(0, slow_size(), 3)) ++old;
     }
     for (const auto& puppet : puppets) puppet->leave();
   }
@@ -243,7 +273,7 @@ bool full_run() {
   return rounds(0, 1) == 1;
 }
 
-TEST(Death, NothingOldComesBackFromASlowBrick) {
+TEST_P(Death, NothingOldComesBackFromASlowBrick) {
   if (!full_run() && Lab::get().shape != "one") GTEST_SKIP() << "only in full runs";
   const SlowBrick slow(kSlowness, 50);
   Daemon daemon;
@@ -251,7 +281,7 @@ TEST(Death, NothingOldComesBackFromASlowBrick) {
 }
 
 // If this fails, the one before proves nothing.
-TEST(Death, WithoutAQuarantineOldBytesWouldComeBack) {
+TEST_P(Death, WithoutAQuarantineOldBytesWouldComeBack) {
   if (!full_run()) GTEST_SKIP() << "only in full runs";
   const SlowBrick slow(kSlowness, 50);
   Daemon daemon("[failure]\nquarantine_min_ms = 100\n");
@@ -260,7 +290,7 @@ TEST(Death, WithoutAQuarantineOldBytesWouldComeBack) {
   EXPECT_GT(old_bytes_that_come_back(daemon, 40, true), 0);
 }
 
-TEST(Death, TheQuarantineFollowsTheSlowestAnswer) {
+TEST_P(Death, TheQuarantineFollowsTheSlowestAnswer) {
   if (!full_run()) GTEST_SKIP() << "only in full runs";
   const SlowBrick slow(kSlowness, 100);
   Daemon daemon("[failure]\nquarantine_min_ms = 100\n");
@@ -268,43 +298,53 @@ TEST(Death, TheQuarantineFollowsTheSlowestAnswer) {
   write_file(dir.file("a"), "");
   Puppet puppet;
   ASSERT_EQ(puppet.tell("open", "a", "rw", dir.file("a")), "0");
-  ASSERT_EQ(puppet.tell("pwrite", "a", 0, kSlowSize, 1), std::to_string(kSlowSize));
-  EXPECT_EQ(daemon.boosted_write_bytes(), kSlowSize);
+  until_boosted(daemon, Moves::kWrites, [&] {
+    ASSERT_EQ(puppet.tell("pwrite", "a", 0, slow_size(), 1), std::to_string(slow_size()));
+  });
   std::this_thread::sleep_for(milliseconds(1000));  // the daemon tells its clients twice a second
-  puppet.order("pwrite", "a", 0, kSlowSize, 2);
+  puppet.order("pwrite", "a", 0, slow_size(), 2);
   std::this_thread::sleep_for(milliseconds(200));
   daemon.kill(SIGKILL);
   const auto killed = Clock::now();
-  EXPECT_EQ(puppet.answer(), std::to_string(kSlowSize));
+  EXPECT_EQ(puppet.answer(), std::to_string(slow_size()));
   EXPECT_GE(Clock::now() - killed, 10 * kSlowness);
   daemon.start();
 }
 
 // --- stopped -----------------------------------------------------------------------------------
 
-TEST(Death, AStoppedDaemonIsWaitedForAndNothingIsDoneTwice) {
+TEST_P(Death, AStoppedDaemonIsWaitedForAndNothingIsDoneTwice) {
   Daemon daemon;
   ScratchDir dir;
   Puppet writer;
   Puppet reader;
+  // Where it reads and what it writes while the daemon is stopped.
+  const size_t size = paying(51200);
+  const size_t more = paying(30720);
+  const std::string right = std::to_string(size);
   ASSERT_EQ(writer.tell("open", "a", "rw+creat", dir.file("a")), "0");
-  ASSERT_EQ(writer.tell("pwrite", "a", 0, 51200, 1), "51200");
+  until_boosted(daemon, Moves::kWrites,
+                [&] { ASSERT_EQ(writer.tell("pwrite", "a", 0, size, 1), right); });
   ASSERT_EQ(writer.tell("fsync", "a"), "0");
   ASSERT_EQ(reader.tell("open", "a", "r", dir.file("a")), "0");
-  ASSERT_EQ(reader.tell("pread", "a", 0, 51200, 1), "51200");
+  until_boosted(daemon, Moves::kReads, [&] {
+    forget(dir.file("a"));
+    ASSERT_EQ(reader.tell("pread", "a", 0, size, 1), right);
+  });
   const admin::Totals before = daemon.stats().totals();
   // On a disperse volume a client keeps its lock on the file for a second, and while it is stopped
   // it gives nothing back: every other client waits, this test's FUSE included.
   if (Lab::get().shape == "disperse") std::this_thread::sleep_for(milliseconds(1500));
 
+  forget(dir.file("a"));
   daemon.signal(SIGSTOP);
-  reader.order("pread", "a", 0, 51200, 1);
-  writer.order("pwrite", "a", 51200, 30720, 1);
+  reader.order("pread", "a", 0, size, 1);
+  writer.order("pwrite", "a", size, more, 1);
   auto read = std::async(std::launch::async, [&] { return reader.answer(); });
   auto written = std::async(std::launch::async, [&] { return writer.answer(); });
   EXPECT_EQ(read.wait_for(milliseconds(3000)), std::future_status::timeout);
   EXPECT_EQ(written.wait_for(milliseconds(100)), std::future_status::timeout);
-  EXPECT_EQ(read_file(dir.file("a")), bytes_at(0, 51200, 1)) << "something was done through FUSE";
+  EXPECT_TRUE(read_file(dir.file("a")) == bytes_at(0, size, 1)) << "something went through FUSE";
 
   // Programs that start now use FUSE, unless they are told to wait.
   const RunResult other = run({"dd", "if=" + dir.file("a"), "of=" + dir.file("b"), "bs=1000",
@@ -312,38 +352,41 @@ TEST(Death, AStoppedDaemonIsWaitedForAndNothingIsDoneTwice) {
                               {.eager = false});
   EXPECT_EQ(other.status, 0) << other.err;
   EXPECT_EQ(other.err, "");
-  EXPECT_EQ(read_file(dir.file("b")), bytes_at(0, 51200, 1));
+  EXPECT_TRUE(read_file(dir.file("b")) == bytes_at(0, size, 1));
 
   daemon.signal(SIGCONT);
-  EXPECT_EQ(read.get(), "51200");
-  EXPECT_EQ(written.get(), "30720");
+  EXPECT_EQ(read.get(), right);
+  EXPECT_EQ(written.get(), std::to_string(more));
   const admin::Totals after = daemon.stats().totals();
   EXPECT_EQ(after.read_calls() - before.read_calls(), 1U);
   EXPECT_EQ(after.write_calls() - before.write_calls(), 1U);
-  EXPECT_EQ(after.write_bytes() - before.write_bytes(), 30720U);
+  EXPECT_EQ(after.write_bytes() - before.write_bytes(), more);
   writer.leave();
-  EXPECT_EQ(read_file(dir.file("a")), bytes_at(0, 81920, 1));
+  EXPECT_TRUE(read_file(dir.file("a")) == bytes_at(0, size + more, 1));
 }
 
-TEST(Death, AStoppedDaemonThatIsKilledIsADeadDaemon) {
+TEST_P(Death, AStoppedDaemonThatIsKilledIsADeadDaemon) {
   Daemon daemon("[failure]\nquarantine_min_ms = 300\n");
   ScratchDir dir;
   Puppet puppet;
+  const size_t size = paying(51200);
+  const size_t little = paying(1024);
   ASSERT_EQ(puppet.tell("open", "a", "rw+creat", dir.file("a")), "0");
-  ASSERT_EQ(puppet.tell("pwrite", "a", 0, 51200, 1), "51200");
+  until_boosted(daemon, Moves::kWrites,
+                [&] { ASSERT_EQ(puppet.tell("pwrite", "a", 0, size, 1), std::to_string(size)); });
   daemon.signal(SIGSTOP);
-  puppet.order("pwrite", "a", 20480, 51200, 1);
+  puppet.order("pwrite", "a", 20480, size, 1);
   std::this_thread::sleep_for(milliseconds(300));
   daemon.kill(SIGKILL);
-  EXPECT_EQ(puppet.answer(), "51200");
-  EXPECT_EQ(puppet.tell("pread", "a", 0, 71680, 1), "71680");
+  EXPECT_EQ(puppet.answer(), std::to_string(size));
+  EXPECT_EQ(puppet.tell("pread", "a", 0, size + 20480, 1), std::to_string(size + 20480));
   daemon.start();
   EXPECT_TRUE(eventually([&] {
-    EXPECT_EQ(puppet.tell("pwrite", "a", 0, 1024, 1), "1024");
+    EXPECT_EQ(puppet.tell("pwrite", "a", 0, little, 1), std::to_string(little));
     return daemon.boosted_write_bytes() > 0;
   }));
   puppet.leave();
-  EXPECT_EQ(read_file(dir.file("a")), bytes_at(0, 71680, 1));
+  EXPECT_TRUE(read_file(dir.file("a")) == bytes_at(0, size + 20480, 1));
 }
 
 // --- missing, or not a daemon ------------------------------------------------------------------
@@ -461,16 +504,16 @@ void expect_right_through_fuse(const RunOptions& options) {
   EXPECT_TRUE(read_file(dir.file("c")) == c);
 }
 
-TEST(Death, WithoutADaemonProgramsUseFuse) {
+TEST_P(Death, WithoutADaemonProgramsUseFuse) {
   ::unlink(common::kControlSocket);
-  for (bool eager : {true, false}) expect_right_through_fuse({.eager = eager});
+  expect_right_through_fuse({});
 }
 
-TEST(Death, WithWhateverAnswersProgramsUseFuse) {
+TEST_P(Death, WithWhateverAnswersProgramsUseFuse) {
   for (const auto manner : {FakeDaemon::kTooManySessions, FakeDaemon::kHangsUp,
                             FakeDaemon::kGarbage, FakeDaemon::kWrongMemory}) {
     const FakeDaemon fake(manner);
-    for (bool eager : {true, false}) expect_right_through_fuse({.eager = eager});
+    expect_right_through_fuse({});
     EXPECT_GT(fake.packets(), 0) << manner;
     EXPECT_EQ(fake.abi_seen(), common::kAbiVersion) << manner;
   }
@@ -479,14 +522,14 @@ TEST(Death, WithWhateverAnswersProgramsUseFuse) {
   EXPECT_GT(silent.connections(), 0);
 }
 
-TEST(Death, ADaemonOfAnotherVersionIsToldOfOnceAndLeftAlone) {
+TEST_P(Death, ADaemonOfAnotherVersionIsToldOfOnceAndLeftAlone) {
   const FakeDaemon fake(FakeDaemon::kWrongAbi);
   const std::string log = Lab::get().dir + "/wrong-version.log";
   ScratchDir dir;
   Puppet puppet({.env = {{"GLFS_BOOSTER_LOGFILE", log}}});
   const auto until = Clock::now() + milliseconds(3500);
   for (int i = 0; Clock::now() < until; ++i) {
-    ASSERT_EQ(puppet.tell("make-and-check", dir.file("a"), 20480, i), "right");
+    ASSERT_EQ(puppet.tell("make-and-check", dir.file("a"), paying(20480), i), "right");
   }
   puppet.leave();
   EXPECT_EQ(fake.connections(), 1);
@@ -496,13 +539,13 @@ TEST(Death, ADaemonOfAnotherVersionIsToldOfOnceAndLeftAlone) {
   ::unlink(log.c_str());
 }
 
-TEST(Death, AMissingDaemonIsLookedForAtMostOnceASecond) {
+TEST_P(Death, AMissingDaemonIsLookedForAtMostOnceASecond) {
   const FakeDaemon fake(FakeDaemon::kHangsUp);
   ScratchDir dir;
   const auto start = Clock::now();
   Puppet puppet;
   while (Clock::now() - start < milliseconds(4500)) {
-    ASSERT_EQ(puppet.tell("make-and-check", dir.file("a"), 20480, 1), "right");
+    ASSERT_EQ(puppet.tell("make-and-check", dir.file("a"), paying(20480), 1), "right");
   }
   puppet.leave();
   const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(Clock::now() - start);
@@ -510,14 +553,14 @@ TEST(Death, AMissingDaemonIsLookedForAtMostOnceASecond) {
   EXPECT_LE(fake.connections(), seconds.count() + 2);
 }
 
-TEST(Death, ADaemonThatIsNotRootsIsToldNothing) {
+TEST_P(Death, ADaemonThatIsNotRootsIsToldNothing) {
   const FakeDaemon fake(FakeDaemon::kHangsUp, 65534);
   expect_right_through_fuse({});
   EXPECT_GT(fake.connections(), 0);
   EXPECT_EQ(fake.packets(), 0);
 }
 
-TEST(Death, WhenADaemonComesLateRunningProgramsAreBoosted) {
+TEST_P(Death, WhenADaemonComesLateRunningProgramsAreBoosted) {
   ::unlink(common::kControlSocket);
   ScratchDir dir;
   Puppet puppet({.eager = false});

@@ -11,7 +11,7 @@
 namespace booster::test {
 namespace {
 
-class Descriptor : public testing::Test {
+class Descriptor : public PolicyTest {
  protected:
   /// Runs a probe without and with the shim on equal files; output and file must agree.
   void expect_same(std::vector<std::string> command, const std::string& initial = "",
@@ -25,7 +25,7 @@ class Descriptor : public testing::Test {
       argv.push_back(command[0]);
       argv.push_back(dir.file("file"));
       argv.insert(argv.end(), command.begin() + 1, command.end());
-      results[boosted] = run(argv, {.preload = boosted == 1});
+      results[boosted] = run(argv, {.preload = boosted == 1, .env = probe_blocks()});
       files[boosted] = read_file(dir.file("file"));
     }
     EXPECT_EQ(results[0].out, results[1].out) << command[0];
@@ -35,89 +35,121 @@ class Descriptor : public testing::Test {
     EXPECT_EQ(files[0].empty(), !file_remains) << command[0];
   }
 
+  /// Until some of its writes are boosted; PROBE_PAYS makes its blocks so large that they pay.
+  void expect_same_boosted(const std::vector<std::string>& command,
+                           const std::string& initial = "") {
+    until_boosted(daemon_, Moves::kWrites, [&] { expect_same(command, initial); });
+  }
+
   Daemon daemon_;
 };
+BOOSTER_UNDER_EACH_POLICY(Descriptor);
 
-TEST_F(Descriptor, CopiesShareOneOffset) {
-  expect_same({"dup-write"});
+TEST_P(Descriptor, CopiesShareOneOffset) {
+  expect_same_boosted({"dup-write"});
   EXPECT_GE(daemon_.boosted_write_bytes(), 105000U);
 }
 
-TEST_F(Descriptor, ExecKeepsTheDescription) {
-  expect_same({"exec-write"});
-  EXPECT_GT(daemon_.boosted_write_bytes(), 0U);
+TEST_P(Descriptor, ExecKeepsTheDescription) {
+  expect_same_boosted({"exec-write"});
 }
 
-TEST_F(Descriptor, ChildrenOfEveryKindWriteOn) {
-  expect_same({"children-write"});
-  EXPECT_GT(daemon_.boosted_write_bytes(), 0U);
+TEST_P(Descriptor, ChildrenOfEveryKindWriteOn) {
+  expect_same_boosted({"children-write"});
 }
 
-TEST_F(Descriptor, PassedOverASocketBothWrite) {
+TEST_P(Descriptor, PassedOverASocketBothWrite) {
   // Two processes write at once: the order is open, so the oracle is counting.
   ScratchDir dir;
-  const RunResult result = run({probe_path(), "pass-write", dir.file("file")});
-  EXPECT_EQ(result.out, "at 450000\n");
-  const std::string bytes = read_file(dir.file("file"));
-  ASSERT_EQ(bytes.size(), 450000U);
-  EXPECT_EQ(bytes.find_first_not_of('p'), bytes.find('c'));
-  for (size_t at = 0; at < bytes.size(); at += 3000) {
-    ASSERT_EQ(bytes.substr(at, 3000), std::string(3000, bytes[at])) << "a block is mixed at " << at;
+  const size_t block = paying(3000);
+  until_boosted(daemon_, Moves::kWrites, [&] {
+    const RunResult result =
+        run({probe_path(), "pass-write", dir.file("file")}, {.env = probe_blocks()});
+    EXPECT_EQ(result.out, "at " + std::to_string(150 * block) + "\n");
+    const std::string bytes = read_file(dir.file("file"));
+    ASSERT_EQ(bytes.size(), 150 * block);
+    EXPECT_EQ(bytes.find_first_not_of('p'), bytes.find('c'));
+    for (size_t at = 0; at < bytes.size(); at += block) {
+      ASSERT_EQ(bytes.compare(at, block, std::string(block, bytes[at])), 0)
+          << "a block is mixed at " << at;
+    }
+    EXPECT_EQ(static_cast<size_t>(std::count(bytes.begin(), bytes.end(), 'c')), 50 * block);
+  });
+  if (policy() == Policy::kSooner) {
+    // What was written before it was passed.
+    EXPECT_GE(daemon_.boosted_write_bytes(), 150000U);
   }
-  EXPECT_EQ(std::count(bytes.begin(), bytes.end(), 'c'), 150000);
-  EXPECT_GE(daemon_.boosted_write_bytes(), 150000U);  // what was written before it was passed
 }
 
-TEST_F(Descriptor, AClosedNumberIsNeverTakenForTheOldFile) {
-  for (const char* how :
-       {"close", "syscall", "raw", "close_range", "closefrom", "fclose", "dup2", "freopen"}) {
+TEST_P(Descriptor, AClosedNumberIsNeverTakenForTheOldFile) {
+  const auto check = [](const char* how) {
     ScratchDir dir;
     write_file(dir.file("a"), "file AAA" + std::string(200, 'a'));
     write_file(dir.file("b"), "file BBB" + std::string(200, 'b'));
-    const RunResult result =
-        run({probe_path(), "closed-number", dir.file("a"), dir.file("b"), how});
+    const RunResult result = run({probe_path(), "closed-number", dir.file("a"), dir.file("b"), how},
+                                 {.env = probe_blocks()});
     EXPECT_EQ(result.out, "file AAA same file BBB file BBB\n") << how << result.err;
     EXPECT_EQ(read_file(dir.file("a")).substr(100, 10), "A was here") << how;
     EXPECT_EQ(read_file(dir.file("b")).substr(100, 10), "B was here") << how;
+  };
+  for (const char* how :
+       {"close", "syscall", "raw", "close_range", "closefrom", "fclose", "dup2", "freopen"}) {
+    until_boosted(daemon_, Moves::kWrites, [&] { check(how); });
   }
-  EXPECT_GT(daemon_.boosted_write_bytes(), 50U);
 }
 
-TEST_F(Descriptor, LocksAreFreeAfterClose) {
-  expect_same({"lock-free", "flock"}, std::string(8192, 'x'));
-  expect_same({"lock-free", "ofd"}, std::string(8192, 'x'));
-  EXPECT_GT(daemon_.boosted_write_bytes(), 0U);
+TEST_P(Descriptor, LocksAreFreeAfterClose) {
+  expect_same_boosted({"lock-free", "flock"}, std::string(8192, 'x'));
+  expect_same_boosted({"lock-free", "ofd"}, std::string(8192, 'x'));
 }
 
-TEST_F(Descriptor, PosixLocksSurviveBoostedCalls) {
+TEST_P(Descriptor, PosixLocksSurviveBoostedCalls) {
   ScratchDir dir;
   write_file(dir.file("file"), std::string(8192, 'x'));
-  const RunResult result = run({probe_path(), "posix-lock-kept", dir.file("file")});
-  EXPECT_EQ(result.out, "kept\n") << result.err;
-  EXPECT_GT(daemon_.boosted_write_bytes(), 0U);
+  until_boosted(daemon_, Moves::kWrites, [&] {
+    const RunResult result =
+        run({probe_path(), "posix-lock-kept", dir.file("file")}, {.env = probe_blocks()});
+    EXPECT_EQ(result.out, "kept\n") << result.err;
+  });
 }
 
-TEST_F(Descriptor, StreamsMappingsAndDescriptorsOfOneProcessAgree) {
-  expect_same({"mixed-ways"});
-  EXPECT_GT(daemon_.boosted_write_bytes(), 0U);
+/// A stream on standard input is there before anybody could look for it.
+TEST_P(Descriptor, AStreamOnDescriptorZeroSeesWhatWasWrittenThroughAnother) {
+  known_failure(
+      "what libc reads of descriptor 0 by itself comes out of the kernel's old pages", [&] {
+        ScratchDir dir;
+        until_boosted(daemon_, Moves::kWrites, [&] {
+          const RunResult result =
+              run({probe_path(), "stream-on-zero", dir.file("file")}, {.env = probe_blocks()});
+          EXPECT_EQ(result.status, 0) << result.out;
+          EXPECT_EQ(result.out, "stale 0 of 20\n");
+        });
+      });
 }
 
-TEST_F(Descriptor, OddCallsGiveTheSameResultAndErrno) {
-  expect_same({"odd-calls"}, "", false);
-  EXPECT_GT(daemon_.boosted_read_bytes(), 0U);
+TEST_P(Descriptor, StreamsMappingsAndDescriptorsOfOneProcessAgree) {
+  expect_same_boosted({"mixed-ways"});
 }
 
-TEST_F(Descriptor, AFileSizeLimitHoldsAsThroughFuse) {
-  expect_same({"fsize-limit", "8192"});
-  EXPECT_EQ(daemon_.boosted_write_bytes(), 1000U);
+TEST_P(Descriptor, OddCallsGiveTheSameResultAndErrno) {
+  until_boosted(daemon_, policy() == Policy::kSooner ? Moves::kReads : Moves::kWrites,
+                [&] { expect_same({"odd-calls"}, "", false); });
 }
 
-TEST_F(Descriptor, AProgramThatClosesEverythingIsStillRight) {
-  expect_same({"close-everything"});
-  EXPECT_GT(daemon_.boosted_write_bytes(), 0U);
+TEST_P(Descriptor, AFileSizeLimitHoldsAsThroughFuse) {
+  if (policy() == Policy::kSooner) {
+    expect_same({"fsize-limit", "8192"});
+    EXPECT_EQ(daemon_.boosted_write_bytes(), 1000U);
+  } else {
+    expect_same_boosted({"fsize-limit", "20000000"});
+  }
 }
 
-TEST_F(Descriptor, TheSpaceOfADeletedFileIsFreeAtOnce) {
+TEST_P(Descriptor, AProgramThatClosesEverythingIsStillRight) {
+  expect_same_boosted({"close-everything"});
+}
+
+TEST_P(Descriptor, TheSpaceOfADeletedFileIsFreeAtOnce) {
   ScratchDir dir;
   const RunResult before = run({"df", "--output=used", "-k", dir.path()}, {.preload = false});
   Child holder({"bash", "-c",
@@ -125,7 +157,7 @@ TEST_F(Descriptor, TheSpaceOfADeletedFileIsFreeAtOnce) {
                 "status=none; rm big; echo removed; read"},
                {.cwd = dir.path()});
   EXPECT_EQ(holder.read_line(), "removed");
-  EXPECT_GE(daemon_.boosted_write_bytes(), 64U << 20);
+  EXPECT_GE(daemon_.boosted_write_bytes(), policy() == Policy::kSooner ? 64U << 20 : 1U << 20);
   const RunResult after = run({"df", "--output=used", "-k", dir.path()}, {.preload = false});
   const auto used = [](const RunResult& result) {
     return std::stol(result.out.substr(result.out.find('\n') + 1));

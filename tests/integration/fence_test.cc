@@ -8,6 +8,7 @@
 
 #include <array>
 #include <chrono>
+#include <cstring>
 #include <functional>
 #include <list>
 #include <thread>
@@ -161,21 +162,35 @@ enum Change { kOverwrite, kPatch, kExtend, kCutAndGrow, kRewrite, kChanges };
 constexpr std::array<const char*, kChanges> kChangeNames = {"overwritten", "patched", "extended",
                                                             "cut and grown", "rewritten"};
 
-class Fence : public testing::Test {
+class Fence : public PolicyTest {
  protected:
   void write_at(Puppet& writer, Watched& file, size_t offset, size_t length, uint64_t seed) {
     offset = whole(offset);
-    length = whole(length);
+    length = whole(paying(length));
     EXPECT_EQ(writer.tell("pwrite", "w", offset, length, seed), std::to_string(length));
     file.expect_bytes(offset, length, seed);
     written_ += length;
   }
 
+  /// Under the shipped policy: writes until that is boosted, and looks at the file, so that it is
+  /// known as it was before what follows.
+  void warm(Puppet& writer, Watched& file, uint64_t seed) {
+    if (policy() == Policy::kSooner) return;
+    const uint64_t before = daemon_.boosted_write_bytes();
+    const uint64_t written = written_;
+    until_boosted(daemon_, Moves::kWrites, [&] { write_at(writer, file, 0, 1, seed); });
+    EXPECT_EQ(writer.tell("fsync", "w"), "0");
+    written_ = written + daemon_.boosted_write_bytes() - before;
+    file.prime();
+  }
+
   /// The puppet opens `file` as "w" and changes it.
   void change(Puppet& writer, Watched& file, Change how, uint64_t seed) {
-    const size_t size = file.size();
     const std::string mode = seed % 2 == 0 ? "w" : "rw";
     EXPECT_EQ(writer.tell("open", "w", how == kRewrite ? mode + "+trunc" : mode, file.path()), "0");
+    const size_t size = file.size();
+    if (how == kRewrite) file.expect_cut(0);
+    warm(writer, file, seed + 1);
     switch (how) {
       case kOverwrite: write_at(writer, file, 0, size, seed); break;
       case kPatch: write_at(writer, file, size / 3, size / 3 + 1, seed); break;
@@ -188,8 +203,7 @@ class Fence : public testing::Test {
         write_at(writer, file, size / 3 + 1000, size / 3 + 5000, seed);
         break;
       case kRewrite: {
-        file.expect_cut(0);
-        const size_t piece = whole(size / 4 + 1);
+        const size_t piece = whole(paying(size / 4 + 1));
         for (size_t i = 0; i < 3; ++i) {
           EXPECT_EQ(writer.tell("write", "w", piece, seed), std::to_string(piece));
           file.expect_bytes(i * piece, piece, seed);
@@ -204,7 +218,10 @@ class Fence : public testing::Test {
   static size_t size_of(int index) {
     static constexpr std::array<size_t, 9> kSmall = {1,     700,   4096,  5000, 20000,
                                                      40000, 60000, 65535, 65536};
-    if (index % 10 != 9) return kSmall[static_cast<size_t>(index) % 10];
+    if (index % 10 != 9) {
+      // Under the shipped policy three writes that pay fit in.
+      return kSmall[static_cast<size_t>(index) % 10] + 4 * (paying(1) - 1);
+    }
     // Beyond one shard of 4 MB now and then.
     return (index % 50 == 49 ? 5U << 20 : 1U << 20) + static_cast<size_t>(index);
   }
@@ -258,9 +275,10 @@ class Fence : public testing::Test {
   const std::string log_ = Lab::get().dir + "/fence-" + std::to_string(::getpid()) + ".log";
   uint64_t written_ = 0;  // by puppets
 };
+BOOSTER_UNDER_EACH_POLICY(Fence);
 
 // If this fails, the other tests of this file prove nothing.
-TEST_F(Fence, WithoutItFuseShowsOldBytesInEveryView) {
+TEST_P(Fence, WithoutItFuseShowsOldBytesInEveryView) {
   const Stale stale = looks_after(
       rounds(30, 100), "not settled", [](Puppet&, Watched&, int) {}, true, false);
   for (int view = 0; view < kViews; ++view) {
@@ -268,13 +286,46 @@ TEST_F(Fence, WithoutItFuseShowsOldBytesInEveryView) {
   }
 }
 
-TEST_F(Fence, NothingIsStaleAfterClose) {
+TEST_P(Fence, AnotherProcessSeesAWriteThatHasReturned) {
+  known_failure("another process reads old bytes until the writer settles", [&] {
+    const Stale stale = looks_after(10, "after a write", [](Puppet&, Watched&, int) {});
+    EXPECT_EQ(stale.total(), 0) << stale.examples;
+  });
+}
+
+/// The other way round.
+TEST_P(Fence, AStoreToAMappingIsSeenByABoostedReaderOfAnotherProcess) {
+  known_failure("what another process has stored to its mapping is the kernel's alone", [&] {
+    ScratchDir dir;
+    const std::string path = dir.file("file");
+    constexpr size_t kLong = 4 << 20;
+    write_file(path, bytes_at(0, kLong, 1));
+    Puppet reader(logged());
+    ASSERT_EQ(reader.tell("open", "r", "r", path), "0");
+    const int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
+    void* map = ::mmap(nullptr, kLong, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    ASSERT_NE(map, MAP_FAILED);
+    until_boosted(daemon_, Moves::kReads, [&] {
+      forget(path);
+      ASSERT_EQ(reader.tell("pread", "r", 0, kLong, 1), std::to_string(kLong));
+    });
+    for (uint64_t seed = 2; seed < 12; ++seed) {
+      const std::string bytes = bytes_at(0, kLong / 4, seed);
+      std::memcpy(map, bytes.data(), bytes.size());
+      EXPECT_EQ(reader.tell("pread", "r", 0, bytes.size(), seed), std::to_string(bytes.size()));
+    }
+    ::munmap(map, kLong);
+    ::close(fd);
+  });
+}
+
+TEST_P(Fence, NothingIsStaleAfterClose) {
   expect_none_stale(rounds(100, 1000), "after close", [](Puppet& writer, Watched&, int) {
     EXPECT_EQ(writer.tell("close", "w", "close"), "0");
   });
 }
 
-TEST_F(Fence, NothingIsStaleAfterAnyWayToClose) {
+TEST_P(Fence, NothingIsStaleAfterAnyWayToClose) {
   const std::array<const char*, 4> ways = {"syscall", "close_range", "dup2", "fclose"};
   expect_none_stale(rounds(20, 200), "after another way to close",
                     [&](Puppet& writer, Watched&, int index) {
@@ -284,14 +335,14 @@ TEST_F(Fence, NothingIsStaleAfterAnyWayToClose) {
                     });
 }
 
-TEST_F(Fence, NothingIsStaleAfterSync) {
+TEST_P(Fence, NothingIsStaleAfterSync) {
   const std::array<const char*, 3> ways = {"fsync", "fdatasync", "syncfs"};
   expect_none_stale(rounds(30, 300), "after a sync", [&](Puppet& writer, Watched&, int index) {
     EXPECT_EQ(writer.tell(ways[static_cast<size_t>(index) % 3], "w"), "0");
   });
 }
 
-TEST_F(Fence, NothingIsStaleAfterUnlock) {
+TEST_P(Fence, NothingIsStaleAfterUnlock) {
   const std::array<std::pair<const char*, const char*>, 3> locks = {
       {{"flock", "unflock"}, {"posix-lock", "posix-unlock"}, {"ofd-lock", "ofd-unlock"}}};
   expect_none_stale(rounds(30, 300), "after unlocking",
@@ -303,7 +354,7 @@ TEST_F(Fence, NothingIsStaleAfterUnlock) {
                     });
 }
 
-TEST_F(Fence, NothingIsStaleAfterExitWithoutClose) {
+TEST_P(Fence, NothingIsStaleAfterExitWithoutClose) {
   expect_none_stale(
       rounds(20, 200), "after exit",
       [](Puppet& writer, Watched&, int index) {
@@ -313,19 +364,19 @@ TEST_F(Fence, NothingIsStaleAfterExitWithoutClose) {
       false);
 }
 
-TEST_F(Fence, NothingIsStaleAfterFork) {
+TEST_P(Fence, NothingIsStaleAfterFork) {
   expect_none_stale(
       rounds(20, 200), "after fork",
       [](Puppet& writer, Watched&, int) { EXPECT_GT(std::stoi(writer.tell("fork")), 0); }, false);
 }
 
-TEST_F(Fence, NothingIsStaleAfterExec) {
+TEST_P(Fence, NothingIsStaleAfterExec) {
   expect_none_stale(
       rounds(20, 200), "after exec",
       [](Puppet& writer, Watched&, int) { EXPECT_EQ(writer.tell("exec"), "ready"); }, false);
 }
 
-TEST_F(Fence, AWriterThatWasKilledIsSeenWithinASecondAndALittle) {
+TEST_P(Fence, AWriterThatWasKilledIsSeenWithinASecondAndALittle) {
   ScratchDir dir;
   std::list<Watched> files;
   const int count = rounds(10, 100);
@@ -349,7 +400,7 @@ TEST_F(Fence, AWriterThatWasKilledIsSeenWithinASecondAndALittle) {
   EXPECT_GT(daemon_.boosted_write_bytes(), 0U);
 }
 
-TEST_F(Fence, WhatOthersClosedIsSeenByABoostedReaderAtOnce) {
+TEST_P(Fence, WhatOthersClosedIsSeenByABoostedReaderAtOnce) {
   ScratchDir dir;
   write_file(dir.file("file"), std::string(size_t{4} << 20, 'x'));
   Puppet reader(logged());
@@ -363,6 +414,8 @@ TEST_F(Fence, WhatOthersClosedIsSeenByABoostedReaderAtOnce) {
     const int fd = ::open(dir.file("file").c_str(), O_WRONLY | O_CLOEXEC);
     ASSERT_EQ(::write(fd, bytes.data(), size), static_cast<ssize_t>(size));
     ASSERT_EQ(::close(fd), 0);
+    // It would not pay to read what the kernel has just been given.
+    if (policy() == Policy::kShipped && i % 2 == 0) forget(dir.file("file"));
     if (reader.tell("pread", "r", 0, size, seed) != std::to_string(size)) ++stale;
   }
   EXPECT_EQ(stale, 0) << "of " << count;
@@ -370,15 +423,20 @@ TEST_F(Fence, WhatOthersClosedIsSeenByABoostedReaderAtOnce) {
 }
 
 // An appender's kernel looks for the end of the file in what it knows, not in what it is told.
-TEST_F(Fence, WhatIsAppendedWithoutBoosterRightAfterCloseStandsAtTheEnd) {
+TEST_P(Fence, WhatIsAppendedWithoutBoosterRightAfterCloseStandsAtTheEnd) {
   ScratchDir dir;
   Puppet writer(logged());
   for (int i = 0; i < rounds(20, 200); ++i) {
     const std::string path = dir.file(std::to_string(i));
     write_file(path, std::string(3000, 'x'));
     const int fd = ::open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
-    const size_t size = 5000 + 70000 * static_cast<size_t>(i % 3);
+    const size_t size = paying(5000 + 70000 * static_cast<size_t>(i % 3));
     ASSERT_EQ(writer.tell("open", "w", "w", path), "0");
+    if (policy() == Policy::kShipped) {
+      until_boosted(daemon_, Moves::kWrites, [&] {
+        ASSERT_EQ(writer.tell("pwrite", "w", 0, paying(1), i), std::to_string(paying(1)));
+      });
+    }
     ASSERT_EQ(writer.tell("pwrite", "w", 0, size, i), std::to_string(size));
     ASSERT_EQ(writer.tell("close", "w", "close"), "0");
     ASSERT_EQ(::write(fd, "the end", 7), 7);
@@ -400,14 +458,17 @@ struct timespec modified(const std::string& path) {
   return st.st_mtim;
 }
 
-TEST_F(Fence, TimesThatAProgramSetsStay) {
+TEST_P(Fence, TimesThatAProgramSetsStay) {
   ScratchDir dir;
   const std::string path = dir.file("file");
   Puppet writer;
   for (const char* how : {"times", "times-of-path"}) {
     const std::string whom = how == std::string("times") ? "w" : path;
+    const auto write = [&](size_t length) {
+      ASSERT_EQ(writer.tell("pwrite", "w", 0, paying(length), 1), std::to_string(paying(length)));
+    };
     ASSERT_EQ(writer.tell("open", "w", "rw+creat", path), "0");
-    ASSERT_EQ(writer.tell("pwrite", "w", 0, 102400, 1), "102400");
+    until_boosted(daemon_, Moves::kWrites, [&] { write(102400); });
     ASSERT_EQ(writer.tell(how, whom, 1'000'000'000), "0");
     EXPECT_EQ(modified(path).tv_sec, 1'000'000'000) << how << ", while open";
     ASSERT_EQ(writer.tell("close", "w", "close"), "0");
@@ -420,12 +481,16 @@ TEST_F(Fence, TimesThatAProgramSetsStay) {
     ASSERT_EQ(writer.tell("close", "w", "close"), "0");
     EXPECT_EQ(modified(path).tv_sec, 1'000'000'000) << how << ", read";
     ASSERT_EQ(writer.tell("open", "w", "rw", path), "0");
-    ASSERT_EQ(writer.tell(how, whom, 1'000'000'000), "0");
-    ASSERT_EQ(writer.tell("pwrite", "w", 0, 1024, 1), "1024");
+    until_boosted(daemon_, Moves::kWrites, [&] {
+      ASSERT_EQ(writer.tell(how, whom, 1'000'000'000), "0");
+      write(1024);
+    });
     ASSERT_EQ(writer.tell("close", "w", "close"), "0");
     EXPECT_GT(modified(path).tv_sec, 1'000'000'000) << how << ", written";
   }
-  EXPECT_EQ(daemon_.boosted_write_bytes(), 2U * (102400 + 1024));
+  if (policy() == Policy::kSooner) {
+    EXPECT_EQ(daemon_.boosted_write_bytes(), 2U * (102400 + 1024));
+  }
 }
 
 /// A tree outside the mount with times long ago.
@@ -435,7 +500,8 @@ class OldTree {
     ::mkdir(path_.c_str(), 0755);
     for (int i = 0; i < 20; ++i) {
       const std::string file = path_ + "/" + std::to_string(i);
-      const size_t size = i % 10 == 9 ? 2U << 20 : static_cast<size_t>(i) * 5001 + 1;
+      const size_t large = policy() == Policy::kSooner ? 2U << 20 : 32U << 20;
+      const size_t size = i % 10 == 9 ? large : static_cast<size_t>(i) * 5001 + 1;
       write_file(file, bytes_at(0, size, static_cast<uint64_t>(i)));
       const timespec times[2] = {{900'000'000 + i, 5}, {950'000'000 + i, 987'654'321 - i}};
       ::utimensat(AT_FDCWD, file.c_str(), times, 0);
@@ -456,7 +522,7 @@ std::string names_sizes_and_times(const std::string& dir) {
       .out;
 }
 
-TEST_F(Fence, CopyingToolsKeepTimes) {
+TEST_P(Fence, CopyingToolsKeepTimes) {
   const OldTree tree;
   const std::string expected = names_sizes_and_times(tree.path());
   const RunResult tar =
@@ -468,10 +534,16 @@ TEST_F(Fence, CopyingToolsKeepTimes) {
       "tar -C '%' -xf '" + tree.path() + ".tar'",
       "cp -a '" + tree.path() + "'/. '%' && mv '%'/3 '%'/x && mv '%'/x '%'/3",
   };
+  // Under the shipped policy these leave their writes to the kernel, and this does not.
+  const std::string pays = "for f in '" + tree.path() +
+                           "'/*; do dd if=\"$f\" of='%'/\"${f##*/}\" bs=1M status=none && touch "
+                           "-r \"$f\" '%'/\"${f##*/}\"; done";
+  scripts.push_back(pays);
   if (shell("command -v rsync", {.preload = false}).status == 0) {
     scripts.push_back("rsync -a '" + tree.path() + "'/ '%'/");
   }
   for (std::string script : scripts) {
+    const bool must_pay = script == pays;
     ScratchDir dir;
     const uint64_t before = daemon_.boosted_write_bytes();
     for (size_t at; (at = script.find('%')) != std::string::npos;) {
@@ -480,7 +552,12 @@ TEST_F(Fence, CopyingToolsKeepTimes) {
     const RunResult result = shell(script);
     EXPECT_EQ(result.status, 0) << script << result.err;
     EXPECT_EQ(names_sizes_and_times(dir.path()), expected) << script;
-    EXPECT_EQ(daemon_.boosted_write_bytes() - before, tree.bytes()) << script;
+    const uint64_t boosted = daemon_.boosted_write_bytes() - before;
+    if (policy() == Policy::kSooner) {
+      EXPECT_EQ(boosted, tree.bytes()) << script;
+    } else if (must_pay) {
+      EXPECT_GT(boosted, tree.bytes() / 4);
+    }
     const RunResult same = run({"diff", "-r", tree.path(), dir.path()}, {.preload = false});
     EXPECT_EQ(same.out + same.err, "") << script;
   }

@@ -145,7 +145,12 @@ PolicyTest::~PolicyTest() {
 }
 
 size_t paying(size_t bytes) {
-  return policy() == Policy::kSooner ? bytes : bytes + kPays;
+  return policy() == Policy::kSooner || bytes >= kPays ? bytes : bytes + kPays;
+}
+
+std::map<std::string, std::string> probe_blocks() {
+  if (policy() == Policy::kSooner) return {};
+  return {{"PROBE_PAYS", std::to_string(kPays)}};
 }
 
 void until_boosted(const Daemon& daemon, Moves what, const std::function<void()>& work) {

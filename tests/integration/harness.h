@@ -54,24 +54,25 @@ class PolicyTest : public testing::TestWithParam<Policy> {
   ~PolicyTest() override;
 };
 
-#define BOOSTER_UNDER_EACH_POLICY(Suite)                                              \
-  INSTANTIATE_TEST_SUITE_P(, Suite,                                                   \
-                           testing::Values(::booster::test::Policy::kShipped,         \
-                                           ::booster::test::Policy::kSooner),         \
-                           [](const auto& info) {                                     \
-                             return std::string(                                      \
-                                 info.param == ::booster::test::Policy::kShipped      \
-                                     ? "Shipped"                                      \
-                                     : "Sooner");                                     \
-                           })
+#define BOOSTER_UNDER_EACH_POLICY(Suite)                                                    \
+  INSTANTIATE_TEST_SUITE_P(                                                                 \
+      , Suite,                                                                              \
+      testing::Values(::booster::test::Policy::kShipped, ::booster::test::Policy::kSooner), \
+      [](const auto& info) {                                                                \
+        return std::string(info.param == ::booster::test::Policy::kShipped ? "Shipped"      \
+                                                                           : "Sooner");     \
+      })
 
-/// `bytes`, or under the shipped policy so many more that a call of them pays.
+/// `bytes`, or under the shipped policy so many more, if needed, that a write of them pays.
 size_t paying(size_t bytes);
+
+/// Variables with which tests/programs/probe.cc does so with its blocks, by itself.
+std::map<std::string, std::string> probe_blocks();
 
 class Daemon;
 enum class Moves { kReads, kWrites };
-/// Does `work` until the daemon has carried some of it: under the shipped policy a file is asked for
-/// while its first calls go through FUSE. Else once. Fails if that does not come to be.
+/// Does `work` until the daemon has carried some of it: under the shipped policy a file is asked
+/// for while its first calls go through FUSE. Else once. Fails if that does not come to be.
 void until_boosted(const Daemon& daemon, Moves what, const std::function<void()>& work);
 
 /// Runs `work`, in which something fails today because of `fault`. What fails is told, and not

@@ -28,7 +28,12 @@ namespace {
 
 using Arguments = std::vector<std::string>;
 
-constexpr size_t kBlock = 256 << 10;
+/// PROBE_PAYS: so many bytes more, if the policy is to find that the program's writes pay.
+size_t more_that_pays() {
+  const char* value = getenv("PROBE_PAYS");
+  return value == nullptr ? 0 : std::stoul(value);
+}
+const size_t kBlock = (256 << 10) + more_that_pays();
 
 [[noreturn]] void fail(const char* what) {
   printf("%s: %s\n", what, strerror(errno));
@@ -46,6 +51,16 @@ void put(int fd, char letter, size_t size, off_t offset) {
   if (pwrite(fd, bytes.data(), size, offset) != static_cast<ssize_t>(size)) fail("pwrite");
 }
 
+/// Opens it, and if its writes are to pay, writes for so long that it is boosted.
+int open_noticed(const std::string& path, int flags) {
+  const int fd = open_or_fail(path, flags);
+  for (int i = 0; i < 20 && more_that_pays() != 0; ++i) {
+    put(fd, 'n', kBlock, 0);
+    usleep(2000);
+  }
+  return fd;
+}
+
 /// What all of `size` bytes are, or '?'.
 char letter_of(const char* bytes, size_t size) {
   for (size_t i = 1; i < size; ++i) {
@@ -56,7 +71,7 @@ char letter_of(const char* bytes, size_t size) {
 
 /// FILE: a child writes a file that its parent has mapped, and looks at its mapping.
 int fork_mapped(const Arguments& arguments) {
-  const int fd = open_or_fail(arguments[0], O_RDWR);
+  const int fd = open_noticed(arguments[0], O_RDWR);
   put(fd, 'a', kBlock, 0);
   void* mapped = mmap(nullptr, kBlock, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   if (mapped == MAP_FAILED) fail("mmap");
@@ -132,11 +147,11 @@ int cancel(const Arguments& arguments) {
   struct Work {
     int fd;
     std::atomic<int> calls{0};
-  } work{open_or_fail(arguments[0], O_WRONLY), {}};
+  } work{open_noticed(arguments[0], O_WRONLY), {}};
   pthread_t thread{};
   const auto body = [](void* argument) -> void* {
     auto& mine = *static_cast<Work*>(argument);
-    const std::string bytes(4096, 'x');
+    const std::string bytes(4096 + more_that_pays(), 'x');
     while (true) {
       if (pwrite(mine.fd, bytes.data(), bytes.size(), 0) < 0) fail("pwrite");
       ++mine.calls;
@@ -148,14 +163,14 @@ int cancel(const Arguments& arguments) {
   void* result = nullptr;
   pthread_join(thread, &result);
   // What it held must be free: the same file goes on.
-  put(work.fd, 'y', 4096, 0);
+  put(work.fd, 'y', 4096 + more_that_pays(), 0);
   printf("%s\n", result == PTHREAD_CANCELED ? "cancelled" : "ended");
   return 0;
 }
 
 /// FILE: descriptor calls mixed with what libc does by itself.
 int inside_libc(const Arguments& arguments) {
-  const int fd = open_or_fail(arguments[0], O_RDWR);
+  const int fd = open_noticed(arguments[0], O_RDWR);
   std::string bytes(kBlock, '\0');
   // Whatever the kernel may remember of the file is old after the first write.
   put(fd, 'a', kBlock, 0);
@@ -182,7 +197,7 @@ int inside_libc(const Arguments& arguments) {
   printf("%c", letter_of(bytes.data(), kBlock));
 
   // Another file, which no asynchronous call has touched.
-  const int plain = open_or_fail(arguments[0] + ".plain", O_RDWR);
+  const int plain = open_noticed(arguments[0] + ".plain", O_RDWR);
   put(plain, 'd', kBlock, 0);
   if (dprintf(plain, "%s", "eeee") != 4) fail("dprintf");
   if (pread(plain, bytes.data(), 8, 0) != 8) fail("pread");
@@ -199,16 +214,17 @@ int settle_together(const Arguments& arguments) {
   std::atomic<bool> done{false};
   std::thread settler([&] {
     while (!done) {
-      put(other, 'o', 65536, 0);
+      put(other, 'o', 65536 + more_that_pays(), 0);
       chmod(arguments[1].c_str(), 0644);
     }
   });
   int stale = 0;
+  const size_t step = 1000 + more_that_pays();
   for (int i = 1; i <= count; ++i) {
-    put(fd, 'x', 1000, 1000 * (i - 1));
+    put(fd, 'x', step, static_cast<off_t>(step) * (i - 1));
     struct stat status {};
     if (stat(arguments[0].c_str(), &status) != 0) fail("stat");
-    if (status.st_size != 1000 * i) ++stale;
+    if (status.st_size != static_cast<off_t>(step) * i) ++stale;
   }
   done = true;
   settler.join();
@@ -219,14 +235,14 @@ int settle_together(const Arguments& arguments) {
 /// FILE OTHER: what the kernel does through a number that nobody has used yet, of a file that has
 /// been written through another.
 int unseen_number(const Arguments& arguments) {
-  const int written = open_or_fail(arguments[0], O_RDWR);
+  const int written = open_noticed(arguments[0], O_RDWR);
   const int unseen = open_or_fail(arguments[0], O_RDWR);
   const int timed = open_or_fail(arguments[0], O_RDWR);
   const int other = open_or_fail(arguments[1], O_RDWR);
   put(written, 'a', kBlock, 0);
   printf("%ld ", static_cast<long>(lseek(unseen, 0, SEEK_END)));
   const int copied = open_or_fail(arguments[0], O_RDONLY);
-  put(written, 'b', kBlock, kBlock);
+  put(written, 'b', kBlock, static_cast<off_t>(kBlock));
   off_t from = 0;
   printf("%zd ", sendfile(other, copied, &from, 4 * kBlock));
   put(written, 'c', kBlock, 0);
@@ -241,7 +257,7 @@ int unseen_number(const Arguments& arguments) {
 
 /// FILE: a child that nobody has told the shim of closes what its parent has used.
 int cloned_close(const Arguments& arguments) {
-  const int fd = open_or_fail(arguments[0], O_RDWR);
+  const int fd = open_noticed(arguments[0], O_RDWR);
   put(fd, 'a', kBlock, 0);
   const long child = syscall(SYS_clone, SIGCHLD, nullptr, nullptr, nullptr, nullptr);
   if (child == 0) {
@@ -260,7 +276,7 @@ int cloned_close(const Arguments& arguments) {
 
 /// FILE: one number of a description goes while several threads are busy with another.
 int busy_duplicates(const Arguments& arguments) {
-  const int fd = open_or_fail(arguments[0], O_RDWR);
+  const int fd = open_noticed(arguments[0], O_RDWR);
   const int same = dup(fd);
   put(fd, 'a', kBlock, 0);
   std::atomic<bool> done{false};
@@ -284,7 +300,7 @@ int busy_duplicates(const Arguments& arguments) {
 
 /// FILE: reads while a timer interrupts it a hundred times a second, until standard input ends.
 int ticking_reader(const Arguments& arguments) {
-  const int fd = open_or_fail(arguments[0], O_RDWR);
+  const int fd = open_noticed(arguments[0], O_RDWR);
   put(fd, 'a', kBlock, 0);
   struct sigaction action {};
   action.sa_handler = [](int) {};

@@ -1,5 +1,6 @@
 // Reads, writes, opens, closes and syncs at random in files that others use as well, and records
 // what it did and saw (history.h): historian DIR PROCESS SEED CALLS LOG
+// MORE; MORE blocks are added to each tenth call, so that these pay.
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
@@ -48,7 +49,8 @@ class Historian {
         process_(static_cast<uint32_t>(atoi(arguments[1]))),
         random_(static_cast<uint64_t>(atoll(arguments[2])) * 256 + process_),
         calls_(atoll(arguments[3])),
-        log_(fopen(arguments[4], "w")) {
+        log_(fopen(arguments[4], "w")),
+        more_(static_cast<uint32_t>(atoi(arguments[5]))) {
     if (log_ == nullptr) fail(arguments[4]);
   }
 
@@ -82,9 +84,9 @@ class Historian {
     if (dice < 5) return sync(file);
     if (dice < 7) return rest();
     if (writes && (!reads || dice < 40)) {
-      write_blocks(file, dice % 10 == 0 ? 1 + below(600) : 1 + below(4));
+      write_blocks(file, dice % 10 == 0 ? 1 + more_ + below(600) : 1 + below(4));
     } else {
-      read_blocks(file, dice % 10 == 0 ? 1 + below(600) : 1 + below(4));
+      read_blocks(file, dice % 10 == 0 ? 1 + more_ + below(600) : 1 + below(4));
     }
   }
 
@@ -198,6 +200,7 @@ class Historian {
   std::mt19937_64 random_;
   const long long calls_;
   FILE* log_;
+  const uint32_t more_;
   std::array<File, kHistoryFiles> files_{};
   uint32_t writes_ = 0;
   std::vector<uint64_t> buffer_;
@@ -206,8 +209,8 @@ class Historian {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 6) {
-    fprintf(stderr, "usage: booster_historian DIR PROCESS SEED CALLS LOG\n");
+  if (argc != 7) {
+    fprintf(stderr, "usage: booster_historian DIR PROCESS SEED CALLS LOG MORE\n");
     return 2;
   }
   return Historian(argv + 1).run();

@@ -53,8 +53,26 @@ void write_all(int fd, const std::string& text) {
   if (write(fd, text.data(), text.size()) != static_cast<ssize_t>(text.size())) fail("write");
 }
 
+/// PROBE_PAYS, so many bytes, if the policy is to find that the program's writes pay; else 0.
+size_t more_that_pays() {
+  const char* value = getenv("PROBE_PAYS");
+  return value == nullptr ? 0 : std::stoul(value);
+}
+
 std::string block(char letter, size_t size) {
-  return std::string(size, letter);
+  return std::string(size + more_that_pays(), letter);
+}
+
+/// If the program's writes are to pay: some at `offset`, for so long that the file is boosted.
+void write_until_noticed(int fd, off_t offset, char letter) {
+  if (more_that_pays() == 0) return;
+  const std::string bytes = block(letter, 0);
+  for (int i = 0; i < 20; ++i) {
+    if (pwrite(fd, bytes.data(), bytes.size(), offset) != static_cast<ssize_t>(bytes.size())) {
+      fail("pwrite");
+    }
+    usleep(2000);
+  }
 }
 
 using Arguments = std::vector<std::string>;
@@ -237,7 +255,8 @@ int dup_write(const Arguments& arguments) {
   close(fd);
   for (size_t i = 1; i < copies.size(); ++i) {
     char back[4];
-    if (pread(copies[i], back, 4, 5000 * static_cast<off_t>(i)) != 4) fail("pread");
+    const auto size = static_cast<off_t>(5000 + more_that_pays());
+    if (pread(copies[i], back, 4, size * static_cast<off_t>(i)) != 4) fail("pread");
     printf("%.4s %ld\n", back, static_cast<long>(lseek(copies[i], 0, SEEK_CUR)));
   }
   return 0;
@@ -257,6 +276,7 @@ int write_fd(const Arguments& arguments) {
 /// FILE: writes, then execs itself, which writes on through the inherited descriptor.
 int exec_write(const Arguments& arguments) {
   const int fd = open_or_fail(arguments[0], O_RDWR | O_CREAT | O_TRUNC);
+  write_until_noticed(fd, 100'000, 'n');
   write_all(fd, "before exec,");
   const std::string number = std::to_string(fd);
   execl("/proc/self/exe", "booster_probe", "write-fd", number.c_str(), "after exec",
@@ -278,6 +298,7 @@ int children_write(const Arguments& arguments) {
   const int fd = open_or_fail(arguments[0], O_RDWR | O_CREAT | O_TRUNC);
   const std::string number = std::to_string(fd);
   const std::string words[] = {"spawned,", "forked,", "vforked,"};
+  write_until_noticed(fd, 100'000, 'n');
   write_all(fd, "parent,");
   for (int way = 0; way < 3; ++way) {
     std::string word = words[way];
@@ -351,6 +372,7 @@ int closed_number(const Arguments& arguments) {
   const std::string& how = arguments[2];
   const int fd = open_or_fail(arguments[0], O_RDWR);
   char bytes[16] = {};
+  write_until_noticed(fd, 4096, 'a');
   if (pread(fd, bytes, 8, 0) != 8 || pwrite(fd, "A was here", 10, 100) != 10) fail("A");
   printf("%.8s ", bytes);
   FILE* stream = nullptr;
@@ -400,6 +422,7 @@ int lock_free(const Arguments& arguments) {
   const int fd = open_or_fail(arguments[0], O_RDWR);
   const bool ofd = arguments[1] == "ofd";
   if (!gets_lock(fd, ofd)) fail("first lock");
+  write_until_noticed(fd, 0, 'n');
   write_all(fd, block('l', 1 << 16));
   char back[4096];
   if (pread(fd, back, sizeof(back), 0) != sizeof(back)) fail("pread");
@@ -414,6 +437,7 @@ int posix_lock_kept(const Arguments& arguments) {
   struct flock lock {};
   lock.l_type = F_WRLCK;
   if (fcntl(fd, F_SETLK, &lock) != 0) fail("lock");
+  write_until_noticed(fd, 0, 'n');
   write_all(fd, block('k', 1 << 16));
   char back[4096];
   if (pread(fd, back, sizeof(back), 0) != sizeof(back)) fail("pread");
@@ -429,6 +453,27 @@ int posix_lock_kept(const Arguments& arguments) {
   return 0;
 }
 
+/// FILE: makes it standard input, writes through another number of it, and reads through the
+/// stream.
+int stream_on_zero(const Arguments& arguments) {
+  const int fd = open_or_fail(arguments[0], O_RDWR | O_CREAT | O_TRUNC);
+  if (dup2(fd, 0) != 0) fail("dup2");
+  setvbuf(stdin, nullptr, _IONBF, 0);
+  write_until_noticed(fd, 0, 'n');
+  constexpr int kRounds = 20;
+  int stale = 0;
+  for (int i = 0; i < kRounds; ++i) {
+    const std::string bytes = block(static_cast<char>('a' + i), 65536);
+    if (pwrite(fd, bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size())) {
+      fail("pwrite");
+    }
+    rewind(stdin);
+    if (getc(stdin) != bytes[0]) ++stale;
+  }
+  printf("stale %d of %d\n", stale, kRounds);
+  return 0;
+}
+
 /// FILE: writes through a descriptor, reads through streams, mappings and other descriptors, and
 /// the other way round. What it sees goes to standard output.
 int mixed_ways(const Arguments& arguments) {
@@ -436,6 +481,7 @@ int mixed_ways(const Arguments& arguments) {
   const int fd = open_or_fail(path, O_RDWR | O_CREAT | O_TRUNC);
   char back[32] = {};
   struct stat st {};
+  write_until_noticed(fd, 1 << 20, 'n');
   for (int round = 0; round < 20; ++round) {
     const std::string text = "round " + std::to_string(round) + ";";
     if (pwrite(fd, text.data(), text.size(), round * 4096) != static_cast<ssize_t>(text.size())) {
@@ -489,6 +535,8 @@ int odd_calls(const Arguments& arguments) {
     printf("%s %ld %s\n", what, result, result < 0 ? strerror(errno) : "");
   };
   const int fd = open_or_fail(path, O_RDWR | O_CREAT | O_TRUNC);
+  write_until_noticed(fd, 1 << 20, 'n');
+  if (ftruncate(fd, 0) != 0) fail("ftruncate");
   say("write 0", write(fd, back, 0));
   say("read 0", read(fd, back, 0));
   say("read empty", read(fd, back, 100));
@@ -569,9 +617,10 @@ int fsize_limit(const Arguments& arguments) {
   const rlim_t bytes = std::stoul(arguments[1]);
   const rlimit limit{bytes, bytes};
   const int fd = open_or_fail(arguments[0], O_RDWR | O_CREAT | O_TRUNC);
+  write_until_noticed(fd, 0, 'n');
   write_all(fd, block('a', 1000));  // boosted, before there is a limit
   setrlimit(RLIMIT_FSIZE, &limit);
-  const std::string more = block('b', 3000);
+  const std::string more = block('b', 3000 + more_that_pays() * 8);
   for (int i = 0; i < 4; ++i) {
     const ssize_t wrote = write(fd, more.data(), more.size());
     printf("%zd %s at %ld\n", wrote, wrote < 0 ? strerror(errno) : "",
@@ -587,6 +636,7 @@ int fsize_limit(const Arguments& arguments) {
 /// shim's for a program to see by listing or closing.
 int close_everything(const Arguments& arguments) {
   const int fd = open_or_fail(arguments[0], O_RDWR | O_CREAT);
+  write_until_noticed(fd, 0, 'n');
   write_all(fd, block('x', 100000));
   for (int number = 3; number < 2000; ++number) close(number);
   const int again = open_or_fail(arguments[0], O_RDONLY);
@@ -964,6 +1014,7 @@ const std::map<std::string, std::pair<size_t, int (*)(const Arguments&)>> kComma
     {"closed-number", {3, closed_number}},
     {"lock-free", {2, lock_free}},
     {"posix-lock-kept", {1, posix_lock_kept}},
+    {"stream-on-zero", {1, stream_on_zero}},
     {"mixed-ways", {1, mixed_ways}},
     {"odd-calls", {1, odd_calls}},
     {"fsize-limit", {2, fsize_limit}},
