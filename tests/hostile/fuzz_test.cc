@@ -70,7 +70,7 @@ TEST(Fuzz, TheDaemonSurvivesAMinuteOfGarbage) {
   ASSERT_TRUE(FuzzedDaemon::answers()) << daemon.log();
 
   const RunResult result =
-      run({hostile_program("booster_fuzz"), std::to_string(rounds(15, 60)), seed, dir.path()},
+      run({hostile_program("booster_fuzz"), std::to_string(rounds()), seed, dir.path()},
           {.preload = false});
   EXPECT_EQ(result.status, 0) << again << "\n" << result.out << result.err << daemon.log();
   std::istringstream words(result.out.substr(result.out.find('\n') + 1));

@@ -197,7 +197,7 @@ for i in range(100): os.preadv(fd, [page], 4096 * i)
 TEST_F(Cached, WhatAProgramWithoutBoosterClosedIsSeenAtOnce) {
   Puppet reader;
   const std::string path = open_file(reader, "r", 1);
-  const int count = rounds(100, 1000);
+  const int count = rounds();
   for (int i = 0; i < count; ++i) {
     const uint64_t seed = static_cast<uint64_t>(i) + 1;
     ASSERT_TRUE(warm(reader, "r", seed, 8 * kPage, 4 * kPage)) << i;
@@ -211,7 +211,7 @@ TEST_F(Cached, EachWriteOfABoostedProgramIsSeenAtOnce) {
   Puppet writer;
   const std::string path = open_file(reader, "r", 1);
   uint64_t seed = 1;
-  for (int i = 0; i < rounds(30, 300); ++i) {
+  for (int i = 0; i < rounds(); ++i) {
     ASSERT_TRUE(warm(reader, "r", seed, 0, 2 * kPage)) << i;
     ASSERT_EQ(writer.tell("open", "w", i % 2 == 0 ? "w" : "rw", path), "0");
     for (int k = 0; k < 5; ++k) {
@@ -272,7 +272,7 @@ TEST_F(Cached, AFileThatIsCutIsShortAtOnce) {
         std::this_thread::sleep_for(milliseconds(1000));
       },
   };
-  for (int i = 0; i < rounds(3, 30); ++i) {
+  for (int i = 0; i < rounds(); ++i) {
     for (const auto& cut : ways) {
       overwrite(path, 0, kSize, 1);
       ASSERT_TRUE(warm(reader, "r", 1, kSize - 3 * kPage, 3 * kPage));
@@ -289,7 +289,7 @@ TEST_F(Cached, AFileThatIsCutIsShortAtOnce) {
 TEST_F(Cached, ADeadDaemonsCacheIsBelievedByNobody) {
   Puppet reader;
   const std::string path = open_file(reader, "r", 1);
-  for (int i = 0; i < rounds(6, 40); ++i) {
+  for (int i = 0; i < rounds(); ++i) {
     const uint64_t seed = static_cast<uint64_t>(i) + 1;
     ASSERT_TRUE(warm(reader, "r", seed));
     // Also while it is dying: who opens the file for writing waits until it cannot answer.
@@ -306,7 +306,7 @@ TEST_F(Cached, ADeadDaemonsCacheIsBelievedByNobody) {
 }
 
 TEST_F(Cached, AProgramSeesItsOwnWriteWhateverHappensToTheDaemon) {
-  for (int i = 0; i < rounds(10, 50); ++i) {
+  for (int i = 0; i < rounds(); ++i) {
     Puppet program;
     const std::string path = open_file(program, "r", 1);
     ASSERT_TRUE(warm(program, "r", 1));
@@ -361,7 +361,7 @@ TEST_F(Cached, AProgramThatCutsAFileByItsNameSeesThatItself) {
   ASSERT_EQ(program.tell("open", "w", "rw", path), "0");
   ASSERT_EQ(program.tell("posix-lock", "w"), "0");
   ASSERT_EQ(program.tell("close", "w", "close"), "0");
-  for (int i = 0; i < rounds(3, 20); ++i) {
+  for (int i = 0; i < rounds(); ++i) {
     overwrite(path, 0, kSize, 1);
     ASSERT_TRUE(warm(program, "r", 1, kSize - kPage, kPage));
     ASSERT_EQ(program.tell("truncate-path", path, kSize - kPage), "0");
@@ -375,7 +375,7 @@ TEST_F(Cached, WhoeverCutsAFileAllTheTimeDoesNotEndTheDaemon) {
   const std::string path = open_file(reader, "r", 1);
   ASSERT_TRUE(warm(reader, "r", 1));
   const pid_t pid = daemon_.pid();
-  const auto end = steady_clock::now() + std::chrono::seconds(rounds(5, 60));
+  const auto end = steady_clock::now() + std::chrono::seconds(rounds());
   std::thread cutter([&] {
     while (steady_clock::now() < end) ::truncate(path.c_str(), kSize);
   });
@@ -450,7 +450,7 @@ TEST_F(SmallCache, WhatIsTooMuchGoesAndNobodySeesAWrongByte) {
         std::to_string(kSize), std::to_string(i < 2 ? 20'000 : 8192), std::to_string(seed)});
     ASSERT_EQ(workers.back().read_line(), "ready");
   }
-  const auto end = steady_clock::now() + std::chrono::seconds(rounds(5, 60));
+  const auto end = steady_clock::now() + std::chrono::seconds(rounds());
   while (steady_clock::now() < end) {
     std::this_thread::sleep_for(milliseconds(200));
     // Pages on their way are on top of it.
@@ -491,7 +491,7 @@ class CachedOnTwoHosts : public Cached {
 TEST_F(CachedOnTwoHosts, WhatAnotherHostClosedIsSeenWithinASecond) {
   Puppet reader;
   const std::string path = open_file(reader, "r", 1);
-  for (int i = 0; i < rounds(10, 100); ++i) {
+  for (int i = 0; i < rounds(); ++i) {
     const uint64_t seed = static_cast<uint64_t>(i) + 1;
     ASSERT_TRUE(warm(reader, "r", seed, 0, 4 * kPage)) << i;
     overwrite_elsewhere(path, 0, 4 * kPage, seed + 1);
@@ -505,7 +505,7 @@ TEST_F(CachedOnTwoHosts, WhatAnotherHostClosedIsSeenWithinASecond) {
 TEST_F(CachedOnTwoHosts, AnOpenShowsWhatAnotherHostHasClosed) {
   Puppet reader;
   const std::string path = open_file(reader, "r", 1);
-  for (int i = 0; i < rounds(20, 200); ++i) {
+  for (int i = 0; i < rounds(); ++i) {
     const uint64_t seed = static_cast<uint64_t>(i) + 1;
     ASSERT_TRUE(warm(reader, "r", seed, 0, 4 * kPage)) << i;
     overwrite_elsewhere(path, 0, 4 * kPage, seed + 1);
@@ -520,7 +520,7 @@ TEST_F(CachedOnTwoHosts, AnOpenShowsWhatAnotherHostHasClosed) {
 TEST_F(CachedOnTwoHosts, ALockShowsWhatWasWrittenUnderItElsewhere) {
   Puppet reader;
   const std::string path = open_file(reader, "r", 1);
-  for (int i = 0; i < rounds(20, 200); ++i) {
+  for (int i = 0; i < rounds(); ++i) {
     const uint64_t seed = static_cast<uint64_t>(i) + 1;
     ASSERT_TRUE(warm(reader, "r", seed, 0, 4 * kPage)) << i;
     overwrite_elsewhere(path, 0, 4 * kPage, seed + 1, "flock '" + path + "'");

@@ -279,8 +279,8 @@ TEST_P(Coherence, EveryReadSeesWhatWasPromised) {
   Daemon daemon("[cache]\nbytes = 6291456\n");
   const char* given = std::getenv("BOOSTER_SEED");
   const uint64_t first = given != nullptr ? std::stoull(given) : std::random_device()();
-  for (int i = 0; i < rounds(2, 20); ++i) {
-    if (!run_once(daemon, first + static_cast<uint64_t>(i), rounds(3000, 20'000))) break;
+  for (int i = 0; i < rounds("histories"); ++i) {
+    if (!run_once(daemon, first + static_cast<uint64_t>(i), rounds("calls"))) break;
   }
 }
 

@@ -224,7 +224,7 @@ TEST(Context, AMountWhoseFilesAreClosedCanBeUnmountedAndComeBack) {
   ExtraMount extra({"mount", "-t", "glusterfs", server_volume()});
   const std::string name = "/umount-test." + std::to_string(::getpid());
   Puppet puppet;  // lives on: it is the files that hold a mount, not the process or the context
-  for (int round = 0; round < rounds(3, 20); ++round) {
+  for (int round = 0; round < rounds(); ++round) {
     const uint64_t before = daemon.boosted_write_bytes();
     ASSERT_EQ(puppet.tell("open", "a", "rw+creat", extra.path() + name), "0");
     ASSERT_EQ(puppet.tell("pwrite", "a", 0, 70000, round), "70000");
@@ -376,7 +376,7 @@ TEST(Context, ManyShortSessionsLeaveNothingInTheDaemon) {
   expect_boosted(daemon, dir.path());
   EXPECT_TRUE(eventually([&] { return daemon.stats().sessions_size() == 0; }));
   const uint32_t before = daemon.stats().process().descriptors();
-  for (int i = 0; i < rounds(20, 1000); ++i) {
+  for (int i = 0; i < rounds(); ++i) {
     Puppet puppet;
     ASSERT_EQ(puppet.tell("make-and-check", dir.file("file"), 3000, i), "right");
     if (i % 3 == 0) puppet.child().signal(SIGKILL);

@@ -50,7 +50,7 @@ TEST_P(Corners, AChildSeesItsWritesInWhatItsParentMapped) {
 }
 
 TEST_P(Corners, ANumberThatIsReplacedDuringACallTakesNoBytesAlong) {
-  const std::string count = std::to_string(rounds(300, 1000));
+  const std::string count = std::to_string(rounds());
   expect(count + " blocks in order", "rotate", {".", count});
 }
 
@@ -63,7 +63,7 @@ TEST_P(Corners, AsynchronousAndFormattedOutputSeeTheOtherBytes) {
 }
 
 TEST_P(Corners, AThreadSeesItsOwnWriteWhileAnotherSettles) {
-  const int count = rounds(100, 1000);
+  const int count = rounds();
   expect("stale 0 of " + std::to_string(count), "settle-together",
          {"file", "other", std::to_string(count)});
 }

@@ -163,12 +163,11 @@ void kill_under_load(const std::string& config, int kills) {
 
 TEST_P(Death, UnderLoadNoByteIsLostAndWorkIsBoostedAgain) {
   // With bricks that are not slowed, still ten times the slowest answer: the daemon sees to that.
-  kill_under_load("[failure]\nquarantine_min_ms = 300\n",
-                  rounds(5, Lab::get().shape == "one" ? 190 : 47));
+  kill_under_load("[failure]\nquarantine_min_ms = 300\n", rounds());
 }
 
 TEST_P(Death, UnderLoadNoByteIsLostWithTheDefaultQuarantine) {
-  kill_under_load("", rounds(1, Lab::get().shape == "one" ? 10 : 3));
+  kill_under_load("", rounds());
 }
 
 // --- killed with a slow brick ------------------------------------------------------------------
@@ -269,15 +268,11 @@ int old_bytes_that_come_back(Daemon& daemon, int kills, bool once_is_enough = fa
   return old;
 }
 
-bool full_run() {
-  return rounds(0, 1) == 1;
-}
-
 TEST_P(Death, NothingOldComesBackFromASlowBrick) {
   if (!full_run() && Lab::get().shape != "one") GTEST_SKIP() << "only in full runs";
   const SlowBrick slow(kSlowness, 50);
   Daemon daemon;
-  EXPECT_EQ(old_bytes_that_come_back(daemon, rounds(1, 8)), 0);
+  EXPECT_EQ(old_bytes_that_come_back(daemon, rounds()), 0);
 }
 
 // If this fails, the one before proves nothing.

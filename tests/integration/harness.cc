@@ -23,6 +23,7 @@
 #include <thread>
 
 #include "common/abi.h"
+#include "tests/integration/counts.h"
 
 extern char** environ;
 
@@ -493,9 +494,22 @@ uint64_t file_size(const std::string& path) {
   return ::stat(path.c_str(), &st) == 0 ? static_cast<uint64_t>(st.st_size) : 0;
 }
 
-int rounds(int short_run, int full) {
+bool full_run() {
   const char* value = std::getenv("BOOSTER_TEST_FULL");
-  return value != nullptr && std::strcmp(value, "1") == 0 ? full : short_run;
+  return value != nullptr && std::strcmp(value, "1") == 0;
+}
+
+int rounds(std::string_view what) {
+  const testing::TestInfo* test = testing::UnitTest::GetInstance()->current_test_info();
+  std::string name = std::string(test->test_suite_name()) + "." + test->name();
+  name = name.substr(0, name.find('/'));
+  for (const Count& count : kCounts) {
+    if (count.test != name || count.what != what) continue;
+    if (!full_run()) return count.short_run;
+    return Lab::get().shape == "one" || count.full_elsewhere == 0 ? count.full
+                                                                  : count.full_elsewhere;
+  }
+  die("counts.h has no line for " + name);
 }
 
 // --- volumes -----------------------------------------------------------------------------------

@@ -14,6 +14,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "proto/admin.pb.h"
@@ -177,8 +178,10 @@ void forget(const std::string& path);
 std::string pattern(size_t size, uint64_t seed = 1);
 uint64_t file_size(const std::string& path);
 
-/// Repetitions: `full` under `scripts/test --full` (BOOSTER_TEST_FULL=1), else `short_run`.
-int rounds(int short_run, int full);
+/// Whether this is for a release: `scripts/test --full` (BOOSTER_TEST_FULL=1).
+bool full_run();
+/// How often the running test repeats itself, of counts.h.
+int rounds(std::string_view what = "");
 
 /// Sets an option of a lab's volume for as long as this lives.
 class VolumeOption {

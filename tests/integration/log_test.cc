@@ -87,7 +87,7 @@ TEST_F(Logged, WhoOpensAFileSeesEveryWriteThatHasReturned) {
   std::vector<std::string> paths;
   for (int f = 0; f < kFiles; ++f) paths.push_back(open_file(writer, std::to_string(f)));
   int through_log = 0;
-  for (int round = 0; round < rounds(3, 50); ++round) {
+  for (int round = 0; round < rounds(); ++round) {
     for (int f = 0; f < kFiles; ++f) {
       const std::string name = std::to_string(f);
       const uint64_t seed = static_cast<uint64_t>(round * kFiles + f) * 100 + 1;
@@ -106,7 +106,7 @@ TEST_F(Logged, WhoOpensAFileSeesEveryWriteThatHasReturned) {
       ASSERT_EQ(first_wrong(bytes.data(), kWrites * kPage, 0, seed + 1), kWrites * kPage) << f;
     }
   }
-  EXPECT_GT(through_log, rounds(3, 50) * kFiles * 9 / 10);
+  EXPECT_GT(through_log, rounds() * kFiles * 9 / 10);
 }
 
 TEST_F(Logged, AnOpenerOfAnUntouchedFileDoesNotWait) {
@@ -120,7 +120,7 @@ TEST_F(Logged, AnOpenerOfAnUntouchedFileDoesNotWait) {
 }
 
 TEST_F(Logged, AProgramThatIsKilledRightAfterAWriteLeavesAllOfIt) {
-  for (int i = 0; i < rounds(15, 200); ++i) {
+  for (int i = 0; i < rounds(); ++i) {
     Puppet writer;
     const std::string name = "k" + std::to_string(i);
     const std::string path = open_file(writer, name);
@@ -229,7 +229,7 @@ TEST_F(Logged, TwoWritersHandTheFileOver) {
   ASSERT_TRUE(warm(one, "a", 1));
   Puppet two;
   ASSERT_EQ(two.tell("open", "a", "rw", path), "0");
-  for (int i = 0; i < rounds(200, 5000); ++i) {
+  for (int i = 0; i < rounds(); ++i) {
     const auto seed = static_cast<uint64_t>(i) * 2 + 10;
     ASSERT_EQ(one.tell("pwrite", "a", 0, kPage, seed), right(kPage));
     ASSERT_EQ(two.tell("pread", "a", 0, kPage, seed), right(kPage)) << i;
@@ -250,7 +250,7 @@ TEST_F(LoggedAndKilled, ADeadDaemonsRecordsAreWrittenByTheProgram) {
   Puppet writer;
   const std::string path = open_file(writer, "a");
   std::mt19937 random{std::random_device{}()};
-  for (int i = 0; i < rounds(8, 100); ++i) {
+  for (int i = 0; i < rounds(); ++i) {
     const auto seed = static_cast<uint64_t>(i) * 10 + 1;
     ASSERT_TRUE(warm(writer, "a", seed));
     constexpr size_t kWrites = 300;
@@ -291,7 +291,7 @@ TEST_F(LoggedAndKilled, AStoppedDaemonHoldsOpenersAndWritersUpAndLosesNothing) {
 TEST_F(LoggedAndKilled, ATerminatedDaemonLeavesNothingUnwritten) {
   Puppet writer;
   const std::string path = open_file(writer, "a");
-  for (int i = 0; i < rounds(4, 30); ++i) {
+  for (int i = 0; i < rounds(); ++i) {
     const auto seed = static_cast<uint64_t>(i) * 10 + 1;
     ASSERT_TRUE(warm(writer, "a", seed));
     for (size_t w = 0; w < 200; ++w) {

@@ -112,7 +112,7 @@ TEST_P(Offset, TwoThreadsReadEveryRecordOnce) {
 }
 
 TEST_P(Offset, TwoThreadsAtAGrowingEndLoseAndRepeatNothing) {
-  for (int round = 0; round < rounds(5, 100); ++round) {
+  for (int round = 0; round < rounds(); ++round) {
     ScratchDir dir;
     const std::string count = "20000";
     write_file(dir.file("numbers"), numbers(5000));
@@ -163,7 +163,7 @@ TEST_P(Offset, BoostedAndUnboostedProgramsShareADescription) {
 
 TEST_P(Offset, AKilledWriterLeavesNoHoleForTheNext) {
   ScratchDir dir;
-  const int count = rounds(25, 1000);
+  const int count = rounds();
   uint64_t killed_bytes = 0;
   for (int round = 0; round < count; ++round) {
     // The first writer says "ready" before it writes; it dies at a random moment after that.
