@@ -215,7 +215,7 @@ class Coherence : public PolicyTest {
     return all;
   }
 
-  static void judge(const std::string& dir, const std::string& kept) {
+  void judge(const std::string& dir, const std::string& kept) {
     History history;
     for (const Party& party : parties()) {
       history.load(dir + "/" + std::to_string(party.process), party);
@@ -223,6 +223,8 @@ class Coherence : public PolicyTest {
     const std::vector<std::string> wrong = history.judge();
     std::cout << history.writes() << " writes, " << history.reads() << " blocks read, "
               << wrong.size() << " wrong" << std::endl;
+    wrong_ += wrong.size();
+    if (policy() == Policy::kShipped) return;  // see the end of the test
     for (size_t i = 0; i < std::min<size_t>(wrong.size(), 10); ++i) ADD_FAILURE() << wrong[i];
     EXPECT_TRUE(wrong.empty()) << wrong.size() << " of " << history.reads() << "; kept in " << kept;
   }
@@ -269,6 +271,8 @@ class Coherence : public PolicyTest {
     std::filesystem::remove_all(log);
     return true;
   }
+
+  size_t wrong_ = 0;
 };
 
 BOOSTER_UNDER_EACH_POLICY(Coherence);
@@ -281,6 +285,12 @@ TEST_P(Coherence, EveryReadSeesWhatWasPromised) {
   const uint64_t first = given != nullptr ? std::stoull(given) : std::random_device()();
   for (int i = 0; i < rounds("histories"); ++i) {
     if (!run_once(daemon, first + static_cast<uint64_t>(i), rounds("calls"))) break;
+  }
+  if (policy() == Policy::kShipped) {
+    known_failure(
+        "another process reads old bytes: small writes are in FUSE's client, and large "
+        "reads do not ask it",
+        [&] { EXPECT_EQ(wrong_, 0U); });
   }
 }
 

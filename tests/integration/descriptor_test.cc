@@ -151,19 +151,24 @@ TEST_P(Descriptor, AProgramThatClosesEverythingIsStillRight) {
 
 TEST_P(Descriptor, TheSpaceOfADeletedFileIsFreeAtOnce) {
   ScratchDir dir;
-  const RunResult before = run({"df", "--output=used", "-k", dir.path()}, {.preload = false});
-  Child holder({"bash", "-c",
-                "dd if=/dev/zero of=big bs=1M count=64 status=none; dd if=big of=/dev/null bs=1M "
-                "status=none; rm big; echo removed; read"},
-               {.cwd = dir.path()});
-  EXPECT_EQ(holder.read_line(), "removed");
-  EXPECT_GE(daemon_.boosted_write_bytes(), policy() == Policy::kSooner ? 64U << 20 : 1U << 20);
-  const RunResult after = run({"df", "--output=used", "-k", dir.path()}, {.preload = false});
-  const auto used = [](const RunResult& result) {
+  const auto used = [&] {
+    const RunResult result = run({"df", "--output=used", "-k", dir.path()}, {.preload = false});
     return std::stol(result.out.substr(result.out.find('\n') + 1));
   };
-  EXPECT_LT(used(after), used(before) + 32 * 1024);
-  holder.write_line("");
+  // What is held is held each time. Other labs, on the same disk, may grow meanwhile.
+  bool is_free = false;
+  for (int attempt = 0; attempt < 5 && !is_free; ++attempt) {
+    const long before = used();
+    Child holder({"bash", "-c",
+                  "dd if=/dev/zero of=big bs=1M count=64 status=none; dd if=big of=/dev/null bs=1M "
+                  "status=none; rm big; echo removed; read"},
+                 {.cwd = dir.path()});
+    EXPECT_EQ(holder.read_line(), "removed");
+    is_free = used() < before + 32 * 1024;
+    holder.write_line("");
+  }
+  EXPECT_TRUE(is_free);
+  EXPECT_GE(daemon_.boosted_write_bytes(), policy() == Policy::kSooner ? 64U << 20 : 1U << 20);
 }
 
 }  // namespace
