@@ -305,22 +305,23 @@ TEST_F(Cached, ADeadDaemonsCacheIsBelievedByNobody) {
   }
 }
 
-TEST_F(Cached, SmallReadsComeOutOfTheNextDaemonsCache) {
-  known_failure("a reader of small blocks asks no second daemon", [&] {
-    Puppet reader({.eager = false});
-    const std::string path = open_file(reader, "r", 1);
-    for (int daemons = 0; daemons < 2; ++daemons) {
-      const auto end = steady_clock::now() + std::chrono::seconds(10);
-      for (size_t i = 0; daemon_.stats().totals().cached_calls() < 50; ++i) {
-        ASSERT_LT(steady_clock::now(), end) << daemons;
-        if (i % 100 == 0) forget(path);
-        const size_t offset = i * 7919 % (kSize - kPage);
-        ASSERT_EQ(reader.tell("pread", "r", offset, kPage, 1), right(kPage)) << offset;
-      }
-      daemon_.kill(SIGTERM);
-      daemon_.start();
-    }
-  });
+TEST_F(Cached, AReaderAsksTheNextDaemon) {
+  known_failure(
+      "a program that only reads is not boosted again after a restart of the daemon", [&] {
+        Puppet reader({.eager = false});
+        const std::string path = open_file(reader, "r", 1);
+        for (int daemons = 0; daemons < 2; ++daemons) {
+          const auto end = steady_clock::now() + std::chrono::seconds(10);
+          for (size_t i = 0; daemon_.stats().totals().cached_calls() < 50; ++i) {
+            ASSERT_LT(steady_clock::now(), end) << daemons;
+            if (i % 100 == 0) forget(path);
+            const size_t offset = i * 7919 % (kSize - kPage);
+            ASSERT_EQ(reader.tell("pread", "r", offset, kPage, 1), right(kPage)) << offset;
+          }
+          daemon_.kill(SIGTERM);
+          daemon_.start();
+        }
+      });
 }
 
 TEST_F(Cached, AProgramSeesItsOwnWriteWhateverHappensToTheDaemon) {
