@@ -146,7 +146,8 @@ class Child {
 /// boosterd, started on the default sockets of this lab host.
 class Daemon {
  public:
-  /// `config` is TOML that is added to the defaults; starts it and waits until it listens.
+  /// `config` is TOML that is added to the defaults (and to a short quarantine, if it says nothing
+  /// of [failure]); starts it and waits until it listens.
   explicit Daemon(const std::string& config = "");
   ~Daemon();  // SIGTERM, then SIGKILL
   Daemon(const Daemon&) = delete;
