@@ -86,7 +86,9 @@ TEST_P(Offset, ParentAndChildAlternateReads) {
       expect_same(std::string("\"$PROBE\" alternate-read in ") + size + " > out", prepare);
     });
   }
-  EXPECT_GT(daemon_.boosted_read_bytes(), 1U << 20);
+  if (sooner) {
+    EXPECT_GT(daemon_.boosted_read_bytes(), 1U << 20);
+  }
 }
 
 TEST_P(Offset, TwoThreadsReadEveryRecordOnce) {
@@ -108,7 +110,9 @@ TEST_P(Offset, TwoThreadsReadEveryRecordOnce) {
       until_boosted(daemon_, Moves::kReads, read_all);
     }
   }
-  EXPECT_GT(daemon_.boosted_read_bytes(), count * 8);
+  if (policy() == Policy::kSooner) {
+    EXPECT_GT(daemon_.boosted_read_bytes(), count * 8);
+  }
 }
 
 TEST_P(Offset, TwoThreadsAtAGrowingEndLoseAndRepeatNothing) {
