@@ -41,6 +41,8 @@
 // No lock lives here. A client that dies at any instruction leaves words that nobody waits on.
 #pragma once
 
+#include <errno.h>
+
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -51,7 +53,7 @@
 namespace booster::common {
 
 /// Raised with every change of this file or of control.proto that an old peer would misread.
-inline constexpr uint32_t kAbiVersion = 4;
+inline constexpr uint32_t kAbiVersion = 5;
 
 /// "BOOSTER1", to tell a wrong descriptor from a session memory.
 inline constexpr uint64_t kSessionMagic = 0x31524554534f4f42;
@@ -82,10 +84,15 @@ struct alignas(64) LaneRequest {
   uint32_t length;                     // bytes, 1 .. kLanePayload
   uint64_t offset;                     // offset + length <= INT64_MAX
   uint32_t ahead;                      // for kFill: bytes, at most kMaxAhead
+  /// For kWrite: HandleSlot::delegation when it was looked at; answered with kNotDelegated unless
+  /// it is the same when the daemon takes the request. 0: whoever else has the file open.
+  uint32_t delegation;
 };
 static_assert(sizeof(LaneRequest) == 64 && offsetof(LaneRequest, offset) == 24);
 
 inline constexpr uint32_t kMaxAhead = 64U << 20;
+/// LaneReply::error of a write whose delegation was taken back: nothing was written.
+inline constexpr int32_t kDelegationLost = EKEYREVOKED;
 
 /// Daemon-written.
 struct alignas(64) LaneReply {
@@ -113,6 +120,7 @@ struct alignas(64) HandleSlot {
   /// errno of the first record of this handle that could not be written; 0: none. After it the
   /// delegation is taken away.
   std::atomic<int32_t> log_error;
+  std::atomic<uint32_t> delegation_reason;  // Reason; stored before `delegation` says "not granted"
 };
 static_assert(sizeof(HandleSlot) == 64);
 
@@ -146,9 +154,6 @@ struct alignas(64) LogHead {
   std::atomic<uint32_t> waits;      // threads that wait for LogTail::done: nothing is put off
   /// 1: the daemon seemed to be dead, and the client does again through FUSE what was not answered.
   std::atomic<uint32_t> abandoned;
-  /// By handle slot: all of its records before this number have been fenced by the client. Not
-  /// believed to be more than that: a lie hides the liar's own writes from others for a second.
-  std::atomic<uint32_t> settled[kHandleSlots];
 };
 
 /// Daemon-written.
@@ -200,12 +205,13 @@ constexpr uint64_t touch_of(uint32_t slot, uint64_t extent, uint64_t now_ms) {
   return (uint64_t{slot} << 52) | ((extent & 0xf'ffff'ffff) << 16) | ((now_ms >> 6) & 0xffff);
 }
 
-/// Client-written, for whom the program leaves behind when it is killed.
+/// Client-written, for whom the program leaves behind when it is killed, or loses a delegation.
 struct alignas(64) ClientState {
-  /// Boosted writes under way, and files that have been written so and are not fenced yet. Not 0:
-  /// the daemon fences what this session has written. Read by the daemon after the program's end; a
-  /// lie costs nobody but the liar's own files a change of their times.
-  std::atomic<uint32_t> unsettled;
+  /// By handle slot: boosted writes that have begun and are not fenced yet. Not 0: the daemon
+  /// fences the file when it takes the delegation back, or when the program has ended. Read then,
+  /// when no write through the slot is under way; a lie costs nobody but the liar's own files a
+  /// change of their times.
+  std::atomic<uint32_t> unsettled_in[kHandleSlots];
 };
 
 /// Daemon-written, before the memory is handed out, except for the atomics.

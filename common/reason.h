@@ -8,22 +8,20 @@ namespace booster::common {
 
 enum class Reason : uint32_t {
   kNone = 0,        // boosted
-  kPending,         // the handle is being made; the call did not wait for it
-  kTooLittle,       // the call moves too few bytes for the way through the daemon to pay
-  kCached,          // the kernel holds the pages: a copy from there is faster
+  kPending,         // a delegation is being asked for; the call did not wait for it
+  kTooLittle,       // what FUSE has cost so far does not pay for asking, or calls are too small
   kAppend,          // O_APPEND: the brick's end of file is the kernel's to find
-  kShared,          // sequential write on a description that another process may hold
-  kTail,            // sequential read near the end of the file
+  kTail,            // a read at the end of the file
   kDirect,          // O_DIRECT
   kSync,            // O_SYNC or O_DSYNC
   kFsizeLimit,      // a finite RLIMIT_FSIZE
+  kNotAlone,        // no delegation: others on the host (may) have the file open
   kUnaligned,       // writes that begin or end within a stripe of a disperse volume
   kFlags,           // preadv2/pwritev2 with flags that only the kernel knows
   kOddRange,        // zero length, or an offset near the limit of off_t
   kMapped,          // the file is, or was, mapped by this process
-  kStream,          // a stdio stream of this process has the file open
+  kStream,          // a stdio stream that cannot be seen has, or may have, the file open
   kAsync,           // the process does asynchronous I/O (aio_read and its kin) on the file
-  kReentry,         // called from a signal handler that interrupted the shim
   kIoError,         // the daemon answered with an error: the kernel tries, and its answer counts
   kFenceFailed,     // FUSE could not be made to forget: the file is released
   kNoDaemon,        // no daemon, or it went away
@@ -48,20 +46,18 @@ constexpr const char* reason_name(Reason reason) {
     case Reason::kNone: return "boosted";
     case Reason::kPending: return "pending";
     case Reason::kTooLittle: return "too-little";
-    case Reason::kCached: return "kernel-cached";
     case Reason::kAppend: return "append";
-    case Reason::kShared: return "shared-description";
     case Reason::kTail: return "tail";
     case Reason::kDirect: return "o-direct";
     case Reason::kSync: return "o-sync";
     case Reason::kFsizeLimit: return "rlimit-fsize";
+    case Reason::kNotAlone: return "not-alone";
     case Reason::kUnaligned: return "unaligned";
     case Reason::kFlags: return "rwf-flags";
     case Reason::kOddRange: return "odd-range";
     case Reason::kMapped: return "mmap";
     case Reason::kStream: return "stream";
     case Reason::kAsync: return "aio";
-    case Reason::kReentry: return "re-entry";
     case Reason::kIoError: return "io-error";
     case Reason::kFenceFailed: return "fence-failed";
     case Reason::kNoDaemon: return "no-daemon";

@@ -64,8 +64,7 @@ void start_log(const Config& config) {
 }
 
 /// Forks, so that no other thread may run yet.
-control::Prepared prepare_cache(const Config& config) {
-  if (config.cache_bytes == 0 && config.write_log != "on") return {};
+control::Prepared prepare_cache() {
   auto store = data::CacheStore::create();
   if (!store) {
     spdlog::warn("event=no-cache error=\"{}\"", store.error());
@@ -98,7 +97,7 @@ int serve(const Arguments& arguments, const Config& config) {
   // Sent to who has a lease on a file that is about to be cut or opened for writing, which is us
   // for a moment (is_unwritten() in gluster/mount.cc).
   std::signal(SIGIO, SIG_IGN);
-  control::Prepared prepared = prepare_cache(config);
+  control::Prepared prepared = prepare_cache();
   if (!give_up_sys_admin()) return complain("cannot give up CAP_SYS_ADMIN", kFailed);
   control::Helpers helpers;  // forks: nothing has started a thread yet
   auto listeners = control::open_listeners(config);

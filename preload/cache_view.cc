@@ -1,6 +1,7 @@
 #include "preload/cache_view.h"
 
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include "preload/connector.h"
@@ -8,6 +9,8 @@
 #include "preload/pool.h"
 
 namespace booster::preload {
+
+constinit std::atomic<uint32_t> g_view_count{0};
 
 using common::kDataStart;
 using common::kPageSize;
@@ -85,6 +88,12 @@ void CacheView::count(uint32_t slot_of_reader, uint64_t offset, size_t length,
 
 CacheView* map_view(int fd, uint64_t bytes, uint32_t slot) {
   raw::FileId id;
+  // What the program may map itself is counted against its limit.
+  rlimit limit{};
+  if (raw::is_error(raw::raw_syscall(SYS_prlimit64, 0, RLIMIT_AS, 0, raw::word(&limit))) ||
+      limit.rlim_cur != RLIM_INFINITY) {
+    return nullptr;
+  }
   if (!raw::identify(fd, id) || bytes == 0 || bytes > common::kMaxCachedBytes) return nullptr;
   bytes = (bytes + kPageSize - 1) / kPageSize * kPageSize;
   const size_t head = words_bytes(bytes);
@@ -109,6 +118,7 @@ CacheView* map_view(int fd, uint64_t bytes, uint32_t slot) {
   view->session = nullptr;
   view->slot = slot;
   view->older = nullptr;
+  g_view_count.fetch_add(1, std::memory_order_relaxed);
   return view;
 }
 
@@ -117,12 +127,14 @@ void unmap_view(CacheView* view) {
                    static_cast<long>(words_bytes(view->bytes)));
   raw::raw_syscall(SYS_munmap, raw::word(view->data), static_cast<long>(view->bytes));
   if (view->session != nullptr) g_connector.release(view->session);
+  g_view_count.fetch_sub(1, std::memory_order_relaxed);
   LockGuard guard(g_lock);
   g_views.release(view);
 }
 
 void views_after_fork() {
   g_lock.reset();
+  g_view_count.store(0, std::memory_order_relaxed);
   g_views.reset([](CacheView&) { return false; });
 }
 

@@ -2,6 +2,7 @@
 // without asking anybody. Never waits, allocates nothing, and knows nothing of descriptors.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
@@ -9,6 +10,9 @@
 #include "preload/session.h"
 
 namespace booster::preload {
+
+/// How many of them this process has.
+extern std::atomic<uint32_t> g_view_count;
 
 struct CacheView {
   uint32_t index = 0;
@@ -39,10 +43,13 @@ struct CacheView {
   /// Of the file, while valid.
   uint64_t size() const { return header->size.load(std::memory_order_relaxed); }
 
-  /// Whether the page of `offset` is there. Only a hint.
-  bool has(uint64_t offset) const {
-    return offset < bytes &&
-           common::is_valid(words[offset / common::kPageSize].load(std::memory_order_relaxed));
+  /// Whether every page of [offset, offset + length) is there. Only a hint.
+  bool has_all(uint64_t offset, uint64_t length) const {
+    if (length > bytes || offset > bytes - length) return false;
+    for (uint64_t at = offset / common::kPageSize; at * common::kPageSize < offset + length; ++at) {
+      if (!common::is_valid(words[at].load(std::memory_order_relaxed))) return false;
+    }
+    return true;
   }
 
   /// Copies up to `length` bytes, which lie within the size, from `offset` to `cursor` and advances

@@ -1,15 +1,18 @@
-// One call of the read and write families on its way through policy.cc and cached_read.cc.
+// One call of the read and write families, and how the kernel does it.
 #pragma once
 
 #include <sys/uio.h>
 
+#include <cstddef>
 #include <cstdint>
 
 #include "common/abi.h"
-#include "preload/file_table.h"
 #include "preload/session.h"
 
 namespace booster::preload {
+
+/// Offset of a call that uses, and moves, the descriptor's own offset.
+inline constexpr int64_t kSequential = -1;
 
 struct Call {
   common::Op op;
@@ -17,40 +20,24 @@ struct Call {
   const iovec* vectors;
   int count;
   int64_t offset;  // kSequential, or >= 0
-  int rwf_flags;
-  size_t length;            // of all vectors, at most what the kernel moves in one call
-  uint32_t delegation = 0;  // under which it goes into the write log; 0: it does not
+  int rwf_flags;   // preadv2's
+  size_t length;   // of all vectors, at most what the kernel moves in one call
+
+  /// All that the call is about.
+  IoCursor whole() const {
+    IoCursor cursor{vectors, count};
+    cursor.advance(0);
+    return cursor;
+  }
 };
 
-/// What is left of a call, by the kernel, at `offset`. Returns bytes done or -errno.
+/// Sums the vectors into `length`; false for what the kernel would refuse.
+bool measure(Call& call);
+
+/// The call as the program made it, by the kernel: bytes done or -errno.
+long kernel_call(const Call& call);
+
+/// `length` bytes of the call, from `cursor` on, by the kernel at `offset`: bytes done or -errno.
 long kernel_rest(const Call& call, IoCursor cursor, size_t length, uint64_t offset);
-
-/// Moves `length` bytes at `offset` through booster; the kernel completes what comes up short.
-/// `cursor` is where they are in the program. Returns bytes done or -errno.
-long transfer_at(Session& session, const HandleRef& handle, Inode& inode, const Call& call,
-                 IoCursor cursor, uint64_t offset, size_t length);
-
-/// Whether the number still is one of that file. If not, somebody who could not wait for the call
-/// has taken it away.
-bool still_names(int fd, const Inode& inode);
-
-/// This read is best left to the kernel, and so are others for a moment. Counts it, if there is a
-/// session.
-void leave_to_kernel(Session* session, Description& description, common::Reason reason,
-                     uint64_t bytes);
-
-/// A copy of a ready handle of `session`; false if there is none.
-bool copy_handle(Description& description, const Session& session, HandleRef& handle);
-
-/// kNone: `handle` is one of `description` in `session` that allows this call.
-common::Reason handle_for(Session& session, Description& description, const Call& call, long flags,
-                          HandleRef& handle);
-
-/// Serves a read from the page cache, if this process has it and it is valid; true: `result` is the
-/// call's, or -errno. The caller holds `sequential` for a call that moves the offset.
-bool cached_read(Description& description, const Call& call, long& result);
-
-/// `handle` of `description` has become ready: takes the page cache that came with it.
-void adopt_cache(Session& session, Description& description, const HandleRef& handle);
 
 }  // namespace booster::preload

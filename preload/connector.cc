@@ -151,7 +151,8 @@ Connector::Welcome Connector::receive_welcome() {
       const auto& welcome = answer.body.welcome;
       adopted = welcome.abi_version == common::kAbiVersion &&
                 adopt(memory_fd, welcome.memory_bytes, welcome.nonce,
-                      {welcome.min_call_bytes, welcome.page_cache, welcome.write_log});
+                      {welcome.min_call_bytes, welcome.page_cache, welcome.delegations,
+                       welcome.write_log});
     }
   }
   if (memory_fd >= 0) raw::close(memory_fd);
@@ -327,12 +328,13 @@ void Connector::give_back(const HandleRef& handle) {
   }
 }
 
-bool Connector::ask_delegation(Session& session, const HandleRef& handle, bool give_back) {
+bool Connector::ask_delegation(Session& session, const HandleRef& handle, int fd) {
   LockGuard guard(lock_);
   if (current_.load(std::memory_order_relaxed) != &session) return false;
   booster_control_ToDaemon message = booster_control_ToDaemon_init_zero;
   message.which_body = booster_control_ToDaemon_delegate_tag;
-  message.body.delegate = {handle.slot, handle.generation, give_back};
+  message.body.delegate = {handle.slot, handle.generation, fd < 0,
+                           fd < 0 ? 0 : static_cast<uint32_t>(fd)};
   uint8_t packet[common::kMaxPacket];
   return send_packet(packet, encode(message, packet));
 }

@@ -23,7 +23,7 @@ class Connector {
   void give_back(const HandleRef& handle);
   bool engage(Session& session, int fd, const raw::FileId& file, HandleRef& handle,
               common::Reason& reason);
-  bool ask_delegation(Session& session, const HandleRef& handle, bool give_back);
+  bool ask_delegation(Session& session, const HandleRef& handle, int fd);
   CacheView* take_view(Session& session, const HandleRef& handle);
   bool send_doorbell();
   /// False when the connection of session `id` is gone or is not the current one.

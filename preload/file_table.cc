@@ -4,6 +4,8 @@
 #include <sys/xattr.h>
 
 #include "preload/cache_view.h"
+#include "preload/settle.h"
+#include "preload/write_log.h"
 
 namespace booster::preload {
 
@@ -22,8 +24,15 @@ constexpr uint64_t next_word(uint64_t old, FileTable::Kind kind, uint32_t index)
   return (generation << 40) | (static_cast<uint64_t>(index) << 8) | kind;
 }
 
-/// Takes a reference unless the object is already on its way to the free list.
-bool try_ref(Description& description) {
+/// Devices that this process has asked. One word each: (major << 32 | minor) << 2 | answer.
+constexpr int kDeviceSlots = 32;
+constinit std::atomic<uint64_t> g_devices[kDeviceSlots]{};
+constexpr uint64_t kDeviceGluster = 1;
+constexpr uint64_t kDeviceOther = 2;
+
+}  // namespace
+
+bool FileTable::hold(Description& description) {
   uint32_t refs = description.refs.load(std::memory_order_relaxed);
   while (refs != 0) {
     // Acquire: partner of the release in FileTable::classify that published the fields.
@@ -34,14 +43,6 @@ bool try_ref(Description& description) {
   }
   return false;
 }
-
-/// Devices that this process has asked. One word each: (major << 32 | minor) << 2 | answer.
-constexpr int kDeviceSlots = 32;
-constinit std::atomic<uint64_t> g_devices[kDeviceSlots]{};
-constexpr uint64_t kDeviceGluster = 1;
-constexpr uint64_t kDeviceOther = 2;
-
-}  // namespace
 
 const FileTable::Word* FileTable::peek(int fd) const {
   if (fd < 0 || static_cast<uint64_t>(fd) >= kMaxFd) return nullptr;
@@ -112,7 +113,7 @@ Description* FileTable::acquire_known(int fd) {
     const uint64_t seen = entry->load(std::memory_order_acquire);
     if (kind_of(seen) != kTracked) return nullptr;
     Description& description = descriptions_.at(index_of(seen));
-    if (!try_ref(description)) continue;  // its number is being changed right now
+    if (!hold(description)) continue;  // its number is being changed right now
     if (entry->load(std::memory_order_acquire) == seen) return &description;
     release(&description);
   }
@@ -197,8 +198,7 @@ Description* FileTable::classify(int fd, Word& word, uint64_t seen) {
     *bucket = inode;
   }
   inode->refs++;
-  // Release: partner of the acquire in cached_read(), on a thread that has been told of the open.
-  inode->fresh_since_ms.store(raw::next_ms(), std::memory_order_release);
+  note_fresh(inode->fresh_since_ms, raw::next_ms());
 
   // Field by field: `refs` may be touched by a thread that lost a race for an earlier use.
   description->inode = inode;
@@ -212,21 +212,10 @@ Description* FileTable::classify(int fd, Word& word, uint64_t seen) {
   description->calls_side.store(0, std::memory_order_relaxed);
   for (auto& calls : description->calls) calls.store(0, std::memory_order_relaxed);
   description->ending.reset();
-  description->moved.store(0, std::memory_order_relaxed);
-  description->small_calls.store(0, std::memory_order_relaxed);
-  description->cached.store(false, std::memory_order_relaxed);
-  description->asked_ms.store(0, std::memory_order_relaxed);
-  description->checked_ms.store(0, std::memory_order_relaxed);
-  description->position.store(-1, std::memory_order_relaxed);
-  description->next_offset.store(0, std::memory_order_relaxed);
-  description->ahead_until.store(0, std::memory_order_relaxed);
-  description->ahead_window.store(0, std::memory_order_relaxed);
-  description->kernel_served.store(0, std::memory_order_relaxed);
-  description->log.reset();
-  description->kernel_tick_ms.store(0, std::memory_order_relaxed);
-  description->uncounted_calls.store(0, std::memory_order_relaxed);
-  description->uncounted_bytes.store(0, std::memory_order_relaxed);
-  // Release: partner of the acquire in try_ref(). Two: the number's and the caller's.
+  description->cost.reset();
+  description->writing.reset();
+  description->reading.reset();
+  // Release: partner of the acquire in hold(). Two: the number's and the caller's.
   description->refs.store(2, std::memory_order_release);
   if (!word.compare_exchange_strong(seen, next_word(seen, kTracked, description->index),
                                     std::memory_order_acq_rel)) {
@@ -243,10 +232,14 @@ Description* FileTable::classify(int fd, Word& word, uint64_t seen) {
 void FileTable::release(Description* description) {
   // Release: what this user did is seen by whoever frees it (acquire below).
   if (description->refs.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  Inode* inode = description->inode;
   if (description->stage.load(std::memory_order_acquire) != Description::kNone) {
+    drain_log(*inode);  // of a number that was closed past the shim
     give_back(description->handle);
   }
-  Inode* inode = description->inode;
+  // Whatever was written under it has been settled before the last number went.
+  Description* self = description;
+  inode->holder.compare_exchange_strong(self, nullptr, std::memory_order_relaxed);
   if (description->stream.load(std::memory_order_relaxed)) {
     inode->streams.fetch_sub(1, std::memory_order_relaxed);
   }

@@ -16,8 +16,10 @@
 
 namespace booster::preload {
 
-/// A file of this process, shared by all its descriptions. Epochs count events; two equal epochs of
-/// a pair mean that nothing is left to do.
+struct Description;
+
+/// A file of this process, shared by all its descriptions. `boosted` and `fenced` count writes: two
+/// equal numbers mean that FUSE shows what is true.
 struct Inode {
   uint32_t index = 0;
   Inode* next = nullptr;  // hash chain or free list, under the table's lock
@@ -27,25 +29,27 @@ struct Inode {
   /// Boosted writes answered so far, and how many of them FUSE has been made to forget about.
   std::atomic<uint32_t> boosted{0};
   std::atomic<uint32_t> fenced{0};
-  /// Writes that went through FUSE, and how many of them are known to be on the bricks. They start
-  /// unequal: what happened before we looked counts as one.
-  std::atomic<uint32_t> kernel_writes{1};
-  std::atomic<uint32_t> drained{0};
-  std::atomic<uint32_t> drained_locks{0};  // g_lock_calls then
-  std::atomic<uint64_t> drained_at_ms{0};
   /// Where the last boosted write went: descriptor and offset for the fence.
   std::atomic<int> fence_fd{-1};
   std::atomic<uint64_t> fence_offset{0};
+  Mutex settle_lock;  // for the fence, and for the next two
+  /// Under which handle and delegation the writes that are not fenced were made.
+  HandleRef written_by;
+  uint32_t written_under = 0;
 
-  /// The session whose ClientState counts this inode as not fenced; 0: none does.
-  std::atomic<uint32_t> unsettled_in{0};
+  /// Changes that the kernel made for this process, counted before and after each; and how many are
+  /// under way. A delegation is taken up only if neither has moved since it was asked for.
+  std::atomic<uint32_t> kernel_changes{0};
+  std::atomic<uint32_t> kernel_changing{0};
+  /// A thread is taking a write delegation up: other threads' writes wait a moment.
+  std::atomic<uint32_t> asking{0};
+  /// The description that holds a write delegation, or null. Written under its `engaging`.
+  std::atomic<Description*> holder{nullptr};
 
   /// Not kNone: never boosted again in this process (mapped, fence failed).
   std::atomic<common::Reason> never{common::Reason::kNone};
   std::atomic<uint32_t> streams{0};       // stdio streams that have it open
-  std::atomic<bool> unaligned{false};     // a write began or ended within a stripe
   std::atomic<bool> posix_locked{false};  // F_SETLK was used: closing any descriptor drops locks
-  Mutex settle_lock;
 
   /// What of it is in a write log. `logged`: something was, in the session that `log_owner` refers
   /// to, whose memory it keeps.
@@ -86,8 +90,7 @@ struct Description {
   std::atomic<uint32_t> calls_side{0};
   Mutex ending;  // held by who waits
 
-  /// This process opened it. With `shared` false nobody else can have it: the offset is ours to
-  /// claim for writing.
+  /// This process opened it. With `shared` false nobody else can have it.
   bool own = false;
   std::atomic<bool> shared{false};
   std::atomic<bool> stream{false};  // counted in inode->streams
@@ -95,8 +98,8 @@ struct Description {
   /// lock would.
   Mutex sequential;
 
-  /// The handle that the daemon gave for it. `handle` and `refused` are changed under `engaging`;
-  /// `stage` is stored last (release), and readers that saw kReady may use `handle`.
+  /// The handle that the daemon gave for it (handle.h). `handle` and `refused` are changed under
+  /// `engaging`; `stage` is stored last (release), and readers that saw kReady may use `handle`.
   enum Stage : uint32_t { kNone, kPending, kReady, kRefused };
   Mutex engaging;
   std::atomic<uint32_t> stage{kNone};
@@ -105,42 +108,82 @@ struct Description {
   /// Odd while `handle` changes; a copy of it counts if this was the same even number before and
   /// after. Written under `engaging`.
   std::atomic<uint32_t> handle_version{0};
-  std::atomic<uint64_t> moved{0};        // bytes so far
-  std::atomic<uint32_t> small_calls{0};  // in a row on a boost-dirty inode, see worth_it()
-  /// The tick of the coarse clock in which a read was best left to the kernel: so are the others of
-  /// that tick. They are counted with the next one that is looked at.
-  std::atomic<uint64_t> kernel_tick_ms{0};
-  std::atomic<uint64_t> uncounted_calls{0};
-  std::atomic<uint64_t> uncounted_bytes{0};
 
-  /// How it stands about a delegation. All but `delegation` under `engaging`.
-  struct Log {
-    std::atomic<uint32_t> delegation{0};  // that has been found to be true; 0: none
-    std::atomic<bool> never{false};
-    bool asked = false;  // there was no other answer yet than this:
-    uint32_t answer_then = 0;
-    uint64_t pause_ms = 0;  // before it is asked again; 0: the shortest
-    uint64_t ask_at_ms = 0;
+  /// What reads and writes through the kernel have cost (admission.h). Threads may spoil it for
+  /// each other.
+  struct Cost {
+    std::atomic<uint64_t> moved{0};      // bytes
+    std::atomic<uint64_t> waited_us{0};  // for trips, not for copies
+    std::atomic<uint64_t> look_at{0};    // `moved` at which the size of the file is looked at again
+    std::atomic<uint32_t> last_write_us{0};
+    std::atomic<uint32_t> small_calls{0};  // in a row, under a write delegation
 
     void reset() {
-      delegation.store(0, std::memory_order_relaxed);
-      never.store(false, std::memory_order_relaxed);
-      asked = false;
-      pause_ms = ask_at_ms = 0;
+      for (auto* each : {&moved, &waited_us, &look_at}) each->store(0, std::memory_order_relaxed);
+      last_write_us.store(0, std::memory_order_relaxed);
+      small_calls.store(0, std::memory_order_relaxed);
     }
   };
-  Log log;
+  Cost cost;
 
-  /// It is open for reading, and the daemon has said so: inode->view is for it.
-  std::atomic<bool> cached{false};
-  std::atomic<uint64_t> asked_ms{0};    // when the daemon was asked to make it valid
-  std::atomic<uint64_t> checked_ms{0};  // when the number was last seen to name this file
+  /// How it stands about a write delegation (write_delegation.h). All but `held` under `engaging`.
+  struct Writing {
+    std::atomic<uint32_t> held{
+        0};                       // HandleSlot::delegation under which booster writes; 0: FUSE does
+    uint32_t handler_writes = 0;  // g_handler_writes when it was taken up
+    bool asked = false;           // there was no other answer yet than this:
+    uint32_t answer_then = 0;
+    uint32_t changes_then = 0;   // inode->kernel_changes
+    uint64_t ask_at_ms = 0;      // not before
+    uint64_t pause_ms = 0;       // before it is asked again; 0: the shortest
+    uint64_t held_since_ms = 0;  // 0: it is not
+    uint32_t patience_us = 0;    // how long a write may wait for the answer; 0: the shortest
+    /// Not kNone: it is not asked for again.
+    std::atomic<common::Reason> never{common::Reason::kNone};
+    /// The tick of the coarse clock in which the number was last seen to name this file, with flags
+    /// under which a write can be boosted, and the process to have no limit of file sizes.
+    std::atomic<uint64_t> checked_ms{0};
+
+    void reset() {
+      held.store(0, std::memory_order_relaxed);
+      asked = false;
+      ask_at_ms = pause_ms = held_since_ms = 0;
+      patience_us = 0;
+      never.store(common::Reason::kNone, std::memory_order_relaxed);
+      checked_ms.store(0, std::memory_order_relaxed);
+    }
+  };
+  Writing writing;
+
   /// How the program reads; hints that threads may spoil for each other.
-  std::atomic<int64_t> position{-1};       // the kernel's offset after the last sequential read
-  std::atomic<uint64_t> next_offset{0};    // behind the last read
-  std::atomic<uint64_t> ahead_until{0};    // asked for, if it reads in order
-  std::atomic<uint32_t> ahead_window{0};   // bytes
-  std::atomic<uint64_t> kernel_served{0};  // bytes that the kernel's cache served instead
+  struct Reading {
+    /// It is open for reading alone, and the daemon has given inode->view for it.
+    std::atomic<bool> cached{false};
+    std::atomic<bool> never{false};  // it can write as well: it is asked for when it does
+    /// It was asked for because the kernel had it all: until it is cached the kernel serves it.
+    std::atomic<bool> warm{false};
+    std::atomic<uint64_t> checked_ms{0};  // when the number was last seen to name this file
+    std::atomic<uint64_t> asked_ms{0};    // when the daemon was asked to make it valid
+    std::atomic<uint64_t> pause_ms{0};    // before it is asked again
+    std::atomic<int64_t> position{-1};    // the kernel's offset after the last sequential read
+    std::atomic<bool> in_order{true};
+    std::atomic<uint64_t> next_offset{0};   // behind the last read
+    std::atomic<uint64_t> ahead_until{0};   // asked for, if it reads in order
+    std::atomic<uint32_t> ahead_window{0};  // bytes
+
+    void reset() {
+      cached.store(false, std::memory_order_relaxed);
+      never.store(false, std::memory_order_relaxed);
+      warm.store(false, std::memory_order_relaxed);
+      for (auto* each : {&checked_ms, &asked_ms, &pause_ms, &next_offset, &ahead_until}) {
+        each->store(0, std::memory_order_relaxed);
+      }
+      in_order.store(true, std::memory_order_relaxed);
+      position.store(-1, std::memory_order_relaxed);
+      ahead_window.store(0, std::memory_order_relaxed);
+    }
+  };
+  Reading reading;
 };
 
 class FileTable {
@@ -165,6 +208,8 @@ class FileTable {
   /// The same, but only when it is already tracked.
   Description* acquire_known(int fd);
   void release(Description* description);
+  /// One more reference, unless it is on its way to the free list.
+  static bool hold(Description& description);
   /// acquire(), for a call that uses the number in the kernel: until end_call() whoever closes the
   /// number waits.
   Description* begin_call(int fd, uint32_t& side);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "preload/file_table.h"
+#include "preload/lifetime.h"
 #include "preload/next.h"
 #include "preload/policy.h"
 #include "preload/process.h"
@@ -18,11 +19,24 @@ inline void settle_process() {
   if (entry) settle_all();
 }
 
-/// Before descriptors reach another process.
-inline void share_process() {
-  Entry entry;
-  if (entry) prepare_to_share();
-}
+/// Around a call by which descriptors reach another process.
+class Sharing {
+ public:
+  Sharing() {
+    Entry entry;
+    if (!entry) return;
+    begin_to_share();
+    begun_ = true;
+  }
+  ~Sharing() {
+    if (begun_) end_to_share();
+  }
+  Sharing(const Sharing&) = delete;
+  Sharing& operator=(const Sharing&) = delete;
+
+ private:
+  bool begun_ = false;
+};
 
 /// The kernel has just made `fd` for this process, as a description of its own.
 inline void note_opened(int fd) {

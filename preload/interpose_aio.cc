@@ -44,16 +44,12 @@ BOOSTER_NEXT(int, vdprintf, (int, const char*, va_list))
 BOOSTER_NEXT(int, __vdprintf_chk, (int, int, const char*, va_list))
 
 BOOSTER_EXPORT int vdprintf(int fd, const char* format, va_list arguments) {
-  before_kernel_change(fd);
-  const int result = next_vdprintf()(fd, format, arguments);
-  after_kernel_change(fd);
-  return result;
+  const FileChange change(fd);
+  return next_vdprintf()(fd, format, arguments);
 }
 BOOSTER_EXPORT int __vdprintf_chk(int fd, int flag, const char* format, va_list arguments) {
-  before_kernel_change(fd);
-  const int result = next___vdprintf_chk()(fd, flag, format, arguments);
-  after_kernel_change(fd);
-  return result;
+  const FileChange change(fd);
+  return next___vdprintf_chk()(fd, flag, format, arguments);
 }
 BOOSTER_EXPORT int dprintf(int fd, const char* format, ...) {
   va_list arguments;

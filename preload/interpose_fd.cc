@@ -218,7 +218,10 @@ int follow_fcntl(int fd, int command, void* argument, Fcntl next) {
       after_lock();
       return result;
     }
-    case F_SETLEASE: before_kernel_change(fd); break;
+    case F_SETLEASE: {
+      const FileChange change(fd);  // it is the program's own from now on
+      return next(fd, command, argument);
+    }
     case F_SETFL:
       note_status_flags(fd, static_cast<int>(reinterpret_cast<intptr_t>(argument)));
       break;
@@ -269,15 +272,16 @@ BOOSTER_EXPORT int lockf64(int fd, int command, off_t length) {
 }
 
 BOOSTER_EXPORT ssize_t sendmsg(int socket, const msghdr* message, int flags) {
-  if (carries_descriptors(message)) share_process();
+  if (!carries_descriptors(message)) return next_sendmsg()(socket, message, flags);
+  const Sharing sharing;
   return next_sendmsg()(socket, message, flags);
 }
 BOOSTER_EXPORT int sendmmsg(int socket, mmsghdr* messages, unsigned count, int flags) {
+  bool carried = false;
   for (unsigned i = 0; messages != nullptr && i < count; ++i) {
-    if (carries_descriptors(&messages[i].msg_hdr)) {
-      share_process();
-      break;
-    }
+    carried = carried || carries_descriptors(&messages[i].msg_hdr);
   }
+  if (!carried) return next_sendmmsg()(socket, messages, count, flags);
+  const Sharing sharing;
   return next_sendmmsg()(socket, messages, count, flags);
 }

@@ -42,16 +42,14 @@ int fresh_stat(Stat* st, Ask ask) {
 /// Around a call by which the kernel changes the file of `fd`.
 template <typename Change>
 auto change(int fd, Change call) {
-  before_kernel_change(fd);
-  const auto result = call();
-  after_kernel_change(fd);
-  return result;
+  const FileChange change(fd);
+  return call();
 }
 
 /// Around a call by which the kernel moves bytes from one file to another.
 template <typename Copy>
 ssize_t copy_between(int from, int to, Copy call) {
-  before_kernel_change(from);
+  before_kernel_look(from);
   return change(to, call);
 }
 
@@ -122,7 +120,7 @@ BOOSTER_EXPORT int statx(int directory, const char* path, int flags, unsigned ma
 BOOSTER_NEXT(off_t, lseek, (int, off_t, int))
 BOOSTER_EXPORT off_t lseek(int fd, off_t offset, int whence) {
   // SEEK_SET and SEEK_CUR look at nothing but the offset; the others look at the file.
-  if (whence != SEEK_SET && whence != SEEK_CUR) before_kernel_change(fd);
+  if (whence != SEEK_SET && whence != SEEK_CUR) before_kernel_look(fd);
   return next_lseek()(fd, offset, whence);
 }
 BOOSTER_EXPORT off_t lseek64(int fd, off_t offset, int whence) {
@@ -147,7 +145,7 @@ int told(int fd, int result) {
 #define BOOSTER_SYNC(name)              \
   BOOSTER_NEXT(int, name, (int))        \
   BOOSTER_EXPORT int name(int fd) {     \
-    before_kernel_change(fd);           \
+    before_kernel_look(fd);             \
     return told(fd, next_##name()(fd)); \
   }
 BOOSTER_SYNC(fsync)
@@ -231,7 +229,7 @@ BOOSTER_EXPORT ssize_t splice(int from, off_t* from_offset, int to, off_t* to_of
 // Times and modes: a fence after them would set the modification time anew, so it comes before.
 BOOSTER_NEXT(int, futimens, (int, const timespec*))
 BOOSTER_EXPORT int futimens(int fd, const timespec* times) {
-  before_kernel_change(fd);
+  before_kernel_look(fd);
   return next_futimens()(fd, times);
 }
 BOOSTER_NEXT(int, utimensat, (int, const char*, const timespec*, int))
@@ -252,7 +250,7 @@ BOOSTER_EXPORT int lutimes(const char* path, const timeval* times) {
 }
 BOOSTER_NEXT(int, futimes, (int, const timeval*))
 BOOSTER_EXPORT int futimes(int fd, const timeval* times) {
-  before_kernel_change(fd);
+  before_kernel_look(fd);
   return next_futimes()(fd, times);
 }
 BOOSTER_NEXT(int, futimesat, (int, const char*, const timeval*))
@@ -261,7 +259,7 @@ BOOSTER_EXPORT int futimesat(int directory, const char* path, const timeval* tim
 }
 BOOSTER_NEXT(int, fchmod, (int, mode_t))
 BOOSTER_EXPORT int fchmod(int fd, mode_t mode) {
-  before_kernel_change(fd);
+  before_kernel_look(fd);
   return next_fchmod()(fd, mode);
 }
 BOOSTER_NEXT(int, chmod, (const char*, mode_t))
@@ -274,7 +272,7 @@ BOOSTER_EXPORT int fchmodat(int directory, const char* path, mode_t mode, int fl
 }
 BOOSTER_NEXT(int, fchown, (int, uid_t, gid_t))
 BOOSTER_EXPORT int fchown(int fd, uid_t user, gid_t group) {
-  before_kernel_change(fd);
+  before_kernel_look(fd);
   return next_fchown()(fd, user, group);
 }
 BOOSTER_NEXT(int, chown, (const char*, uid_t, gid_t))
@@ -287,7 +285,7 @@ BOOSTER_EXPORT int fchownat(int directory, const char* path, uid_t user, gid_t g
 }
 BOOSTER_NEXT(int, fsetxattr, (int, const char*, const void*, size_t, int))
 BOOSTER_EXPORT int fsetxattr(int fd, const char* name, const void* value, size_t size, int flags) {
-  before_kernel_change(fd);
+  before_kernel_look(fd);
   return next_fsetxattr()(fd, name, value, size, flags);
 }
 BOOSTER_NEXT(int, setxattr, (const char*, const char*, const void*, size_t, int))

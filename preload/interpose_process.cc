@@ -48,26 +48,26 @@ pid_t in_child(pid_t pid) {
 }  // namespace
 
 BOOSTER_EXPORT pid_t fork(void) {
-  share_process();
+  const Sharing sharing;
   return in_child(next_fork()());
 }
 BOOSTER_EXPORT pid_t __fork(void) {
   return fork();
 }
 BOOSTER_EXPORT pid_t _Fork(void) {
-  share_process();
+  const Sharing sharing;
   return in_child(next__Fork()());
 }
 
 BOOSTER_EXPORT int daemon(int no_chdir, int no_close) {
-  share_process();
+  const Sharing sharing;
   const int result = next_daemon()(no_chdir, no_close);
   if (result == 0) Entry entry;
   return result;
 }
 BOOSTER_EXPORT pid_t forkpty(int* controller, char* name, const termios* modes,
                              const winsize* size) {
-  share_process();
+  const Sharing sharing;
   return in_child(next_forkpty()(controller, name, modes, size));
 }
 
@@ -78,56 +78,71 @@ BOOSTER_EXPORT int clone(int (*run)(void*), void* stack, int flags, void* argume
   auto* tls = va_arg(arguments, void*);
   auto* child_tid = va_arg(arguments, void*);
   va_end(arguments);
-  if ((flags & CLONE_THREAD) == 0) share_process();
+  if ((flags & CLONE_THREAD) != 0) {
+    return next_clone()(run, stack, flags, argument, parent_tid, tls, child_tid);
+  }
+  const Sharing sharing;
   return next_clone()(run, stack, flags, argument, parent_tid, tls, child_tid);
 }
 
 BOOSTER_EXPORT int system(const char* command) {
-  share_process();
+  const Sharing sharing;
   return next_system()(command);
 }
 BOOSTER_EXPORT FILE* popen(const char* command, const char* type) {
-  share_process();
+  const Sharing sharing;
   return next_popen()(command, type);
 }
 BOOSTER_EXPORT int posix_spawn(pid_t* pid, const char* path,
                                const posix_spawn_file_actions_t* actions,
                                const posix_spawnattr_t* attributes, char* const* argv,
                                char* const* envp) {
-  share_process();
+  const Sharing sharing;
   return next_posix_spawn()(pid, path, actions, attributes, argv, envp);
 }
 BOOSTER_EXPORT int posix_spawnp(pid_t* pid, const char* file,
                                 const posix_spawn_file_actions_t* actions,
                                 const posix_spawnattr_t* attributes, char* const* argv,
                                 char* const* envp) {
-  share_process();
+  const Sharing sharing;
   return next_posix_spawnp()(pid, file, actions, attributes, argv, envp);
 }
 
-BOOSTER_EXPORT int execve(const char* path, char* const* argv, char* const* envp) {
+namespace {
+
+void leave_image() {
+  if (g_has_asked.load(std::memory_order_relaxed)) {
+    Entry entry;
+    if (entry) give_back_what_was_asked();
+  }
   settle_process();
+}
+
+}  // namespace
+
+BOOSTER_EXPORT int execve(const char* path, char* const* argv, char* const* envp) {
+  leave_image();
   return next_execve()(path, argv, envp);
 }
 BOOSTER_EXPORT int execv(const char* path, char* const* argv) {
-  settle_process();
+  leave_image();
   return next_execv()(path, argv);
 }
 BOOSTER_EXPORT int execvp(const char* file, char* const* argv) {
-  settle_process();
+  leave_image();
   return next_execvp()(file, argv);
 }
 BOOSTER_EXPORT int execvpe(const char* file, char* const* argv, char* const* envp) {
-  settle_process();
+  leave_image();
   return next_execvpe()(file, argv, envp);
 }
 BOOSTER_EXPORT int fexecve(int fd, char* const* argv, char* const* envp) {
-  settle_process();
+  leave_image();
   return next_fexecve()(fd, argv, envp);
 }
 BOOSTER_EXPORT int execveat(int directory, const char* path, char* const* argv, char* const* envp,
                             int flags) {
-  settle_process();
+  leave_image();
   return next_execveat()(directory, path, argv, envp, flags);
 }
 
@@ -202,11 +217,14 @@ __attribute__((destructor)) void at_exit() {
 // frame that the parent returns into. The child borrows this thread's memory until it execs; the
 // flag keeps it out of the shim's state, and the parent clears the flag when it runs again.
 extern "C" __attribute__((visibility("hidden"), used)) void booster_before_vfork() {
-  share_process();
+  {
+    const Sharing sharing;
+  }
   t_thread.vfork_child = true;
 }
 extern "C" __attribute__((visibility("hidden"), used)) pid_t booster_after_vfork(long result) {
   t_thread.vfork_child = false;
+  end_to_share();
   if (!raw::is_error(result)) return static_cast<pid_t>(result);
   errno = static_cast<int>(-result);
   return -1;

@@ -1,8 +1,10 @@
-// Interposers of what makes and ends stdio streams. A stream reads and writes inside libc, unseen:
-// while one has a file open in this process, the file is not boosted here, and is settled before.
+// Interposers of what makes and ends stdio streams. Streams take the shim's own calls
+// (stdio_tables.h). Where that cannot be, a stream reads and writes unseen: while one has a file
+// open in this process, the file is not boosted here, and is given back before.
 #include <stdio.h>
 
 #include "preload/interpose.h"
+#include "preload/stdio_tables.h"
 
 using namespace booster::preload;
 
@@ -16,12 +18,26 @@ BOOSTER_NEXT(int, fcloseall, (void))
 
 namespace {
 
-FILE* opened(FILE* stream) {
-  const int fd = stream == nullptr ? -1 : fileno(stream);
-  if (fd >= 0 && !t_thread.vfork_child) {
-    note_opened(fd);
-    note_stream(fd);
+/// Whether the mode asks for the file to be mapped (the GNU C library's 'm').
+bool maps(const char* mode) {
+  for (; mode != nullptr && *mode != '\0' && *mode != ','; ++mode) {
+    if (*mode == 'm') return true;
   }
+  return false;
+}
+
+/// A stream has, or had, the file of `fd`. The first one on GlusterFS has streams seen from then
+/// on.
+void made(int fd, const char* mode) {
+  if (fd < 0 || t_thread.vfork_child) return;
+  if (maps(mode)) note_mapping(fd);
+  if (!streams_hooked() && !(is_boostable(fd) && hook_streams())) note_stream(fd);
+}
+
+FILE* opened(FILE* stream, const char* mode) {
+  const int fd = stream == nullptr ? -1 : fileno(stream);
+  if (fd >= 0 && !t_thread.vfork_child) note_opened(fd);
+  made(fd, mode);
   return stream;
 }
 
@@ -44,8 +60,9 @@ class Ending {
     if (description_ == nullptr) return;
     Entry entry;
     // What the stream wrote went through FUSE.
-    note_kernel_write(*description_->inode);
-    if (entry) g_files.release(description_);
+    if (!entry) return;
+    { const KernelChange change(*description_->inode); }
+    g_files.release(description_);
   }
   Ending(const Ending&) = delete;
   Ending& operator=(const Ending&) = delete;
@@ -58,24 +75,27 @@ class Ending {
 }  // namespace
 
 BOOSTER_EXPORT FILE* fopen(const char* path, const char* mode) {
-  return opened(next_fopen()(path, mode));
+  return opened(next_fopen()(path, mode), mode);
 }
 BOOSTER_EXPORT FILE* fopen64(const char* path, const char* mode) {
-  return opened(next_fopen64()(path, mode));
+  return opened(next_fopen64()(path, mode), mode);
 }
 BOOSTER_EXPORT FILE* fdopen(int fd, const char* mode) {
-  if (!t_thread.vfork_child) note_stream(fd);
+  made(fd, mode);
   return next_fdopen()(fd, mode);
 }
 BOOSTER_EXPORT FILE* freopen(const char* path, const char* mode, FILE* stream) {
+  if (stream != nullptr) fflush(stream);  // while its number still is the file's
   Ending ending(stream);
-  return opened(next_freopen()(path, mode, stream));
+  return opened(next_freopen()(path, mode, stream), mode);
 }
 BOOSTER_EXPORT FILE* freopen64(const char* path, const char* mode, FILE* stream) {
+  if (stream != nullptr) fflush(stream);
   Ending ending(stream);
-  return opened(next_freopen64()(path, mode, stream));
+  return opened(next_freopen64()(path, mode, stream), mode);
 }
 BOOSTER_EXPORT int fclose(FILE* stream) {
+  if (streams_hooked()) return next_fclose()(stream);
   Ending ending(stream);
   return next_fclose()(stream);
 }

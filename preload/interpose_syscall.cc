@@ -13,6 +13,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "preload/boosted_write.h"
 #include "preload/interpose.h"
 
 using namespace booster::preload;
@@ -92,12 +93,10 @@ BOOSTER_EXPORT long syscall(long number, ...) {
       return ::sendfile(fd, static_cast<int>(b), pointer<off_t*>(c), static_cast<size_t>(d));
     case SYS_copy_file_range:
     case SYS_splice:
-      before_kernel_change(fd);
-      before_kernel_change(static_cast<int>(c));
+      before_kernel_look(fd);
       {
-        const long moved = next_syscall()(number, a, b, c, d, e, f);
-        after_kernel_change(static_cast<int>(c));
-        return moved;
+        const FileChange change(static_cast<int>(c));
+        return next_syscall()(number, a, b, c, d, e, f);
       }
     case SYS_io_submit:  // libaio calls it so
       for (long i = 0; i < b && pointer<iocb**>(c) != nullptr; ++i) {
@@ -107,14 +106,24 @@ BOOSTER_EXPORT long syscall(long number, ...) {
       }
       settle_process();
       break;
+    case SYS_io_uring_setup:  // what is done through it is not seen: nothing is delegated any more
+    case SYS_io_uring_enter:
+    case SYS_io_uring_register:
     case SYS_clone:
     case SYS_clone3:
 #ifdef SYS_fork
     case SYS_fork:
     case SYS_vfork:
 #endif
-      share_process();
+      // Not around it: vfork returns twice.
+      { const Sharing sharing; }
       break;
+    case SYS_setrlimit:
+    case SYS_prlimit64: {
+      const long result = next_syscall()(number, a, b, c, d, e, f);
+      note_limits_changed();
+      return result;
+    }
     case SYS_statx:
     case SYS_fstat:
     case SYS_newfstatat:
@@ -139,7 +148,6 @@ BOOSTER_EXPORT long syscall(long number, ...) {
     case SYS_fchownat:
     case SYS_fsetxattr:
     case SYS_setxattr:
-    case SYS_io_uring_enter:
     case SYS_sync:
     case SYS_syncfs: settle_process(); break;
     default: break;

@@ -46,13 +46,6 @@ inline bool identify(int fd, FileId& id) {
   return true;
 }
 
-/// Asks the file system for fresh attributes. On FUSE this orders after every earlier write of the
-/// inode, write-behind included.
-inline bool sync_attributes(int fd) {
-  struct statx st;
-  return attributes(fd, AT_STATX_FORCE_SYNC, st);
-}
-
 inline long seek(int fd, int64_t offset, int whence) {
   return raw_syscall(SYS_lseek, fd, offset, whence);
 }

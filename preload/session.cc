@@ -24,6 +24,8 @@ constexpr int kWindow = 4;
 constexpr uint32_t kLookMs = 100;
 /// Bounds of the adaptive spin before a futex sleep. The round trip of a sleep is 20 to 50 us.
 constexpr uint32_t kMaxSpinUs = 60;
+/// Longer than the daemon takes to take a delegation back when its bricks answer.
+constexpr uint64_t kRecallWaitMs = 10'000;
 
 }  // namespace
 
@@ -81,7 +83,7 @@ void Session::release_lane(int lane) {
 }
 
 void Session::submit(int lane, Op op, const HandleRef& handle, uint64_t offset, uint32_t length,
-                     uint32_t ahead) {
+                     uint32_t ahead, uint32_t delegation) {
   LaneRequest& request = memory_->requests[lane];
   request.op = static_cast<uint32_t>(op);
   request.slot = handle.slot;
@@ -89,6 +91,7 @@ void Session::submit(int lane, Op op, const HandleRef& handle, uint64_t offset, 
   request.length = length;
   request.offset = offset;
   request.ahead = ahead;
+  request.delegation = delegation;
   const uint32_t number = ++lane_sequence_[lane];
   // Release: partner of the pump's acquire load of `submitted`.
   request.submitted.store(number, std::memory_order_release);
@@ -167,7 +170,7 @@ bool Session::alive() {
 }
 
 TransferResult Session::transfer(Op op, const HandleRef& handle, IoCursor& cursor, uint64_t offset,
-                                 size_t length) {
+                                 size_t length, uint32_t delegation) {
   struct Piece {
     int lane;
     uint32_t length;
@@ -189,7 +192,7 @@ TransferResult Session::transfer(Op op, const HandleRef& handle, IoCursor& curso
       const size_t left = length - submitted;
       const auto part = static_cast<uint32_t>(left < room ? left : room);
       if (op == Op::kWrite) cursor.copy_in(memory_->payload[lane], part);
-      submit(lane, op, handle, offset + submitted, part);
+      submit(lane, op, handle, offset + submitted, part, 0, delegation);
       window[(first + in_flight++) % kWindow] = {lane, part};
       submitted += part;
       any = true;
@@ -229,7 +232,7 @@ TransferResult Session::transfer(Op op, const HandleRef& handle, IoCursor& curso
 bool Session::fill(const HandleRef& handle, uint64_t offset, uint32_t length, uint32_t ahead) {
   const int lane = acquire_lane(true);
   if (lane < 0) return false;
-  submit(lane, Op::kFill, handle, offset, length, ahead);
+  submit(lane, Op::kFill, handle, offset, length, ahead, 0);
   ring_if_asleep();
   if (!await(lane)) return false;  // lost with the session
   const bool filled = memory_->replies[lane].error == 0;
@@ -248,7 +251,7 @@ bool Session::fill_ahead(const HandleRef& handle, uint64_t offset, uint32_t ahea
   if (ahead_lane_ < 0) {
     ahead_lane_ = acquire_lane(false);
     if (ahead_lane_ >= 0) {
-      submit(ahead_lane_, Op::kFill, handle, offset, 0, ahead);
+      submit(ahead_lane_, Op::kFill, handle, offset, 0, ahead, 0);
       submitted = true;
     }
   }
@@ -296,6 +299,31 @@ Session::Answer Session::answer(const HandleRef& handle, Reason& reason) const {
     return Answer::kRefused;
   }
   return dead_.load(std::memory_order_relaxed) ? Answer::kLost : Answer::kPending;
+}
+
+bool Session::ask_delegation(const HandleRef& handle, int fd) {
+  return g_connector.ask_delegation(*this, handle, fd);
+}
+
+Reason Session::refused(const HandleRef& handle) const {
+  return static_cast<Reason>(
+      memory_->slots[handle.slot].delegation_reason.load(std::memory_order_relaxed));
+}
+
+Session::Recall Session::await_recall(const HandleRef& handle, uint32_t under) {
+  // Partner: the daemon's fence after it has shown kRevoking. Either it sees what has been settled,
+  // or it is seen here that it may be about to fence.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  const uint64_t deadline = raw::coarse_now_ms() + kRecallWaitMs;
+  uint64_t pause_us = 20;
+  while (true) {
+    const uint32_t word = delegation(handle);
+    if (word == under) return alive() ? Recall::kHeld : Recall::kLost;
+    if ((word & common::kDelegationStates) != common::kRevoking) return Recall::kDone;
+    if (raw::coarse_now_ms() >= deadline || !alive()) return Recall::kLost;
+    raw::sleep_us(pause_us);
+    if (pause_us < 1000) pause_us *= 2;
+  }
 }
 
 uint64_t Session::file_size(const HandleRef& handle) const {

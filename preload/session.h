@@ -47,7 +47,8 @@ struct TransferResult {
 struct Policy {
   uint64_t min_call_bytes = 0;  // a call that moves less goes to the kernel
   bool page_cache = false;      // files that are read come with their page cache
-  bool write_log = false;       // delegations can be had
+  bool delegations = false;     // they can be had
+  bool write_log = false;       // what is written under one goes into the log
 };
 
 class Session;
@@ -65,6 +66,7 @@ class SessionRef {
   ~SessionRef();
   explicit operator bool() const { return session_ != nullptr; }
   Session* operator->() const { return session_; }
+  Session& operator*() const { return *session_; }
 
  private:
   Session* session_;
@@ -96,12 +98,16 @@ class Session {
   enum class Answer { kPending, kReady, kRefused, kLost };
 
   uint32_t id() const { return id_; }
+  /// It has been noticed that the daemon is gone.
+  bool dead() const { return dead_.load(std::memory_order_relaxed); }
   const Policy& policy() const { return policy_; }
 
-  /// Changes how much the daemon has to fence if this process is killed (common::ClientState).
-  void add_unsettled(int change) {
-    // relaxed: the daemon looks when this process is no more.
-    memory_->state.unsettled.fetch_add(static_cast<uint32_t>(change), std::memory_order_relaxed);
+  /// Changes how many boosted writes through the slot have begun and are not fenced yet
+  /// (common::ClientState).
+  void add_unsettled(uint32_t slot, int change) {
+    // release: partner of the daemon's acquire. What is taken back has been fenced before.
+    memory_->state.unsettled_in[slot].fetch_add(static_cast<uint32_t>(change),
+                                                std::memory_order_release);
   }
   /// Asks for a handle to `file`, which is open as `fd`. False, with the reason, when it cannot be
   /// asked now.
@@ -114,9 +120,10 @@ class Session {
   bool allows(const HandleRef& handle, common::Op op) const;
 
   /// Moves `length` bytes at `offset`. Waits for the answer; comes back without one only when the
-  /// daemon is gone.
+  /// daemon is gone. With a `delegation` a write fails with common::kDelegationLost where that is
+  /// over.
   TransferResult transfer(common::Op op, const HandleRef& handle, IoCursor& cursor, uint64_t offset,
-                          size_t length);
+                          size_t length, uint32_t delegation);
 
   /// For people (boosterctl stats).
   void count(common::Reason reason, uint64_t bytes, uint64_t calls = 1);
@@ -138,11 +145,19 @@ class Session {
   /// unmap_view().
   CacheView* take_view(const HandleRef& handle);
 
-  // --- the write log ---
+  // --- delegations, and the write log ---
 
-  /// Asks for the delegation of a ready handle, or gives it back. The answer is what delegation()
-  /// shows, another word than before.
-  bool ask_delegation(const HandleRef& handle, bool give_back);
+  /// Asks for a write delegation of a ready handle, whose description `fd` names; or gives it back
+  /// (`fd` -1). The answer is what delegation() shows, another word than before. False when it
+  /// cannot be asked now.
+  bool ask_delegation(const HandleRef& handle, int fd);
+  /// Why it was not granted.
+  common::Reason refused(const HandleRef& handle) const;
+  enum class Recall { kHeld, kDone, kLost };
+  /// Whether the delegation `under` still stands. While the daemon is taking it back, waits: kDone
+  /// means that all that was written under it is on the bricks, and FUSE fenced. kLost: there is no
+  /// telling.
+  Recall await_recall(const HandleRef& handle, uint32_t under);
   /// HandleSlot::delegation.
   uint32_t delegation(const HandleRef& handle) const {
     // Acquire: with that of `closed`, so that what came before it is seen.
@@ -160,10 +175,6 @@ class Session {
                    uint64_t offset, size_t length, uint32_t& number);
   /// Waits until all records before `number` are on the bricks, whoever writes them.
   void await_log(uint32_t number);
-  /// The file has been fenced, with all records before `number`. Waits while the daemon does the
-  /// same for somebody who opens it.
-  void note_log_settled(uint32_t slot, uint32_t number);
-
   /// How long an unanswered write must wait before it is done again.
   uint32_t quarantine_ms() const {
     return memory_->header.quarantine_ms.load(std::memory_order_relaxed);
@@ -195,7 +206,7 @@ class Session {
   int acquire_lane(bool wait);
   void release_lane(int lane);
   void submit(int lane, common::Op op, const HandleRef& handle, uint64_t offset, uint32_t length,
-              uint32_t ahead = 0);
+              uint32_t ahead, uint32_t delegation);
   void ring_if_asleep();
   bool await(int lane);
 

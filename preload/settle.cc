@@ -5,6 +5,7 @@
 
 #include "common/fence.h"
 #include "preload/log.h"
+#include "preload/write_delegation.h"
 #include "preload/write_log.h"
 
 namespace booster::preload {
@@ -12,14 +13,17 @@ namespace booster::preload {
 constinit std::atomic<uint32_t> g_boosted_writes{0};
 constinit std::atomic<uint32_t> g_settled_writes{0};
 constinit std::atomic<uint32_t> g_lock_calls{0};
+constinit std::atomic<uint32_t> g_handler_writes{0};
 constinit std::atomic<uint64_t> g_fresh_since_ms{0};
+constinit std::atomic<bool> g_has_asked{false};
 
 namespace {
 
+/// Threads that are in a call by which descriptors reach another process.
+constinit std::atomic<uint32_t> g_sharing{0};
+
 constexpr int kFenceAttempts = 3;
-/// What others wrote through FUSE is seen within this time (DESIGN section 6).
-constexpr uint64_t kDrainEveryMs = 1000;
-/// A claim in progress is one write; a stuck brick must not stop a fork for ever.
+/// A write in progress; a stuck brick must not stop a fork for ever.
 constexpr uint32_t kShareWaitMs = 2000;
 
 bool names(int fd, const Inode& inode) {
@@ -42,65 +46,7 @@ int other_writable(const Inode& inode) {
   return found;
 }
 
-}  // namespace
-
-int writable_descriptor(const Inode& inode) {
-  const int fd = inode.fence_fd.load(std::memory_order_relaxed);
-  return names(fd, inode) && is_writable(fd) ? fd : other_writable(inode);
-}
-
-namespace {
-
-/// Takes back the inode's count of what the daemon would have to fence. A count of the caller's own
-/// bridges the moment in which it is not yet known whether a new write has made it dirty again, so
-/// that the daemon finds too much at worst.
-void note_settled(Inode& inode) {
-  const SessionRef live = current_session();
-  if (!live) return;
-  live->add_unsettled(1);
-  if (inode.unsettled_in.exchange(0, std::memory_order_acq_rel) == live->id()) {
-    live->add_unsettled(-1);
-  }
-  if (inode.boost_dirty() &&
-      inode.unsettled_in.exchange(live->id(), std::memory_order_acq_rel) != live->id()) {
-    return;
-  }
-  live->add_unsettled(-1);
-}
-
-}  // namespace
-
-void note_boosted_write(Inode& inode, int fd, uint64_t offset) {
-  note_own_change(inode);
-  inode.fence_fd.store(fd, std::memory_order_relaxed);
-  inode.fence_offset.store(offset, std::memory_order_relaxed);
-  // Release: partner of the acquire in boost_dirty(), which whoever sees the count below asks next.
-  inode.boosted.fetch_add(1, std::memory_order_release);
-  g_boosted_writes.fetch_add(1, std::memory_order_release);
-}
-
-void begin_boosted_write(Session& session) {
-  session.add_unsettled(1);
-}
-
-void end_boosted_write(Session& session, Inode& inode) {
-  // The write's own count becomes the inode's, unless that has one already.
-  const bool dirty = inode.boost_dirty();
-  // A count in an earlier session has gone with that.
-  if (dirty &&
-      inode.unsettled_in.exchange(session.id(), std::memory_order_acq_rel) != session.id()) {
-    return;
-  }
-  session.add_unsettled(-1);
-}
-
-void settle(Inode& inode) {
-  if (!inode.boost_dirty()) return;
-  LockGuard guard(inode.settle_lock);
-  const uint32_t boosted = inode.boosted.load(std::memory_order_acquire);
-  if (boosted == inode.fenced.load(std::memory_order_relaxed)) return;
-  LogMark mark;
-  const bool logged = drain_log(inode, mark);
+void fence(Inode& inode) {
   long result = -EBADF;
   for (int attempt = 0; attempt < kFenceAttempts && result != 0; ++attempt) {
     const int fd = writable_descriptor(inode);
@@ -113,10 +59,42 @@ void settle(Inode& inode) {
         "FUSE's caches could not be refreshed after a boosted write: other programs may see "
         "up to one second old data of one file, which is not boosted any more");
   }
+}
+
+}  // namespace
+
+int writable_descriptor(const Inode& inode) {
+  const int fd = inode.fence_fd.load(std::memory_order_relaxed);
+  return names(fd, inode) && is_writable(fd) ? fd : other_writable(inode);
+}
+
+void note_boosted_write(Inode& inode, int fd, uint64_t offset) {
+  note_own_change(inode);
+  inode.fence_fd.store(fd, std::memory_order_relaxed);
+  inode.fence_offset.store(offset, std::memory_order_relaxed);
+  // Release: partner of the acquire in boost_dirty(), which whoever sees the count below asks next.
+  inode.boosted.fetch_add(1, std::memory_order_release);
+  g_boosted_writes.fetch_add(1, std::memory_order_release);
+}
+
+void settle(Inode& inode) {
+  if (!inode.boost_dirty()) return;
+  LockGuard guard(inode.settle_lock);
+  const uint32_t boosted = inode.boosted.load(std::memory_order_acquire);
+  const uint32_t fenced = inode.fenced.load(std::memory_order_relaxed);
+  if (boosted == fenced) return;
+  const SessionRef live = current_session();
+  const bool same = live && live->id() == inode.written_by.session;
+  drain_log(inode);
+  const bool recalled =
+      same && live->await_recall(inode.written_by, inode.written_under) == Session::Recall::kDone;
+  if (!recalled) fence(inode);
   // Release: partner of the acquire in boost_dirty(): whoever sees it equal may ask FUSE.
   inode.fenced.store(boosted, std::memory_order_release);
-  note_settled(inode);
-  if (logged && result == 0) note_log_settled(inode, mark);
+  if (!same) return;
+  live->add_unsettled(inode.written_by.slot, -static_cast<int>(boosted - fenced));
+  // Not a fence after the program has set times.
+  if (!recalled) live->await_recall(inode.written_by, inode.written_under);
 }
 
 void settle_all_slowly() {
@@ -132,13 +110,6 @@ void settle_all_slowly() {
   g_settled_writes.store(seen, std::memory_order_release);
 }
 
-void settle_descriptor(int fd) {
-  if (Description* description = g_files.acquire_known(fd)) {
-    settle(*description->inode);
-    g_files.release(description);
-  }
-}
-
 bool settle_identity(const raw::FileId& id) {
   Inode* inode = g_files.find_inode(id);
   if (inode == nullptr) return false;
@@ -148,60 +119,56 @@ bool settle_identity(const raw::FileId& id) {
   return written;
 }
 
-namespace {
-
-/// On a replicated volume a flush hands the file's lock over at once instead of after a second. It
-/// also takes the error of a write that FUSE's write-behind had accepted (__wb_fulfill_request_err
-/// in write-behind.c): nobody would hear of it again. Closing any descriptor of a file drops the
-/// process's POSIX locks on it: not if it has any, and none is taken meanwhile (before_lock).
-long flush(Inode& inode, int fd) {
-  LockGuard guard(inode.settle_lock);
-  if (inode.posix_locked.load(std::memory_order_relaxed)) return 0;
-  const long copy = raw::raw_syscall(SYS_fcntl, fd, F_DUPFD_CLOEXEC, raw::high_number());
-  if (raw::is_error(copy)) return 0;
-  const long result = raw::raw_syscall(SYS_close, copy);
-  return result == -EINTR ? 0 : result;
-}
-
-}  // namespace
-
-long drain(Inode& inode, int fd, bool may_flush) {
-  const uint32_t writes = inode.kernel_writes.load(std::memory_order_acquire);
-  const uint32_t locks = g_lock_calls.load(std::memory_order_acquire);
-  const uint64_t now = raw::coarse_now_ms();
-  const bool first = inode.drained_at_ms.load(std::memory_order_relaxed) == 0;
-  if (writes == inode.drained.load(std::memory_order_relaxed) &&
-      locks == inode.drained_locks.load(std::memory_order_relaxed) &&
-      now - inode.drained_at_ms.load(std::memory_order_relaxed) < kDrainEveryMs) {
-    return kDrained;
-  }
-  if (first && may_flush) {
-    const long flushed = flush(inode, fd);
-    if (raw::is_error(flushed)) return flushed;
-  }
-  if (!raw::sync_attributes(fd)) return kNotNow;
-  inode.drained.store(writes, std::memory_order_relaxed);
-  inode.drained_locks.store(locks, std::memory_order_relaxed);
-  inode.drained_at_ms.store(now, std::memory_order_relaxed);
-  return kDrained;
-}
-
-void prepare_to_share() {
+void begin_to_share() {
+  // seq_cst: partner of the look in take_up(). Either it is seen there, or what is held is seen
+  // here.
+  g_sharing.fetch_add(1, std::memory_order_seq_cst);
   settle_all();
   g_files.share_opened();
   g_files.for_each_description([](Description& description) {
-    if (description.refs.load(std::memory_order_acquire) == 0) return;
-    if (!description.own || description.shared.load(std::memory_order_relaxed)) return;
+    if (!FileTable::hold(description)) return;
     // The lock waits for a claim whose bytes are still on their way.
     const bool locked = description.sequential.lock_for(kShareWaitMs);
     description.shared.store(true, std::memory_order_release);
     if (locked) description.sequential.unlock();
+    give_back_delegation(description);
+    g_files.release(&description);
   });
   // What other threads have written meanwhile.
   settle_all();
 }
 
+void end_to_share() {
+  // What was opened meanwhile may have reached the other process, too.
+  g_files.share_opened();
+  g_files.for_each_description([](Description& description) {
+    if (!FileTable::hold(description)) return;
+    description.shared.store(true, std::memory_order_release);
+    g_files.release(&description);
+  });
+  // In a forked child the count has been forgotten.
+  uint32_t count = g_sharing.load(std::memory_order_relaxed);
+  while (count != 0 && !g_sharing.compare_exchange_weak(count, count - 1, std::memory_order_release,
+                                                        std::memory_order_relaxed)) {
+  }
+}
+
+bool is_sharing() {
+  return g_sharing.load(std::memory_order_seq_cst) != 0;
+}
+
+void give_back_what_was_asked() {
+  g_files.for_each_description([](Description& description) {
+    // relaxed: what another thread asks for at this moment may come after this.
+    if (!std::atomic_ref(description.writing.asked).load(std::memory_order_relaxed)) return;
+    if (!FileTable::hold(description)) return;
+    give_back_delegation(description);
+    g_files.release(&description);
+  });
+}
+
 void settle_after_fork() {
+  g_sharing.store(0, std::memory_order_relaxed);
   g_boosted_writes.store(0, std::memory_order_relaxed);
   g_settled_writes.store(0, std::memory_order_relaxed);
 }

@@ -1,8 +1,6 @@
-// Settling: making FUSE's client forget what booster has changed (the fence), and making FUSE's
-// write-behind give up what it holds (the drain), so that the two ways to a file agree.
-//
-// The fence needs a writable descriptor and therefore follows boosted writes only. A fence that
-// fails three times releases the inode: it is not boosted again in this process.
+// Settling: making FUSE's client forget what booster has changed (the fence), so that what the
+// kernel serves next is true. Follows boosted writes only. A fence that fails three times releases
+// the inode: it is not boosted again in this process.
 #pragma once
 
 #include <atomic>
@@ -15,9 +13,12 @@ namespace booster::preload {
 /// settle.cc alone.
 extern std::atomic<uint32_t> g_boosted_writes;
 extern std::atomic<uint32_t> g_settled_writes;
-/// Lock calls of this process: after each, what others wrote before they unlocked is drained.
+/// Lock calls of this process: once there was one, a close settles all files.
 extern std::atomic<uint32_t> g_lock_calls;
-/// When the last of them returned, or a file was cut by its name (raw::next_ms): what is read out
+/// Writes through the kernel by signal handlers that interrupted the shim: they could give no
+/// delegation back, so each is void after them.
+extern std::atomic<uint32_t> g_handler_writes;
+/// When a lock call last returned, or a file was cut by its name (raw::next_ms): what is read out
 /// of a page cache was compared with the bricks since then.
 extern std::atomic<uint64_t> g_fresh_since_ms;
 
@@ -29,31 +30,30 @@ inline bool maybe_dirty() {
          g_settled_writes.load(std::memory_order_acquire);
 }
 
-/// Around each boosted write: what the daemon would have to fence if the program were killed now.
-/// note_boosted_write() comes between the two, if bytes may have been written.
-void begin_boosted_write(Session& session);
-void end_boosted_write(Session& session, Inode& inode);
-/// Notes an answered boosted write of `inode` through `fd` at `offset`.
+/// Notes a boosted write of `inode`, answered or lost, through `fd` at `offset`. Whoever makes one
+/// has called Session::add_unsettled() before it.
 void note_boosted_write(Inode& inode, int fd, uint64_t offset);
+/// Moves `since` on to `now_ms`, never back: two threads may come in either order.
+inline void note_fresh(std::atomic<uint64_t>& since, uint64_t now_ms) {
+  uint64_t seen = since.load(std::memory_order_relaxed);
+  // Release: partner of the acquire in boosted_read(), on a thread that was told what happened.
+  while (seen < now_ms && !since.compare_exchange_weak(seen, now_ms, std::memory_order_release,
+                                                       std::memory_order_relaxed)) {
+  }
+}
 /// What the program has changed itself it sees at once, whatever the daemon knows of it: page
 /// caches of the file count again when they have been compared with the bricks after this.
 inline void note_own_change(Inode& inode) {
   constexpr uint64_t kTick = 11;  // ms that the coarse clock may be behind, and one
-  // Release: partner of the acquire in cached_read(), on a thread that the writer has told.
-  inode.fresh_since_ms.store(raw::coarse_now_ms() + kTick, std::memory_order_release);
-}
-/// Notes a write that the kernel did.
-inline void note_kernel_write(Inode& inode) {
-  note_own_change(inode);
-  // Release: partner of the acquire in drain(); the write comes before the statx there.
-  inode.kernel_writes.fetch_add(1, std::memory_order_release);
+  note_fresh(inode.fresh_since_ms, raw::coarse_now_ms() + kTick);
 }
 
 /// A descriptor of the file that can be written; -1 if there is none.
 int writable_descriptor(const Inode& inode);
 
-/// Fences `inode` if it is boost-dirty, when what is in the log is on the bricks. On return FUSE
-/// shows what was written before the call.
+/// Fences `inode` if it is boost-dirty, when what is in the log is on the bricks; where the daemon
+/// is taking the delegation back it does that, and is waited for. On return FUSE shows what was
+/// written before the call.
 void settle(Inode& inode);
 /// Settles every dirty inode of the process.
 void settle_all_slowly();
@@ -61,27 +61,24 @@ inline void settle_all() {
   if (maybe_dirty()) [[unlikely]]
     settle_all_slowly();
 }
-/// Settles the file of `fd`, if it is tracked.
-void settle_descriptor(int fd);
 /// Settles what other descriptors of this process wrote to the file that `id` names; true if they
 /// have ever written, so that what FUSE told a moment ago may be old.
 bool settle_identity(const raw::FileId& id);
 
-/// Makes the bricks have every write that FUSE has accepted for the inode of `fd`: at the first
-/// boosted call, after each write of ours through the kernel and each lock, and once a second for
-/// those of others. kNotNow when FUSE does not answer as it should: the call then goes to the
-/// kernel. Or the -errno of an earlier write, which FUSE had accepted and could not keep: FUSE
-/// tells it once, so the call must return it. `may_flush`: before writing, through a description
-/// that this process has opened. One that it has inherited may carry POSIX locks which this program
-/// was started with, and a flush would drop them.
-inline constexpr long kDrained = 0;
-inline constexpr long kNotNow = 1;
-long drain(Inode& inode, int fd, bool may_flush);
+/// Around a call that multiplies the process (fork, spawn) or hands out descriptors: settles all,
+/// gives every write delegation back, and marks every description as shared, so that none is asked
+/// for again; none of what other threads open meanwhile is taken up until the call is over. Waits
+/// for a write in progress, at most two seconds.
+void begin_to_share();
+void end_to_share();
+/// A call of these is under way.
+bool is_sharing();
 
-/// Before the process multiplies (fork, spawn) or hands out descriptors: settles all, and marks
-/// every description as shared, so that no offset is claimed for writing any more. Waits for a
-/// claim in progress, at most two seconds.
-void prepare_to_share();
+/// This process has asked for a write delegation.
+extern std::atomic<bool> g_has_asked;
+/// Before the process becomes another program: no helper of the daemon may hold on to what that
+/// will find closed.
+void give_back_what_was_asked();
 
 void settle_after_fork();
 

@@ -1,14 +1,11 @@
 #include "preload/write_log.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <signal.h>
 
 #include "common/futex.h"
 #include "preload/connector.h"
 #include "preload/log.h"
 #include "preload/pool.h"
-#include "preload/process.h"
 #include "preload/settle.h"
 
 namespace booster::preload {
@@ -18,109 +15,10 @@ using common::kLogRecords;
 
 namespace {
 
-/// A description through which less has been written so far is not worth the delegation, which
-/// costs a millisecond.
-constexpr uint64_t kLogFrom = 256 << 10;
-/// How soon a delegation is asked for again that was not granted, or taken away; twice that each
-/// time that somebody else turned out to have the file open.
-constexpr uint64_t kAskAgainMs = 500;
-constexpr uint64_t kAskSeldomMs = 30'000;
-constexpr uint64_t kEagerWaitMs = 10'000;
 /// The daemon is looked after this often while nothing but the log is used.
 constexpr uint64_t kLookMs = 100;
-constexpr uint64_t kRevocationWaitMs = 10'000;
-
-common::DelegationState state_of(uint32_t delegation) {
-  return static_cast<common::DelegationState>(delegation & common::kDelegationStates);
-}
-
-long control(int fd, int command, long argument) {
-  return raw::raw_syscall(SYS_fcntl, fd, command, argument);
-}
-
-enum class Alone { kYes, kNo, kNever };
-
-/// Whether nobody else on this host has the file open. The kernel gives a write lease to the only
-/// one (check_conflicting_open in fs/locks.c). It is given back at once; whoever opens the file in
-/// between waits that long, and the kernel would tell us with SIGIO, which ends programs: for the
-/// moment it is another signal, which nobody notices.
-Alone is_alone(int fd) {
-  f_owner_ex owner{};
-  if (control(fd, F_GETLEASE, 0) != F_UNLCK || control(fd, F_GETSIG, 0) != 0 ||
-      raw::is_error(control(fd, F_GETOWN_EX, raw::word(&owner))) || owner.pid != 0) {
-    return Alone::kNever;  // the program has plans of its own
-  }
-  if (raw::is_error(control(fd, F_SETSIG, SIGURG))) return Alone::kNever;
-  const long leased = control(fd, F_SETLEASE, F_WRLCK);
-  if (!raw::is_error(leased)) control(fd, F_SETLEASE, F_UNLCK);
-  control(fd, F_SETSIG, 0);
-  control(fd, F_SETOWN, 0);
-  if (!raw::is_error(leased)) return Alone::kYes;
-  return leased == -EAGAIN ? Alone::kNo : Alone::kNever;  // -EACCES: another user's file
-}
-
-/// Under `engaging`: asks, or takes up what was answered.
-uint32_t advance_delegation(Session& session, Description& description, int fd,
-                            const HandleRef& handle) {
-  Description::Log& log = description.log;
-  if (log.pause_ms == 0) log.pause_ms = kAskAgainMs;
-  const uint64_t deadline = settings().eager ? raw::coarse_now_ms() + kEagerWaitMs : 0;
-  while (true) {
-    const uint32_t answer = session.delegation(handle);
-    if (log.asked && answer != log.answer_then) log.asked = false;
-    switch (log.asked ? common::kRevoking : state_of(answer)) {
-      case common::kDelegated:
-        switch (is_alone(fd)) {
-          case Alone::kYes:
-            log.pause_ms = kAskAgainMs;
-            log.delegation.store(answer, std::memory_order_relaxed);
-            return answer;
-          case Alone::kNever: log.never = true; break;
-          case Alone::kNo:
-            log.pause_ms = log.pause_ms * 2 < kAskSeldomMs ? log.pause_ms * 2 : kAskSeldomMs;
-            break;
-        }
-        log.asked = session.ask_delegation(handle, true);
-        log.answer_then = answer;
-        log.ask_at_ms = raw::coarse_now_ms() + log.pause_ms;
-        return 0;
-      case common::kDelegationNone:
-      case common::kNotDelegated:
-        if (log.delegation.exchange(0, std::memory_order_relaxed) != 0) {
-          log.ask_at_ms = raw::coarse_now_ms() + log.pause_ms;  // somebody came for it
-        }
-        if (raw::coarse_now_ms() < log.ask_at_ms) return 0;
-        log.ask_at_ms = raw::coarse_now_ms() + log.pause_ms;
-        log.asked = session.ask_delegation(handle, false);
-        log.answer_then = answer;
-        break;
-      case common::kRevoking: break;
-    }
-    if (raw::coarse_now_ms() >= deadline || !session.alive()) return 0;
-    raw::sleep_us(200);
-  }
-}
 
 }  // namespace
-
-uint32_t delegation_for(Session& session, Description& description, const Call& call, long flags,
-                        HandleRef& handle) {
-  if (!session.policy().write_log || description.log.never || !description.own ||
-      description.shared.load(std::memory_order_acquire) ||
-      (!settings().eager && description.moved.load(std::memory_order_relaxed) < kLogFrom)) {
-    return 0;
-  }
-  if (handle_for(session, description, call, flags, handle) != common::Reason::kNone) return 0;
-  const uint32_t delegation = description.log.delegation.load(std::memory_order_relaxed);
-  if (delegation != 0 && delegation == session.delegation(handle)) {
-    return session.log_error(handle.slot) == 0 ? delegation : 0;
-  }
-  if (session.log_error(handle.slot) != 0) return 0;
-  if (!description.engaging.lock_for(0)) return 0;
-  const uint32_t granted = advance_delegation(session, description, call.fd, handle);
-  description.engaging.unlock();
-  return granted;
-}
 
 // --- the log itself ----------------------------------------------------------------------------
 
@@ -133,10 +31,6 @@ void Session::drop_log_notes() {
   if (log_notes_ == nullptr) return;
   raw::raw_syscall(SYS_munmap, raw::word(log_notes_), kLogRecords * sizeof(LogNote));
   log_notes_ = nullptr;
-}
-
-bool Session::ask_delegation(const HandleRef& handle, bool give_back) {
-  return g_connector.ask_delegation(*this, handle, give_back);
 }
 
 /// Waits a while for LogTail::done to be another number than `seen`. False when the daemon is gone
@@ -267,31 +161,15 @@ void Session::replay_log() {
                       static_cast<int64_t>(record.offset + written));
       if (got == -EINTR) continue;
       if (got <= 0) {
-        int none = 0;
-        inode.deferred_error.compare_exchange_strong(none, got == 0 ? EIO : static_cast<int>(-got),
-                                                     std::memory_order_relaxed);
+        defer_error(inode, got == 0 ? EIO : static_cast<int>(-got));
         break;
       }
       written += static_cast<uint32_t>(got);
     }
-    note_kernel_write(inode);
+    note_own_change(inode);
   }
   // Release: partner of the acquire in await_log().
   log_replayed_.store(true, std::memory_order_release);
-}
-
-void Session::note_log_settled(uint32_t slot, uint32_t number) {
-  // Release: partner of the daemon's acquire in Delegation::written().
-  memory_->log_head.settled[slot].store(number, std::memory_order_release);
-  // Partner: the daemon's fence after it has shown kRevoking. Either it sees what has been settled,
-  // or it is seen here that it may be about to fence.
-  std::atomic_thread_fence(std::memory_order_seq_cst);
-  const uint64_t deadline = raw::coarse_now_ms() + kRevocationWaitMs;
-  while (state_of(memory_->slots[slot].delegation.load(std::memory_order_acquire)) ==
-             common::kRevoking &&
-         raw::coarse_now_ms() < deadline && alive()) {
-    raw::sleep_us(200);
-  }
 }
 
 // --- files -------------------------------------------------------------------------------------
@@ -309,31 +187,27 @@ size_t log_write(Session& session, const HandleRef& handle, Inode& inode, int fd
     session.refs.fetch_add(1, std::memory_order_relaxed);  // the caller has one
     inode.log_owner = &session;
   }
+  if (inode.log_slot != handle.slot) inode.log_error_told = false;
   inode.log_slot = handle.slot;
   inode.logged.store(true, std::memory_order_release);
   return session.log_write(inode, handle, delegation, cursor, offset, length, inode.log_until);
 }
 
-bool drain_log(Inode& inode, LogMark& mark) {
-  if (!inode.logged.load(std::memory_order_acquire)) return false;
+void drain_log(Inode& inode) {
+  if (!inode.logged.load(std::memory_order_acquire)) return;
   LockGuard guard(inode.log_lock);
   Session* owner = inode.log_owner;
-  if (owner == nullptr) return false;
+  if (owner == nullptr) return;
   owner->await_log(inode.log_until);
   if (const int error = owner->log_error(inode.log_slot)) {
-    if (!inode.log_error_told) {
-      int none = 0;
-      inode.deferred_error.compare_exchange_strong(none, error, std::memory_order_relaxed);
-    }
+    if (!inode.log_error_told) defer_error(inode, error);
     inode.log_error_told = true;
   }
-  mark = {inode.log_slot, inode.log_until};
-  return true;
 }
 
-void note_log_settled(Inode& inode, const LogMark& mark) {
-  LockGuard guard(inode.log_lock);
-  if (inode.log_owner != nullptr) inode.log_owner->note_log_settled(mark.slot, mark.number);
+void defer_error(Inode& inode, int error) {
+  int none = 0;
+  inode.deferred_error.compare_exchange_strong(none, error, std::memory_order_relaxed);
 }
 
 long take_deferred_error(Inode& inode) {

@@ -23,8 +23,6 @@ namespace {
 constexpr std::chrono::seconds kHelloWithin{5};
 // Packets taken in one go, so that a flood of one client does not hold up the pump's others.
 constexpr int kPacketsPerTurn = 16;
-/// A smaller file is read by the time that its cache is there.
-constexpr uint64_t kMinCachedFile = 1 << 20;
 constexpr uint64_t kMinCacheMap = 1 << 20;
 // How often the end of a dead client's last writes is looked for.
 constexpr std::chrono::milliseconds kIdleLook{5};
@@ -52,10 +50,10 @@ struct LeftFiles {
 void fence_when_idle(const std::shared_ptr<const LeftFiles>& left) {
   if (!left->channel->busy()) {
     std::unordered_map<std::shared_ptr<gluster::Inode>, uint64_t> offsets;
-    for (const auto& slot : left->channel->slots()) {
-      if (slot && slot->written && slot->state == data::Channel::Slot::State::kReady) {
-        offsets[slot->handle.file()->inode()] = slot->written_offset;
-      }
+    const auto& slots = left->channel->slots();
+    for (uint32_t i = 0; i < slots.size(); ++i) {
+      if (!left->channel->owes_fence(i)) continue;
+      offsets[slots[i]->handle.file()->inode()] = slots[i]->written_offset;
     }
     for (const auto& [inode, offset] : offsets) {
       left->home.shared.mounts.fence(inode, offset, left);
@@ -180,6 +178,7 @@ bool Session::on_hello(const proto::Hello& hello) {
   welcome.set_nonce(nonce_);
   welcome.set_memory_bytes(common::kSessionBytes);
   welcome.set_page_cache(home_.shared.cache.enabled());
+  welcome.set_delegations(home_.shared.delegates);
   welcome.set_write_log(home_.shared.write_log);
   const LiveSettings& live = *home_.shared.live;
   welcome.set_min_call_bytes(
@@ -312,18 +311,38 @@ void Session::engage_answered(uint32_t index, const std::shared_ptr<std::atomic<
   const int mode = (*answer)->access_mode();
   slot->flags = (mode != O_WRONLY ? uint32_t{common::kHandleReadable} : 0U) |
                 (mode != O_RDONLY ? uint32_t{common::kHandleWritable} : 0U);
-  if (mode != O_WRONLY) give_cache(index, *slot, *answer);
-  channel_->publish_ready(index, *slot, std::move(*answer));
-  if (slot->cache) home_.pump.watch_caches();
-  home_.shared.totals.engaged.add();
+  const auto publish = [this, index](data::Channel::Slot& ready,
+                                     const std::shared_ptr<gluster::File>& file,
+                                     std::shared_ptr<data::CachedFile> cache) {
+    ready.cache = std::move(cache);
+    channel_->publish_ready(index, ready, file);
+    if (ready.cache) home_.pump.watch_caches();
+    home_.shared.totals.engaged.add();
+  };
+  // Who can write as well has no read delegation, which would be one against himself.
+  auto cache = mode == O_RDONLY ? give_cache(index, *slot, *answer) : nullptr;
+  if (!cache) return publish(*slot, *answer, nullptr);
+  // The program learns of the handle when it is known whether there is a read delegation.
+  slot->wanted = wanted;
+  cache->arm(*answer, [weak = weak_from_this(), &io = home_.pump.io(), index, wanted, cache,
+                       file = *answer, publish] {
+    boost::asio::post(io, [weak, index, wanted, cache, file, publish] {
+      const auto self = weak.lock();
+      if (!self || self->ended_) return;
+      data::Channel::Slot* ready = self->channel_->find_slot(index);
+      if (!ready || ready->wanted != wanted) return;
+      ready->wanted.reset();
+      publish(*ready, file, cache);
+    });
+  });
 }
 
-void Session::give_cache(uint32_t index, data::Channel::Slot& slot,
-                         const std::shared_ptr<gluster::File>& file) {
+std::shared_ptr<data::CachedFile> Session::give_cache(uint32_t index, data::Channel::Slot& slot,
+                                                      const std::shared_ptr<gluster::File>& file) {
   const uint64_t size = file->inode()->size();
-  if (size < kMinCachedFile || size > common::kMaxCachedBytes) return;
-  const auto cache = home_.shared.cache.open(file->inode());
-  if (!cache) return;
+  if (size == 0 || size > common::kMaxCachedBytes) return nullptr;
+  auto cache = home_.shared.cache.open(file->inode());
+  if (!cache) return nullptr;
   proto::FromDaemon message;
   proto::Cache& given = *message.mutable_cache();
   given.set_slot(index);
@@ -332,11 +351,10 @@ void Session::give_cache(uint32_t index, data::Channel::Slot& slot,
   given.set_map_bytes(
       std::min(std::bit_ceil(std::max(2 * size, kMinCacheMap)), common::kMaxCachedBytes));
   if (!send(socket_.native_handle(), message.SerializeAsString(), cache->descriptor())) {
-    return;
+    return nullptr;
   }
-  slot.cache = cache;
   slot.flags |= common::kHandleCached;
-  cache->arm(file);
+  return cache;
 }
 
 bool Session::on_release(const proto::Release& release) {
@@ -351,12 +369,17 @@ bool Session::on_release(const proto::Release& release) {
     slot->wanted->store(false, std::memory_order_relaxed);
     slot->wanted.reset();
   }
+  // A number was closed past libc, so that nobody has settled the file.
+  if (channel_->owes_fence(release.slot())) {
+    gluster::Mounts& mounts = home_.shared.mounts;
+    mounts.fence(slot->handle.file()->inode(), slot->written_offset, mounts.owe_fence());
+  }
   free_slot(release.slot());
   return true;
 }
 
 bool Session::on_delegate(const proto::Delegate& delegate) {
-  if (!channel_ || !home_.shared.write_log || delegate.slot() >= common::kHandleSlots) return false;
+  if (!channel_ || !home_.shared.delegates || delegate.slot() >= common::kHandleSlots) return false;
   data::Channel::Slot* slot = channel_->find_slot(delegate.slot());
   // Late: the handle has been given back.
   if (!slot || slot->state != data::Channel::Slot::State::kReady ||
@@ -371,18 +394,31 @@ bool Session::on_delegate(const proto::Delegate& delegate) {
     return true;
   }
   if (delegation) return true;  // under way, or being taken back: the answer comes
+  // relaxed: raised by this thread alone, and a late fall refuses one too many.
+  if (pending_delegates_->load(std::memory_order_relaxed) >=
+      home_.shared.live->pending_engages.load(std::memory_order_relaxed)) {
+    channel_->show_not_delegated(delegate.slot(), Reason::kLimit, 0);
+    return true;
+  }
+  pending_delegates_->fetch_add(1, std::memory_order_relaxed);
+  const std::shared_ptr<const void> pending(nullptr, [count = pending_delegates_](const void*) {
+    count->fetch_sub(1, std::memory_order_relaxed);
+  });
   delegation = std::make_shared<data::Delegation>(home_.pump.io(), channel_, delegate.slot(),
-                                                  home_.shared.mounts);
+                                                  home_.shared.mounts, home_.shared.write_log);
   slot->delegation = delegation;
-  delegation->begin();
+  const gluster::Inode& inode = *slot->handle.file()->inode();
+  delegation->begin([&provers = home_.shared.helpers.lease_provers, peer = peer_,
+                     number = delegate.fd_number(), dev = inode.dev(), file = inode.number(),
+                     pending] { return provers.prove(*peer, number, dev, file); });
   return true;
 }
 
 void Session::free_slot(uint32_t index) {
   data::Channel::Slot& slot = channel_->make_slot(index);
   slot.delegation.reset();
-  slot.delegated = slot.logged = false;
-  slot.last_record = slot.fenced_record = 0;
+  slot.delegation_word = 0;
+  slot.written = slot.may_log = false;
   slot.state = data::Channel::Slot::State::kFree;
   slot.handle = gluster::Handle();
   slot.cache.reset();
@@ -395,8 +431,7 @@ void Session::free_slot(uint32_t index) {
 /// out and shown. Should it live, it waits for that before it does the same (Session::replay_log()
 /// in the shim).
 void Session::leave() {
-  const bool settled = channel_->memory()->state.unsettled.load(std::memory_order_relaxed) == 0;
-  if (settled && channel_->log().idle()) {
+  if (!channel_->owes_fences() && !channel_->busy()) {
     home_.pump.remove(channel_);
   } else {
     home_.pump.leave(channel_);

@@ -68,8 +68,8 @@ class Session : public std::enable_shared_from_this<Session> {
   void engage_answered(uint32_t slot, const std::shared_ptr<std::atomic<bool>>& wanted,
                        Admission& admission,
                        Result<std::shared_ptr<gluster::File>, common::Reason> answer);
-  void give_cache(uint32_t index, data::Channel::Slot& slot,
-                  const std::shared_ptr<gluster::File>& file);
+  std::shared_ptr<data::CachedFile> give_cache(uint32_t index, data::Channel::Slot& slot,
+                                               const std::shared_ptr<gluster::File>& file);
   void refuse_slot(uint32_t slot, uint32_t generation, common::Reason reason);
   void free_slot(uint32_t slot);
   void on_process_end();
@@ -89,6 +89,9 @@ class Session : public std::enable_shared_from_this<Session> {
   std::shared_ptr<data::Channel> channel_;  // from Welcome on
   // Orders that are under way, or queued; those of an ended session, too.
   const std::shared_ptr<std::atomic<int64_t>> pending_engages_ =
+      std::make_shared<std::atomic<int64_t>>(0);
+  /// Questions for delegations that nobody has answered yet.
+  std::shared_ptr<std::atomic<int64_t>> pending_delegates_ =
       std::make_shared<std::atomic<int64_t>>(0);
   std::unordered_map<uint32_t, Ticket> handle_tickets_;  // by slot
   bool ended_ = false;

@@ -17,6 +17,7 @@
 #include "common/abi.h"
 #include "daemon/config.h"
 #include "daemon/control/fdinfo_readers.h"
+#include "daemon/control/lease_provers.h"
 #include "daemon/control/reclaimer.h"
 #include "daemon/data/channel.h"
 #include "daemon/data/page_cache.h"
@@ -120,7 +121,8 @@ class OpenSockets {
 
 /// All of them; made while the process has one thread.
 struct Helpers {
-  FdinfoReaders fdinfo_readers{4};
+  FdinfoReaders fdinfo_readers;
+  LeaseProvers lease_provers;
   Reclaimer reclaimer;
 };
 
@@ -133,6 +135,7 @@ struct Shared {
         mounts(std::move(mount_settings)),
         cache(std::move(cache_store), static_cast<uint64_t>(config.cache_bytes), mounts),
         quarantine(static_cast<uint32_t>(config.quarantine_min_ms)),
+        delegates(can_watch),
         write_log(config.write_log == "on" && can_watch),
         helpers(forked) {}
 
@@ -142,6 +145,7 @@ struct Shared {
   gluster::Mounts mounts;
   data::PageCache cache;
   data::Quarantine quarantine;
+  const bool delegates;  // who opens a file can be held up
   const bool write_log;  // programs may write into their logs
   stats::Totals totals;
   Helpers& helpers;

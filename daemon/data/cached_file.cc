@@ -45,11 +45,17 @@ constexpr milliseconds kTrySlowly{500};
 /// Who opens a file for reading and cuts it is done with that, however slow the bricks are.
 constexpr std::chrono::seconds kCutsWithin{5};
 /// Two changes may bear the same times: within one tick of a brick's clock, and also when the
-/// second comes from a host whose clock is behind (a file's ctime never goes back:
-/// posix_set_mdata_xattr in GlusterFS's posix-metadata.c). What is filled so soon after a change,
-/// by our clock and by the file's own times, is thought wrong at the next look.
-constexpr milliseconds kTick{20};
+/// second comes from a host whose clock is behind, or was long on its way (a file's ctime never
+/// goes back: posix_set_mdata_xattr in GlusterFS's posix-metadata.c). What is filled so soon after
+/// a change, by our clock and by the file's own times, is thought wrong at the next look.
 constexpr std::chrono::seconds kClocksDiffer{1};
+/// What is filled later is thought wrong when the file has been quiet for so many times as long as
+/// it had been then: a write that was on its way for a while is seen after a few times that
+/// while...
+constexpr int kDoubt = 4;
+/// ...unless it was longer on its way than this. A client gives a brick up that is silent for 42 s
+/// (network.ping-timeout).
+constexpr std::chrono::seconds kNothingIsLater{64};
 /// Memory that readers may get of one file by touching holes, by accident, before it is taken back.
 constexpr uint64_t kMaxStray = 4 << 20;
 
@@ -80,9 +86,13 @@ struct CachedFile::Waiting {
 
 class CachedFile::FillIo final : public gluster::Io {
  public:
-  FillIo(std::shared_ptr<CachedFile> file, PageRange range, uint64_t epoch, bool suspect,
-         bool ahead)
-      : file_(std::move(file)), range_(range), epoch_(epoch), suspect_(suspect), ahead_(ahead) {}
+  FillIo(std::shared_ptr<CachedFile> file, PageRange range, uint64_t epoch,
+         Clock::time_point doubted_from, bool ahead)
+      : file_(std::move(file)),
+        range_(range),
+        epoch_(epoch),
+        doubted_from_(doubted_from),
+        ahead_(ahead) {}
 
   PageRange range() const { return range_; }
   uint64_t bytes() const { return (range_.end - range_.first) * kPageSize; }
@@ -99,7 +109,7 @@ class CachedFile::FillIo final : public gluster::Io {
   std::shared_ptr<CachedFile> file_;
   const PageRange range_;
   const uint64_t epoch_;
-  const bool suspect_;
+  const Clock::time_point doubted_from_;
   const bool ahead_;  // when it was begun nobody waited for it
   FillBuffer buffer_;
   std::vector<std::shared_ptr<Waiting>> waiting_;  // under the file's mutex
@@ -192,12 +202,17 @@ void CachedFile::punch(uint64_t offset, uint64_t length) {
   }
 }
 
-bool CachedFile::changed_lately() const {
-  timespec now{};
-  ::clock_gettime(CLOCK_REALTIME, &now);
-  const auto age = std::chrono::seconds(now.tv_sec - attributes_.changed.tv_sec) +
-                   std::chrono::nanoseconds(now.tv_nsec - attributes_.changed.tv_nsec);
-  return age < kClocksDiffer || Clock::now() < changed_ + kTick;
+CachedFile::Clock::time_point CachedFile::doubted_from(Clock::time_point now) const {
+  timespec real{};
+  ::clock_gettime(CLOCK_REALTIME, &real);
+  // Whatever a brick says its times are.
+  const int64_t seconds = std::clamp<int64_t>(real.tv_sec - attributes_.changed.tv_sec, -1, 3600);
+  std::chrono::nanoseconds quiet =
+      std::chrono::seconds(seconds) +
+      std::chrono::nanoseconds(real.tv_nsec - attributes_.changed.tv_nsec);
+  if (changed_ != Clock::time_point{}) quiet = std::min(quiet, now - changed_);
+  if (quiet < kClocksDiffer) return Clock::time_point::min();
+  return quiet * kDoubt > kNothingIsLater ? Clock::time_point::max() : now + quiet * (kDoubt - 1);
 }
 
 // --- filling -----------------------------------------------------------------------------------
@@ -230,7 +245,7 @@ void CachedFile::plan(PageRange range, uint64_t wanted_end, const std::shared_pt
     }
     while (end < limit && !is_cached(end)) ++end;
     auto fill = std::make_shared<FillIo>(shared_from_this(), PageRange{page, end}, epoch_,
-                                         changed_lately(), !waiting);
+                                         doubted_from(Clock::now()), !waiting);
     if (!waiting &&
         (in_flight_.size() >= kMaxFillsAhead || !cache_.may_fetch_ahead(fill->bytes()))) {
       return;
@@ -321,7 +336,7 @@ void CachedFile::finish(FillIo& io, int64_t result) {
     // Another length: the file is not what it was. The next comparison finds out.
     ok = stored && io.epoch_ == epoch_ && static_cast<uint64_t>(result) >= wanted;
     if (ok) ok = publish(io.range());
-    if (ok && io.suspect_) suspect_ = true;
+    if (ok) doubted_from_ = std::min(doubted_from_, io.doubted_from_);
     // Nobody else fills these pages before this one is out of in_flight_, which the lock guards.
     if (!ok && result > 0) punch(kDataStart + offset, io.bytes());
     if (!ok) drop_unused_words(io.range());
@@ -408,7 +423,7 @@ void CachedFile::sweep() {
 void CachedFile::drop_all_locked() {
   // Fills under way may bring what was before.
   ++epoch_;
-  suspect_ = false;
+  doubted_from_ = Clock::time_point::max();
   for (auto& [index, extent] : extents_) unpublish(index, extent);
 }
 
@@ -445,17 +460,27 @@ void CachedFile::writer_opens(bool cuts) {
   show_validity(Clock::now());
 }
 
-void CachedFile::arm(const std::shared_ptr<gluster::File>& file) {
+bool CachedFile::may_arm(Clock::time_point now, bool newcomer) const {
+  if (cache_.stopped()) return false;
+  if (cut_ != Clock::time_point{} && now - cut_ < kCutsWithin) return false;
+  // A file that somebody writes all the time is asked about less often.
+  const auto pause = armed_ || now - changed_ < std::chrono::seconds(2) ? kTryEvery : kTrySlowly;
+  return (newcomer && !armed_) || tried_ == Clock::time_point{} || now - tried_ >= pause;
+}
+
+void CachedFile::arm(const std::shared_ptr<gluster::File>& file, std::function<void()> done) {
   const auto now = Clock::now();
   uint64_t epoch = 0;
   bool proven = false;
   {
-    const std::lock_guard lock(mutex_);
-    if (arming_ || cache_.stopped()) return;
-    // A file that somebody writes all the time is asked about less often.
-    const auto pause = armed_ || now - changed_ < std::chrono::seconds(2) ? kTryEvery : kTrySlowly;
-    if (tried_ != Clock::time_point{} && now - tried_ < pause) return;
-    if (cut_ != Clock::time_point{} && now - cut_ < kCutsWithin) return;
+    std::unique_lock lock(mutex_);
+    if (!arming_ && !may_arm(now, done != nullptr)) {
+      lock.unlock();
+      if (done) done();
+      return;
+    }
+    if (done) wait_for_arming_.push_back(std::move(done));
+    if (arming_) return;
     arming_ = true;
     tried_ = now;
     epoch = epoch_;
@@ -465,13 +490,19 @@ void CachedFile::arm(const std::shared_ptr<gluster::File>& file) {
   cache_.mounts().prove_unwritten(
       file, proven, [self = shared_from_this(), epoch, now](const gluster::Mount::Proof& answer) {
         self->armed(epoch, now, answer);
+        std::vector<std::function<void()>> waiting;
+        {
+          const std::lock_guard lock(self->mutex_);
+          self->arming_ = false;
+          waiting.swap(self->wait_for_arming_);
+        }
+        for (const auto& done : waiting) done();
       });
 }
 
 void CachedFile::armed(uint64_t epoch, Clock::time_point since,
                        const gluster::Mount::Proof& answer) {
   const std::lock_guard lock(mutex_);
-  arming_ = false;
   if (epoch != epoch_ || cache_.stopped()) return;  // somebody has opened it meanwhile
   if (!answer) {
     armed_ = false;
@@ -481,7 +512,7 @@ void CachedFile::armed(uint64_t epoch, Clock::time_point since,
   if (!have_words({0, 0})) return;  // the header
   const bool known = validated_ != Clock::time_point{};
   const bool same = known && answer->attributes == attributes_;
-  if (!same || suspect_) {
+  if (!same || Clock::now() >= doubted_from_) {
     // Nothing is valid while pages go.
     armed_ = false;
     show_validity(since);

@@ -53,14 +53,16 @@ void Lane::finished(int64_t result, int error) noexcept {
 
   const std::chrono::nanoseconds duration = Clock::now() - start_;
   const auto moved = static_cast<uint32_t>(result < 0 ? 0 : result);
+  // The client asks the kernel, and nothing else has happened.
+  const bool refused = result < 0 && (error == ESHUTDOWN || error == common::kDelegationLost);
   stats::PumpStats& pump = channel->pump_stats_;
   for (stats::Traffic* traffic : {&pump.traffic, &channel->traffic_}) {
-    if (request_.op == Op::kFill) break;  // the program counts what it reads
+    if (request_.op == Op::kFill || refused) break;  // the program counts what it reads
     (request_.op == Op::kRead ? traffic->read_calls : traffic->write_calls).add();
     (request_.op == Op::kRead ? traffic->read_bytes : traffic->write_bytes).add(moved);
     if (result < 0) traffic->errors.add();
   }
-  if (request_.op != Op::kFill) {
+  if (request_.op != Op::kFill && !refused) {
     (request_.op == Op::kRead ? pump.reads : pump.writes).add(duration);
   }
   if (request_.op == Op::kWrite) channel->quarantine_.note_write(duration);
@@ -76,6 +78,8 @@ void Lane::finished(int64_t result, int error) noexcept {
   if (request.client_waits.load(std::memory_order_relaxed) != 0) {
     common::futex_wake_all(reply.completed);
   }
+  // After the fence above; partner of the one in when_written().
+  if (channel->waited_for_.load(std::memory_order_relaxed)) channel->poke_(channel);
 }
 
 // --- requests ----------------------------------------------------------------------------
@@ -87,7 +91,8 @@ Channel::Channel(std::shared_ptr<SessionMemory> memory, stats::PumpStats& pump_s
       memory_(std::move(memory)),
       pump_stats_(pump_stats),
       quarantine_(quarantine),
-      log_(**memory_, [this, poke = std::move(poke)] { poke(shared_from_this()); }) {
+      poke_(std::move(poke)),
+      log_(**memory_, [this] { poke_(shared_from_this()); }) {
   for (uint32_t i = 0; i < common::kLanes; ++i) lanes_[i].index_ = i;
 }
 
@@ -103,7 +108,8 @@ Channel::Scan Channel::scan(Submitter& submitter, Clock::time_point now) {
     case WriteLog::Take::kGone: return Scan::kGone;
     case WriteLog::Take::kThreadLost: return Scan::kThreadLost;
   }
-  if (closed_) return outcome;  // by somebody who waited for the log
+  run_waiters();
+  if (closed_) return outcome;  // by somebody who waited
   if (left_) return outcome;
   for (Lane& lane : lanes_) {
     // acquire: partner of the client's release after it has filled request and payload.
@@ -125,11 +131,68 @@ void Channel::take_delegations_back() {
   }
 }
 
+void Channel::when_written(uint32_t index, std::function<void()> done) {
+  log_.when_written([self = shared_from_this(), index, done = std::move(done)]() mutable {
+    if (self->closed_) return done();
+    self->waiters_.emplace_back(index, std::move(done));
+    self->waited_for_.store(true, std::memory_order_relaxed);
+    // Partner: the one in Lane::finished() behind `in_flight_`. Either run_waiters() sees that it
+    // has finished, or that sees that somebody waits.
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    self->poke_(self);
+  });
+}
+
+/// A write through the slot has not been answered.
+bool Channel::writes_through(uint32_t index) const {
+  return std::any_of(lanes_.begin(), lanes_.end(), [index](const Lane& lane) {
+    // acquire: as in take().
+    return lane.in_flight_.load(std::memory_order_acquire) && lane.request_.op == Op::kWrite &&
+           lane.request_.slot == index;
+  });
+}
+
+void Channel::run_waiters() {
+  if (waiters_.empty()) return;
+  std::vector<std::function<void()>> ready;
+  std::erase_if(waiters_, [this, &ready](auto& waiter) {
+    if (writes_through(waiter.first)) return false;
+    ready.push_back(std::move(waiter.second));
+    return true;
+  });
+  waited_for_.store(!waiters_.empty(), std::memory_order_relaxed);
+  for (const auto& call : ready) call();
+}
+
 void Channel::show_delegation(uint32_t index, common::DelegationState state) {
+  const uint32_t word = (++delegation_answers_ << 2) | state;
+  make_slot(index).delegation_word = state == common::kDelegated ? word : 0;
   // relaxed: whoever takes it away has a fence after this; who grants it has done what it stands
   // for, and the client looks by itself whether it may use it.
-  (*memory_)->slots[index].delegation.store((++delegation_answers_ << 2) | state,
-                                            std::memory_order_relaxed);
+  (*memory_)->slots[index].delegation.store(word, std::memory_order_relaxed);
+}
+
+void Channel::show_not_delegated(uint32_t index, common::Reason reason, int flush_error) {
+  HandleSlot& shared = (*memory_)->slots[index];
+  shared.delegation_reason.store(static_cast<uint32_t>(reason), std::memory_order_relaxed);
+  if (flush_error != 0) shared.log_error.store(flush_error, std::memory_order_relaxed);
+  // Release: partner of the client's acquire in Session::delegation().
+  std::atomic_thread_fence(std::memory_order_release);
+  show_delegation(index, common::kNotDelegated);
+}
+
+bool Channel::owes_fence(uint32_t index) const {
+  const Slot* slot = index < slots_.size() ? slots_[index].get() : nullptr;
+  // acquire: partner of the client's release in Session::add_unsettled().
+  return slot && slot->written && slot->state == Slot::State::kReady &&
+         (*memory_)->state.unsettled_in[index].load(std::memory_order_acquire) != 0;
+}
+
+bool Channel::owes_fences() const {
+  for (uint32_t i = 0; i < slots_.size(); ++i) {
+    if (owes_fence(i)) return true;
+  }
+  return false;
 }
 
 void Channel::note_logged(uint32_t records, uint64_t bytes, int error,
@@ -189,6 +252,10 @@ Channel::Scan Channel::take(Lane& lane, uint32_t number, Submitter& submitter,
     const uint32_t unit = slot->handle.file()->write_unit();
     if (request.offset % unit != 0 || request.length % unit != 0) {
       lane.finished(-1, EINVAL);
+      return Scan::kWorked;
+    }
+    if (request.delegation == 0 || request.delegation != slot->delegation_word) {
+      lane.finished(-1, common::kDelegationLost);
       return Scan::kWorked;
     }
     slot->written = true;
@@ -341,6 +408,9 @@ void Channel::publish_refused(uint32_t index, uint32_t generation, common::Reaso
 void Channel::close() {
   closed_ = true;
   log_.stop();
+  std::vector<std::pair<uint32_t, std::function<void()>>> waiters;
+  waiters.swap(waiters_);
+  for (const auto& [index, call] : waiters) call();
   for (const auto& slot : slots_) {
     if (slot && slot->wanted) slot->wanted->store(false, std::memory_order_relaxed);
   }

@@ -105,12 +105,10 @@ class Channel : public std::enable_shared_from_this<Channel> {
     enum class State { kFree, kPending, kReady } state = State::kFree;
     uint32_t generation = 0;
     uint32_t flags = 0;
-    bool written = false;         // a write was taken
-    uint64_t written_offset = 0;  // of the last one
-    bool delegated = false;       // it has been: records are no lie
-    bool logged = false;          // a record was taken
-    uint32_t last_record = 0;     // number behind that of the last one
-    uint32_t fenced_record = 0;   // the daemon has fenced what lies before
+    bool written = false;          // a write was taken, and not fenced by the daemon since
+    uint64_t written_offset = 0;   // of the last one
+    uint32_t delegation_word = 0;  // what the client has been shown, while it is delegated
+    bool may_log = false;          // it has been delegated: records are no lie
     std::shared_ptr<Delegation> delegation;
     gluster::Handle handle;
     std::shared_ptr<CachedFile> cache;          // if the client has been given it
@@ -127,7 +125,17 @@ class Channel : public std::enable_shared_from_this<Channel> {
 
   /// Shows the client how it stands about the delegation of a slot that is ready.
   void show_delegation(uint32_t index, common::DelegationState state);
+  /// That it has none, and why; `flush_error` is an error of an earlier write through FUSE that
+  /// nobody else will tell of, or 0.
+  void show_not_delegated(uint32_t index, common::Reason reason, int flush_error);
+  /// FUSE may hold older bytes than what the client has written through the slot, or through some.
+  bool owes_fence(uint32_t index) const;
+  bool owes_fences() const;
   WriteLog& log() { return log_; }
+  /// Calls `done` when everything that the client has logged, or has been writing through the slot,
+  /// by now has been answered, or nothing will be written any more. The caller has a fence
+  /// (seq_cst) between taking the delegation back and this.
+  void when_written(uint32_t index, std::function<void()> done);
   void take_delegations_back();
   /// The client is no more, or does not talk to us any more: no lane is looked at again.
   void leave() { left_ = true; }
@@ -163,6 +171,8 @@ class Channel : public std::enable_shared_from_this<Channel> {
   friend class Lane;
 
   Scan take(Lane& lane, uint32_t number, Submitter& submitter, Clock::time_point now);
+  bool writes_through(uint32_t index) const;
+  void run_waiters();
   Scan fill(Lane& lane, const std::shared_ptr<gluster::File>& file,
             const std::shared_ptr<CachedFile>& cache, Submitter& submitter);
   Scan submit(Lane& lane, const std::shared_ptr<gluster::File>& file, Submitter& submitter);
@@ -176,7 +186,11 @@ class Channel : public std::enable_shared_from_this<Channel> {
   std::vector<std::unique_ptr<Slot>> slots_;  // grown as the client uses them
   uint64_t touches_seen_ = 0;                 // calls that the client had counted at the last look
   uint32_t delegation_answers_ = 0;
+  const std::function<void(const std::shared_ptr<Channel>&)> poke_;
   WriteLog log_;
+  /// Who waits for the writes through a slot. `waited_for_`: somebody does.
+  std::vector<std::pair<uint32_t, std::function<void()>>> waiters_;
+  std::atomic<bool> waited_for_{false};
   bool left_ = false;
   bool closed_ = false;
 };

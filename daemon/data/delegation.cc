@@ -1,7 +1,10 @@
 // Granting, and taking back.
 #include "daemon/data/delegation.h"
 
+#include <spdlog/spdlog.h>
+
 #include <boost/asio/post.hpp>
+#include <chrono>
 #include <utility>
 
 #include "daemon/gluster/worker.h"
@@ -9,14 +12,25 @@
 namespace booster::daemon::data {
 
 using common::DelegationState;
+using common::Reason;
+
+namespace {
+
+/// A fence that has not come by then waits for the kernel's lock on the file, which a program can
+/// hold for ever.
+constexpr std::chrono::seconds kFenceWithin{10};
+
+}  // namespace
 
 Delegation::Delegation(boost::asio::io_context& io, const std::shared_ptr<Channel>& channel,
-                       uint32_t index, gluster::Mounts& mounts)
+                       uint32_t index, gluster::Mounts& mounts, bool logs)
     : io_(io),
       channel_(channel),
       index_(index),
+      logs_(logs),
       mounts_(mounts),
-      inode_(channel->find_slot(index)->handle.file()->inode()) {}
+      inode_(channel->find_slot(index)->handle.file()->inode()),
+      fence_timer_(io) {}
 
 Delegation::~Delegation() {
   mounts_.unwatch(inode_);
@@ -27,30 +41,37 @@ Channel::Slot* Delegation::slot(Channel& channel) const {
   return found && found->delegation.get() == this ? found : nullptr;
 }
 
-void Delegation::begin() {
-  if (!inode_->set_open_listener(weak_from_this())) return begun(false);
-  mounts_.hold_openers(inode_, [self = shared_from_this()](bool watched) {
-    // On a thread with the common descriptors, without which asio cannot be woken.
-    boost::asio::post(self->io_, [self, watched] { self->begun(watched); });
-  });
+void Delegation::begin(std::function<gluster::Alone()> prove) {
+  const std::shared_ptr<Channel> channel = channel_.lock();
+  if (!channel || !inode_->set_open_listener(weak_from_this())) {
+    return begun({Reason::kNotAlone, 0});
+  }
+  mounts_.prove_alone(channel->find_slot(index_)->handle.file(), std::move(prove),
+                      [self = shared_from_this()](const gluster::Alone& alone) {
+                        boost::asio::post(self->io_, [self, alone] { self->begun(alone); });
+                      });
 }
 
-void Delegation::begun(bool watched) {
+void Delegation::begun(const gluster::Alone& alone) {
+  Reason reason = alone.reason;
   {
     const std::lock_guard lock(mutex_);
-    if (state_ == State::kBeginning) state_ = watched ? State::kGranted : State::kOver;
-    // Somebody may have come meanwhile.
-    if (state_ == State::kOver) watched = false;
+    if (state_ == State::kBeginning) {
+      state_ = reason == Reason::kNone ? State::kGranted : State::kOver;
+    } else if (reason == Reason::kNone) {
+      reason = Reason::kNotAlone;  // somebody has come meanwhile
+    }
   }
   const std::shared_ptr<Channel> channel = channel_.lock();
   Channel::Slot* mine = channel ? slot(*channel) : nullptr;
   if (!mine) return;
-  if (watched) {
-    mine->delegated = true;
+  const std::shared_ptr<Delegation> self = shared_from_this();
+  if (reason == Reason::kNone) {
+    if (logs_) mine->may_log = true;
     channel->show_delegation(index_, DelegationState::kDelegated);
   } else {
     mine->delegation.reset();
-    channel->show_delegation(index_, DelegationState::kNotDelegated);
+    channel->show_not_delegated(index_, reason, alone.flush_error);
   }
 }
 
@@ -58,7 +79,7 @@ bool Delegation::opens(std::shared_ptr<const void> held) {
   {
     const std::lock_guard lock(mutex_);
     if (state_ == State::kBeginning) {
-      // The client has logged nothing yet; it asks again.
+      // The client has written nothing yet; it asks again.
       state_ = State::kOver;
       return false;
     }
@@ -88,23 +109,18 @@ void Delegation::revoke() {
   const std::shared_ptr<Channel> channel = channel_.lock();
   if (!channel || channel->closed() || !slot(*channel)) return over();
   channel->show_delegation(index_, DelegationState::kRevoking);
-  // Partner: the client's fence after `published`; and the one in Session::await_revocation().
+  // Partner: the client's fence after `published`; and the one in the shim's
+  // Session::await_recall().
   std::atomic_thread_fence(std::memory_order_seq_cst);
-  channel->log().when_written([self = shared_from_this()] { self->written(); });
+  channel->when_written(index_, [self = shared_from_this()] { self->written(); });
 }
 
 /// On the pump's thread. What the client has not fenced itself is fenced for it.
 void Delegation::written() {
   const std::shared_ptr<Channel> channel = channel_.lock();
   Channel::Slot* mine = channel ? slot(*channel) : nullptr;
-  if (!mine) return over();
-  const uint32_t settled =
-      (*channel->memory()).log_head.settled[index_].load(std::memory_order_acquire);
-  const auto lies_behind = [mine](uint32_t number) {
-    return static_cast<int32_t>(mine->last_record - number) > 0;
-  };
-  if (!mine->logged || !lies_behind(settled) || !lies_behind(mine->fenced_record)) return over();
-  mine->fenced_record = mine->last_record;
+  if (!mine || !channel->owes_fence(index_)) return over();
+  mine->written = false;
   const std::shared_ptr<const void> owed = mounts_.owe_fence();
   // Goes when the fence is done, on a thread without the common descriptors.
   const std::shared_ptr<const void> fenced(nullptr, [self = shared_from_this(), owed](const void*) {
@@ -112,6 +128,14 @@ void Delegation::written() {
         [self, owed] { boost::asio::post(self->io_, [self, owed] { self->over(); }); });
   });
   mounts_.fence(inode_, mine->written_offset, fenced);
+  fence_timer_.expires_after(kFenceWithin);
+  fence_timer_.async_wait([weak = weak_from_this()](const boost::system::error_code& error) {
+    const auto self = weak.lock();
+    if (error || !self) return;
+    spdlog::warn("event=fence-late gfid={} remedy=\"others may see old bytes for a second\"",
+                 gluster::to_string(self->inode_->gfid()));
+    self->over();
+  });
 }
 
 /// On the pump's thread: nobody has to wait any more.
@@ -122,12 +146,13 @@ void Delegation::over() {
     state_ = State::kOver;
     held.swap(held_);
   }
+  fence_timer_.cancel();
   const std::shared_ptr<Channel> channel = channel_.lock();
   Channel::Slot* mine = channel ? slot(*channel) : nullptr;
   if (!mine) return;
   const std::shared_ptr<Delegation> self = shared_from_this();
   mine->delegation.reset();
-  channel->show_delegation(index_, DelegationState::kNotDelegated);
+  channel->show_not_delegated(index_, Reason::kNotAlone, 0);
 }
 
 }  // namespace booster::daemon::data

@@ -1,10 +1,12 @@
 // The daemon's word that one session alone uses a file on this host: while it stands, nobody else's
-// open of the file returns before everything in the session's log is on the bricks and FUSE has
-// forgotten what it held.
+// open of the file returns before everything that the session has written is on the bricks and FUSE
+// has forgotten what it held.
 #pragma once
 
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -18,18 +20,19 @@ namespace booster::daemon::data {
 class Delegation final : public gluster::OpenListener,
                          public std::enable_shared_from_this<Delegation> {
  public:
-  /// For the ready slot `index` of `channel`. `io` is its pump's.
+  /// For the ready slot `index` of `channel`. `io` is its pump's. `logs`: under it the client may
+  /// write into its log; else it writes with requests that name it (LaneRequest::delegation).
   Delegation(boost::asio::io_context& io, const std::shared_ptr<Channel>& channel, uint32_t index,
-             gluster::Mounts& mounts);
+             gluster::Mounts& mounts, bool logs);
   ~Delegation() override;
   Delegation(const Delegation&) = delete;
   Delegation& operator=(const Delegation&) = delete;
 
   // --- on the pump's thread ---
 
-  /// Begins to hold up openers, then shows the client that it may write into its log; or that it
-  /// may not.
-  void begin();
+  /// Begins to hold up openers, asks `prove` (gluster::Mount::prove_alone), then shows the client
+  /// that it may write; or why it may not.
+  void begin(std::function<gluster::Alone()> prove);
   /// As if somebody had come for the file.
   void take_back();
 
@@ -44,7 +47,7 @@ class Delegation final : public gluster::OpenListener,
 
   /// The slot, if it is still the one that this is for.
   Channel::Slot* slot(Channel& channel) const;
-  void begun(bool watched);
+  void begun(const gluster::Alone& alone);
   void revoke();
   void written();
   void over();
@@ -52,8 +55,10 @@ class Delegation final : public gluster::OpenListener,
   boost::asio::io_context& io_;
   const std::weak_ptr<Channel> channel_;
   const uint32_t index_;
+  const bool logs_;
   gluster::Mounts& mounts_;
   const std::shared_ptr<gluster::Inode> inode_;
+  boost::asio::steady_timer fence_timer_;
 
   std::mutex mutex_;
   State state_ = State::kBeginning;

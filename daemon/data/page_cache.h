@@ -11,6 +11,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <list>
 #include <memory>
 #include <mutex>
@@ -85,8 +86,8 @@ class CachedFile final : public gluster::WriterListener,
             uint64_t ahead, FillWaiter& waiter, Submitter& submitter);
 
   /// Looks whether the file can be valid, unless somebody does or did a moment ago. `file` is open
-  /// for reading.
-  void arm(const std::shared_ptr<gluster::File>& file);
+  /// for reading. `done`, if there is one, is called once, on any thread, when that is known.
+  void arm(const std::shared_ptr<gluster::File>& file, std::function<void()> done = {});
 
   /// Somebody on this host opens it for writing: nothing is valid from now on.
   void writer_opens(bool cuts) override;
@@ -118,10 +119,13 @@ class CachedFile final : public gluster::WriterListener,
   bool have_memory(uint64_t page_of_file);
   void punch(uint64_t offset, uint64_t length);
   bool publish(PageRange range);
-  bool changed_lately() const;
+  /// From when on it is not believed that what is filled now is what the file has, though its
+  /// attributes are the same.
+  Clock::time_point doubted_from(Clock::time_point now) const;
   void unpublish(uint64_t index, CachedExtent& extent);
   void drop_all_locked();
   void finish(FillIo& io, int64_t result);
+  bool may_arm(Clock::time_point now, bool newcomer) const;
   void armed(uint64_t epoch, Clock::time_point since, const gluster::Mount::Proof& answer);
   void show_validity(Clock::time_point now);
   common::PageWord& word(uint64_t page) const;
@@ -144,7 +148,8 @@ class CachedFile final : public gluster::WriterListener,
   uint64_t epoch_ = 0;   // raised by everything that makes pages wrong
   bool armed_ = false;
   bool arming_ = false;
-  bool suspect_ = false;  // filled too soon after a change: see kTick
+  std::vector<std::function<void()>> wait_for_arming_;
+  Clock::time_point doubted_from_ = Clock::time_point::max();  // the first of all pages'
   Clock::time_point tried_{};
   Clock::time_point validated_{};  // when the question was asked that confirmed the attributes
   Clock::time_point cut_{};        // when somebody was about to cut it

@@ -17,6 +17,7 @@ struct Request {
   uint32_t length = 0;
   uint64_t offset = 0;
   uint32_t ahead = 0;
+  uint32_t delegation = 0;
 };
 
 /// Copies a submitted request. The caller has loaded `submitted` with acquire, which is the partner
@@ -34,6 +35,7 @@ inline Request copy_request(common::LaneRequest& lane) {
   request.length = once(lane.length);
   request.offset = once(lane.offset);
   request.ahead = once(lane.ahead);
+  request.delegation = once(lane.delegation);
   return request;
 }
 
@@ -45,6 +47,7 @@ constexpr bool is_well_formed(const Request& request) {
          request.slot < common::kHandleSlots && request.length >= (fill ? 0U : 1U) &&
          request.length <= common::kLanePayload &&
          request.ahead <= (fill ? common::kMaxAhead : 0U) &&
+         (request.delegation == 0 || request.op == common::Op::kWrite) &&
          request.offset <= kMaxOffset - request.length - request.ahead;
 }
 

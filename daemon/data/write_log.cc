@@ -64,7 +64,7 @@ WriteLog::Plan WriteLog::plan(Channel& channel, uint32_t published, bool hurry, 
   // told that it may.
   if (!slot || slot->state != Channel::Slot::State::kReady ||
       slot->generation != first.generation || (slot->flags & common::kHandleWritable) == 0 ||
-      !slot->delegated) {
+      !slot->may_log) {
     return Plan::kLie;
   }
   uint64_t length = first.length;
@@ -103,8 +103,6 @@ WriteLog::Plan WriteLog::plan(Channel& channel, uint32_t published, bool hurry, 
   batch.target_ = file;
   slot->written = true;
   slot->written_offset = first.offset;
-  slot->logged = true;
-  slot->last_record = next;
   return Plan::kReady;
 }
 

@@ -86,6 +86,13 @@ int to_port(std::string_view text) {
   return port;
 }
 
+/// As gf_string2double: what cannot be read is 0.
+double to_seconds(std::string_view text) {
+  double seconds = 0;
+  std::from_chars(text.data(), text.data() + text.size(), seconds);
+  return seconds;
+}
+
 /// `host`, `host:port`, `[v6]:port`, or several of them with commas.
 void add_servers(std::string_view list, std::vector<VolfileServer>& servers) {
   while (!list.empty()) {
@@ -131,6 +138,11 @@ MountOptions parse_meta_cmdline(std::string_view text) {
       options.subdir = words.value();
     } else if (words.is("kernel-writeback-cache", 1)) {
       options.writeback_cache = !is_off(words.optional_value().value_or("yes"));
+    } else if (words.is("direct-io-mode", 2)) {
+      const std::string mode = words.optional_value().value_or("on");
+      options.wants_no_copies |= !is_off(mode) && mode != "auto";
+    } else if (words.is("attribute-timeout", 5)) {
+      options.wants_no_copies |= to_seconds(words.value()) < 1;
     } else if (words.is("read-only") || words.is("worm")) {
       options.read_only = true;
     } else if (words.is("capability")) {

@@ -22,6 +22,9 @@ struct MountOptions {
   bool writeback_cache = false;        // --kernel-writeback-cache
   bool read_only = false;              // --read-only or --worm
   bool capability = false;             // --capability: files can have security.capability
+  // --direct-io-mode, or an --attribute-timeout of less than a second: programs must not be shown
+  // copies of what other hosts may have changed meanwhile.
+  bool wants_no_copies = false;
 };
 
 /// Parses the content of `.meta/cmdline`: { "Cmdlinestr": "glusterfs --option=value … /mnt" }, the

@@ -91,11 +91,6 @@ std::shared_ptr<OpenListener> Inode::open_listener() {
   return open_listener_.lock();
 }
 
-bool Inode::is_hard_to_watch() {
-  const std::lock_guard lock(mutex_);
-  return split_ || !files_[O_WRONLY].expired() || !files_[O_RDWR].expired();
-}
-
 bool Inode::is_split() {
   const std::lock_guard lock(mutex_);
   return split_;

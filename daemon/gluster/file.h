@@ -17,6 +17,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "common/reason.h"
 #include "daemon/gluster/context.h"
 #include "daemon/gluster/gate.h"
 #include "daemon/gluster/worker.h"
@@ -89,6 +90,12 @@ struct Attributes {
   }
 };
 
+/// Whether one description is all that a file has on this host.
+struct Alone {
+  common::Reason reason = common::Reason::kNone;  // kNone: it is
+  int flush_error = 0;  // errno of a write that FUSE had accepted and could not keep; 0: none
+};
+
 /// Hears of whoever opens a file for writing on this host, in time.
 class WriterListener {
  public:
@@ -102,8 +109,7 @@ class WriterListener {
 class OpenListener {
  public:
   virtual ~OpenListener() = default;
-  /// True: he waits until `held`, and all copies of it, are gone; some seconds at most. Any thread;
-  /// must not block.
+  /// True: he waits until `held`, and all copies of it, are gone. Any thread; must not block.
   virtual bool opens(std::shared_ptr<const void> held) = 0;
 };
 
@@ -130,11 +136,9 @@ class Inode {
 
   void set_writer_listener(std::weak_ptr<WriterListener> listener);
   bool is_listened_to();
-  /// Whether programs are known to have it open for writing, or to have it open as more than one
-  /// inode of the kernel, as after a change of the volume's graph: then what is heard of one says
-  /// nothing of the other.
-  bool is_hard_to_watch();
-  /// The second of these: it stays so.
+  /// Whether programs are known to have it open as more than one inode of the kernel, as after a
+  /// change of the volume's graph: then what is heard of one says nothing of the other. It stays
+  /// so.
   bool is_split();
   /// Tells it. For the caller to let go where the common descriptors are (Worker::Descriptors).
   std::shared_ptr<WriterListener> writer_opens(bool cuts);

@@ -32,6 +32,8 @@ constexpr unsigned kGfapiThreads = 4;
 constexpr unsigned kFenceThreads = 2;
 constexpr unsigned kOpenThreads = 2;
 constexpr unsigned kCompareThreads = 2;
+// Each waits for one flush.
+constexpr unsigned kProofThreads = 8;
 
 bool is_on(int fd, dev_t dev) {
   struct statx status {};
@@ -68,7 +70,9 @@ Reason is_unwritten(int file) {
   // descriptor, mapping or process (generic_add_lease in fs/locks.c).
   if (::fcntl(file, F_SETLEASE, F_RDLCK) != 0) return Reason::kNotProven;
   ::fcntl(file, F_SETLEASE, F_UNLCK);
-  // Orders after every earlier write of the inode, FUSE's write-behind included.
+  // The last close of each description has waited for what was written through it. What a mapping
+  // wrote that was kept longer may still be with write-behind, which this waits for, unless
+  // md-cache answers it: then the next comparison with the bricks finds it.
   struct statx status {};
   constexpr int kFlags = AT_EMPTY_PATH | AT_STATX_FORCE_SYNC;
   const bool asked = ::statx(file, "", kFlags, STATX_BASIC_STATS, &status) == 0;
@@ -97,10 +101,15 @@ Mount::Mount(MountPlace place, MountSettings settings, Gate& gate, std::shared_p
                                        Worker::Descriptors::kOwn)),
       opens_(std::make_shared<Worker>("open-" + device_name(place_.dev), kOpenThreads,
                                       Worker::Descriptors::kOwn)),
+      proofs_(std::make_shared<Worker>("proof-" + device_name(place_.dev), kProofThreads)),
       compares_(std::make_shared<Worker>("compare-" + device_name(place_.dev), kCompareThreads)),
       open_files_(std::make_shared<std::atomic<int64_t>>(0)),
       mount_points_(place_.mount_points),
       idle_since_(Clock::now()) {}
+
+Mount::~Mount() {
+  if (watch_) settings_.watch_groups->park(std::move(watch_));
+}
 
 void Mount::engage(EngageOrder order) {
   // Keeps the mount from being idle from now until the answer.
@@ -214,10 +223,12 @@ struct Mount::Question {
 
 std::shared_ptr<OpenWatch> Mount::open_watch() {
   const std::lock_guard lock(mutex_);
-  if (!watch_tried_ && settings_.watch_groups) {
-    watch_ = OpenWatch::start(*settings_.watch_groups, fuse_, wakes_);
-  }
-  watch_tried_ = true;
+  if (!settings_.watch_groups || (watch_ && watch_->serves())) return watch_;
+  constexpr std::chrono::seconds kPause{10};
+  const auto now = Clock::now();
+  if (watch_tried_ != Clock::time_point{} && now - watch_tried_ < kPause) return nullptr;
+  watch_tried_ = now;
+  watch_ = OpenWatch::start(*settings_.watch_groups, fuse_, wakes_);
   return watch_;
 }
 
@@ -237,18 +248,22 @@ void Mount::prove_unwritten(std::shared_ptr<File> file, bool proven,
                             std::function<void(Proof)> done) {
   const auto question =
       std::make_shared<Question>(Question{shared_from_this(), std::move(file), std::move(done)});
-  if (question->file->inode()->is_hard_to_watch()) {
+  if (question->file->inode()->is_split()) {
     return question->done(Failure{Reason::kNotProven});
   }
-  // relaxed: once true it stays so.
-  if (!trusts_root_.load(std::memory_order_relaxed)) {
+  // relaxed: once true they stay so, and the latter was known before any file could be opened.
+  if (!trusts_root_.load(std::memory_order_relaxed) ||
+      wants_no_copies_.load(std::memory_order_relaxed)) {
     return question->done(Failure{Reason::kNotProven});
   }
   if (proven) {
+    bool watched = false;
     {
       const std::lock_guard lock(mutex_);
-      question->watch = watch_->number();  // the proof was made with it
+      watched = watch_ != nullptr;
+      if (watched) question->watch = watch_->number();  // the proof was made with it
     }
+    if (!watched) return question->done(Failure{Reason::kNotProven});
     return ask_bricks(question);
   }
   fuse_->post([question] {
@@ -290,15 +305,34 @@ void Mount::look_for_writers(std::shared_ptr<Question> question) {
   });
 }
 
-void Mount::hold_openers(std::shared_ptr<Inode> inode, std::function<void(bool)> done) {
-  fuse_->post([self = shared_from_this(), inode = std::move(inode), done = std::move(done)] {
+void Mount::prove_alone(std::shared_ptr<File> file, std::function<Alone()> prove,
+                        std::function<void(Alone)> done) {
+  fuse_->post([self = shared_from_this(), file = std::move(file), prove = std::move(prove),
+               done = std::move(done)]() mutable {
+    const std::shared_ptr<Inode> inode = file->inode();
     const auto watch = self->open_watch();
     if (!watch || !self->trusts_root_.load(std::memory_order_relaxed) || inode->is_split()) {
-      return done(false);
+      return done({Reason::kNotProven, 0});
     }
-    auto file = self->open_through_fuse(*inode, O_PATH);
-    if (!file || !*file) return done(false);
-    watch->add(std::move(*file), inode, done);
+    auto opened = self->open_through_fuse(*inode, O_PATH);
+    if (!opened || !*opened) return done({Reason::kNotProven, 0});
+    // First the mark, then the look: who opens it between the two is heard of.
+    watch->add(std::move(*opened), inode,
+               [self, file = std::move(file), prove = std::move(prove),
+                done = std::move(done)](bool watched) mutable {
+                 if (!watched) return done({Reason::kNotProven, 0});
+                 self->proofs_->post([self, file = std::move(file), prove = std::move(prove),
+                                      done = std::move(done)]() mutable {
+                   const Alone alone = prove();
+                   if (alone.reason != Reason::kNone) return done(alone);
+                   self->compares_->post([file = std::move(file), done = std::move(done)] {
+                     const auto attributes = file->attributes();
+                     if (!attributes) return done({Reason::kIoError, 0});
+                     file->inode()->set_size(attributes->size);
+                     done({});
+                   });
+                 });
+               });
   });
 }
 
@@ -391,6 +425,7 @@ Reason Mount::identify(uint64_t epoch) {
       return Reason::kContextFailed;
     }
     options_ = parse_meta_cmdline(*cmdline);
+    if (options_.wants_no_copies) wants_no_copies_.store(true, std::memory_order_relaxed);
     if (is_sharded(*volfile)) found_sharded(nullptr);
     identified_ = true;
   }
@@ -568,7 +603,8 @@ void Mount::tick() {
     }
   }
   for (const Wish& wish : late) wish.done(Failure{Reason::kContextFailed});
-  for (const auto& worker : {fuse_, gfapi_, fences_, opens_, compares_}) worker->serve_waiting();
+  for (const auto& worker : {fuse_, gfapi_, fences_, opens_, proofs_, compares_})
+    worker->serve_waiting();
   if (ready) look_for_shards(ready, used);
   if (idle)
     spdlog::info("event=context-idle dev={} source={}", device_name(place_.dev), place_.source);
@@ -598,13 +634,34 @@ void Mount::open_and_answer(const Wish& wish, const std::shared_ptr<Context>& co
   wish.done(open(wish, context));
 }
 
+void Mount::look_for_trust(glfs_t* volume, glfs_object_t* file) {
+  // relaxed: once true it stays so.
+  if (trusts_root_.load(std::memory_order_relaxed)) return;
+  constexpr id_t kNobody = 65534;  // server.anonuid, server.anongid
+  // Only root may write it, and the daemon may: the volume does not map root to nobody, so that
+  // whatever a program can open the daemon can, too.
+  const auto proves = [volume](glfs_object_t* object) {
+    struct stat status {};
+    return glfs_h_stat(volume, object, &status) == 0 && (status.st_mode & S_IWOTH) == 0 &&
+           status.st_uid != kNobody && status.st_gid != kNobody &&
+           glfs_h_access(volume, object, W_OK) == 0;
+  };
+  bool trusted = proves(file);
+  if (!trusted) {
+    struct stat status {};
+    glfs_object_t* top = glfs_h_lookupat(volume, nullptr, "/", &status, 0);
+    trusted = top && proves(top);
+    if (top) glfs_h_close(top);
+  }
+  if (trusted) trusts_root_.store(true, std::memory_order_relaxed);
+}
+
 Mount::Answer Mount::open(const Wish& wish, const std::shared_ptr<Context>& context) {
   if (is_sharded(context->volfile())) found_sharded(context.get());
   if (context->condemned()) return Failure{Reason::kContextFailed};
   const std::shared_ptr<Inode> inode = inode_for(wish);
   const auto mode = static_cast<size_t>(wish.access_mode);
   std::shared_ptr<File> file;
-  bool may_write = false;
   {
     const std::lock_guard lock(inode->mutex_);
     file = inode->files_[mode].lock();
@@ -620,9 +677,7 @@ Mount::Answer Mount::open(const Wish& wish, const std::shared_ptr<Context>& cont
     // Only the access mode: the kernel has done what else the program's open asked for.
     glfs_fd_t* fd = glfs_h_open(context->fs(), object, wish.access_mode);
     const int error = errno;
-    if (fd && settings_.watch_groups && !trusts_root_.load(std::memory_order_relaxed)) {
-      may_write = glfs_h_access(context->fs(), object, W_OK) == 0;
-    }
+    if (fd && settings_.watch_groups) look_for_trust(context->fs(), object);
     glfs_h_close(object);
     if (!fd) {
       spdlog::info("event=open-failed gfid={} error=\"{}\"", to_string(wish.gfid),
@@ -636,13 +691,6 @@ Mount::Answer Mount::open(const Wish& wish, const std::shared_ptr<Context>& cont
   if (glfs_fstat(file->fd_, &status) != 0) return Failure{Reason::kOpenFailed};
   if (!S_ISREG(status.st_mode)) return Failure{Reason::kNotRegular};
   if (status.st_nlink == 0) return Failure{Reason::kUnlinked};
-  // Only root may do that: the volume does not map it to nobody, so that whatever a program can
-  // open the daemon can, too.
-  constexpr id_t kNobody = 65534;  // server.anonuid, server.anongid
-  if (may_write && (status.st_mode & S_IWOTH) == 0 && status.st_uid != kNobody &&
-      status.st_gid != kNobody) {
-    trusts_root_.store(true, std::memory_order_relaxed);
-  }
   // The kernel takes these rights away when an ordinary user writes; through booster root writes.
   if (set_id_bits(status.st_mode) != 0 && wish.access_mode != O_RDONLY)
     return Failure{Reason::kSetId};

@@ -21,6 +21,9 @@
 #include "daemon/result.h"
 #include "daemon/unique_fd.h"
 
+struct glfs;         // glfs_t
+struct glfs_object;  // glfs_object_t
+
 namespace booster::daemon::gluster {
 
 /// Where a mount is, as the daemon's mount table says.
@@ -71,6 +74,10 @@ class Mount : public std::enable_shared_from_this<Mount> {
   /// `wakes` never waits for anything; it is there to have the common descriptors.
   Mount(MountPlace place, MountSettings settings, Gate& gate, std::shared_ptr<Worker> wakes);
 
+  ~Mount();
+  Mount(const Mount&) = delete;
+  Mount& operator=(const Mount&) = delete;
+
   /// Takes an order whose descriptor is on this mount. Returns at once.
   void engage(EngageOrder order);
 
@@ -94,10 +101,12 @@ class Mount : public std::enable_shared_from_this<Mount> {
   void prove_unwritten(std::shared_ptr<File> file, bool proven, std::function<void(Proof)> done);
   /// The inode's listeners need not hear any more.
   void unwatch(std::shared_ptr<Inode> inode);
-  /// Has the inode's OpenListener hear of whoever opens it from now on. `done` is called once, on a
-  /// thread with the common descriptors, or never when FUSE does not answer: false if that cannot
-  /// be had.
-  void hold_openers(std::shared_ptr<Inode> inode, std::function<void(bool)> done);
+  /// Has the inode's OpenListener hear of whoever opens it from now on; then asks `prove`, which
+  /// may wait, whether one description is all that the file has; then asks the bricks for its size.
+  /// `done` is called once, on a thread with the common descriptors, or never when FUSE does not
+  /// answer.
+  void prove_alone(std::shared_ptr<File> file, std::function<Alone()> prove,
+                   std::function<void(Alone)> done);
 
   /// Once a second: refuses those who have waited too long, closes an idle context, looks whether
   /// the volume can still be served.
@@ -147,14 +156,17 @@ class Mount : public std::enable_shared_from_this<Mount> {
   void open_and_answer(const Wish& wish, const std::shared_ptr<Context>& context);
   Answer open(const Wish& wish, const std::shared_ptr<Context>& context);
   std::shared_ptr<Inode> inode_for(const Wish& wish);
+  void look_for_trust(glfs* volume, glfs_object* file);
 
   const MountPlace place_;  // but for the mount points, which change: mount_points_
   const MountSettings settings_;
   Gate& gate_;
   const std::shared_ptr<Worker> wakes_;
-  std::shared_ptr<Worker> fuse_;      // asks the FUSE mount
-  std::shared_ptr<OpenWatch> watch_;  // made with the first file that needs it; under mutex_
-  bool watch_tried_ = false;
+  std::shared_ptr<Worker> fuse_;  // asks the FUSE mount
+  // Made with the first file that needs it, and again some time after it has given up; under
+  // mutex_.
+  std::shared_ptr<OpenWatch> watch_;
+  Clock::time_point watch_tried_{};
   std::shared_ptr<Worker> gfapi_;  // asks bricks
   // Asks the FUSE mount, too: thousands of fences hold up no engage. What a fence does waits for
   // the kernel's lock on the file, which a program can hold for ever (a write(2) to it from memory
@@ -162,6 +174,7 @@ class Mount : public std::enable_shared_from_this<Mount> {
   // own.
   std::shared_ptr<Worker> fences_;
   std::shared_ptr<Worker> opens_;           // the same, to look whether somebody writes a file
+  const std::shared_ptr<Worker> proofs_;    // waits for who looks whether a description is alone
   const std::shared_ptr<Worker> compares_;  // asks the bricks whether cached files have changed
   std::atomic<bool> retired_{false};
   std::shared_ptr<std::atomic<int64_t>> open_files_;
@@ -183,6 +196,8 @@ class Mount : public std::enable_shared_from_this<Mount> {
   // (`server.root-squash`), the kernel would refuse whoever opens a file that is watched and that
   // the daemon may not read, so none is. Becomes true once.
   std::atomic<bool> trusts_root_{false};
+  // MountOptions::wants_no_copies. Becomes true at most once.
+  std::atomic<bool> wants_no_copies_{false};
 
   // Never held while anything blocks.
   std::mutex mutex_;
@@ -229,8 +244,9 @@ class Mounts {
                        std::function<void(Mount::Proof)> done);
   /// See Mount::unwatch.
   void unwatch(const std::shared_ptr<Inode>& inode);
-  /// See Mount::hold_openers; false, at once, if the mount has gone.
-  void hold_openers(const std::shared_ptr<Inode>& inode, std::function<void(bool)> done);
+  /// See Mount::prove_alone; kNotGenuine, at once, if the mount has gone.
+  void prove_alone(const std::shared_ptr<File>& file, std::function<Alone()> prove,
+                   std::function<void(Alone)> done);
   /// For short jobs that need the common descriptors. Any thread.
   Worker& wakes() { return *wakes_; }
 

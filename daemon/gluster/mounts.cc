@@ -57,11 +57,12 @@ void Mounts::unwatch(const std::shared_ptr<Inode>& inode) {
   if (const auto mount = find(inode->dev())) mount->unwatch(inode);
 }
 
-void Mounts::hold_openers(const std::shared_ptr<Inode>& inode, std::function<void(bool)> done) {
-  if (const auto mount = find(inode->dev())) {
-    mount->hold_openers(inode, std::move(done));
+void Mounts::prove_alone(const std::shared_ptr<File>& file, std::function<Alone()> prove,
+                         std::function<void(Alone)> done) {
+  if (const auto mount = find(file->inode()->dev())) {
+    mount->prove_alone(file, std::move(prove), std::move(done));
   } else {
-    done(false);
+    done({common::Reason::kNotGenuine, 0});
   }
 }
 

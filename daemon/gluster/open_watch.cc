@@ -40,10 +40,8 @@ constexpr int kGroup = 3;
 constexpr int kWake = 4;
 constexpr int kFirstEvent = 5;
 
-/// Who is kept waiting goes on after this, whatever became of what he waits for: bricks may hang.
-constexpr std::chrono::seconds kHoldFor{10};
 /// With more, nobody else is kept waiting.
-constexpr size_t kMostHeld = 1024;
+constexpr size_t kMostHeld = 1 << 16;
 
 /// Threads of a mount that hang in closing. With more, nothing of it is watched any more.
 constexpr int kMostClosers = 16;
@@ -152,6 +150,21 @@ WatchGroups::Group WatchGroups::take() {
   return group;
 }
 
+void WatchGroups::park(std::shared_ptr<OpenWatch> watch) {
+  const std::lock_guard lock(mutex_);
+  parked_.push_back(std::move(watch));
+}
+
+std::shared_ptr<OpenWatch> WatchGroups::unpark() {
+  const std::lock_guard lock(mutex_);
+  while (!parked_.empty()) {
+    std::shared_ptr<OpenWatch> watch = std::move(parked_.back());
+    parked_.pop_back();
+    if (watch->serves()) return watch;
+  }
+  return nullptr;
+}
+
 bool WatchGroups::empty() {
   const std::lock_guard lock(mutex_);
   return groups_.empty();
@@ -167,14 +180,14 @@ struct OpenWatch::State : std::enable_shared_from_this<OpenWatch::State> {
     std::function<void(bool)> done;
     bool marked = false;
     uint64_t let_go = 0;  // not 0: that is all
+    bool flush = false;   // true: all marks go, and that is all
   };
   struct Held {
     uint64_t number;
     int event;  // what the kernel knows it by
-    std::chrono::steady_clock::time_point until;
   };
 
-  std::shared_ptr<Worker> elsewhere;
+  std::shared_ptr<Worker> elsewhere;  // under the mutex: see where()
   std::shared_ptr<Worker> wakes;
   std::weak_ptr<OpenWatch> owner;  // under the mutex
   // Of the thread that serves.
@@ -191,6 +204,10 @@ struct OpenWatch::State : std::enable_shared_from_this<OpenWatch::State> {
   std::unordered_map<uint64_t, std::weak_ptr<Inode>> inodes;
   std::atomic<int> closers{0};
 
+  std::shared_ptr<Worker> where() {
+    const std::lock_guard lock(mutex);
+    return elsewhere;
+  }
   void begin(int group, int wake);
   void serve();
   bool watch();
@@ -200,7 +217,6 @@ struct OpenWatch::State : std::enable_shared_from_this<OpenWatch::State> {
   bool hold(const fanotify_event_metadata& event, const std::shared_ptr<Inode>& inode);
   static void allow(int event);
   void let_go(uint64_t number);
-  void let_go_who_waits_too_long();
   void keep_numbers();
   bool leave_events_behind();
   void end();
@@ -249,10 +265,8 @@ void OpenWatch::State::serve() {
 /// False: goes on in another thread.
 bool OpenWatch::State::watch() {
   while (true) {
-    constexpr int kLookEveryMs = 1000;
     pollfd ready[2] = {{kGroup, POLLIN, 0}, {kWake, POLLIN, 0}};
-    if (::poll(ready, 2, held_openers.empty() ? -1 : kLookEveryMs) < 0 && errno != EINTR) break;
-    let_go_who_waits_too_long();
+    if (::poll(ready, 2, -1) < 0 && errno != EINTR) break;
     if ((ready[1].revents & POLLIN) != 0 && !obey()) break;
     const bool events = (ready[0].revents & POLLIN) != 0 && read_events();
     if (denied) break;  // no second one
@@ -285,21 +299,35 @@ bool OpenWatch::State::obey() {
       let_go(order->let_go);
       continue;
     }
+    if (order->flush) {
+      ::fanotify_mark(kGroup, FAN_MARK_FLUSH, 0, AT_FDCWD, nullptr);
+      continue;
+    }
     // /proc/self is the process's first thread, whose descriptors are the common ones.
     const std::string path = fmt::format("/proc/self/fd/{}", order->file.get());
     const unsigned how = order->add ? FAN_MARK_ADD : FAN_MARK_REMOVE;
     order->marked = ::fanotify_mark(kGroup, how, FAN_OPEN_PERM, AT_FDCWD, path.c_str()) == 0;
-    elsewhere->post([order = std::move(order)] {
+    where()->post([order = std::move(order)] {
       if (order->done) order->done(order->marked);
     });
   }
 }
 
+namespace {
+
+/// Of opening a file: whoever tried would have failed, watched or not, since it or its bricks are
+/// gone.
+bool nobody_could(int error) {
+  return error == ENOENT || error == ESTALE || error == ENOTCONN || error == EIO;
+}
+
+}  // namespace
+
 /// True if it leaves descriptors to close.
 bool OpenWatch::State::read_events() {
   alignas(fanotify_event_metadata) char buffer[4096];
   ssize_t left = ::read(kGroup, buffer, sizeof buffer);
-  if (left < 0 && errno != EAGAIN && errno != EINTR) {
+  if (left < 0 && errno != EAGAIN && errno != EINTR && !nobody_could(errno)) {
     // The kernel lets nobody open what it cannot open for us. Mount::trusts_root() should have kept
     // us away from such a volume.
     spdlog::warn("event=open-denied error=\"{}\"", strerrordesc_np(errno));
@@ -334,7 +362,7 @@ void OpenWatch::State::answer(const fanotify_event_metadata& event) {
   std::shared_ptr<WriterListener> listener;
   if (inode && opens_for_writing(line)) listener = inode->writer_opens(cuts_while_reading(line));
   if (!inode || !hold(event, inode)) allow(event.fd);
-  elsewhere->post([inode = std::move(inode), listener = std::move(listener)] {});
+  where()->post([inode = std::move(inode), listener = std::move(listener)] {});
 }
 
 /// True: he is answered later.
@@ -359,9 +387,9 @@ bool OpenWatch::State::hold(const fanotify_event_metadata& event,
       });
   const bool waits = listener->opens(token);
   if (waits) {
-    held_openers.push_back({number, event.fd, std::chrono::steady_clock::now() + kHoldFor});
+    held_openers.push_back({number, event.fd});
   }
-  elsewhere->post([listener = std::move(listener)] {});
+  where()->post([listener = std::move(listener)] {});
   return waits;
 }
 
@@ -380,14 +408,6 @@ void OpenWatch::State::let_go(uint64_t number) {
   allow(found->event);
   ::close(found->event);  // what keeps its number: never a file
   held_openers.erase(found);
-}
-
-void OpenWatch::State::let_go_who_waits_too_long() {
-  const auto now = std::chrono::steady_clock::now();
-  while (!held_openers.empty() && held_openers.front().until <= now) {
-    spdlog::warn("event=opener-let-go reason=\"waited for {} s\"", kHoldFor.count());
-    let_go(held_openers.front().number);
-  }
 }
 
 /// After the descriptors of events have been closed: none of those numbers is to mean another event
@@ -429,22 +449,31 @@ bool OpenWatch::State::leave_events_behind() {
 }
 
 void OpenWatch::State::end() {
-  std::vector<std::pair<std::shared_ptr<Inode>, std::shared_ptr<WriterListener>>> told;
+  struct Told {
+    std::shared_ptr<Inode> inode;
+    std::shared_ptr<WriterListener> writers;
+    std::shared_ptr<OpenListener> openers;
+  };
+  std::vector<Told> told;
   std::deque<std::shared_ptr<Order>> never;
   {
     const std::lock_guard lock(mutex);
     stage = Stage::kEnded;
     never.swap(orders);
     for (const auto& [number, entry] : inodes) {
-      if (auto inode = entry.lock()) told.emplace_back(std::move(inode), nullptr);
+      if (auto inode = entry.lock()) told.push_back({std::move(inode), nullptr, nullptr});
     }
   }
-  // Nobody will be heard of any more.
-  for (auto& [inode, listener] : told) listener = inode->writer_opens(false);
+  // Nobody will be heard of any more: as if somebody came for each of them.
+  for (Told& one : told) {
+    one.writers = one.inode->writer_opens(false);
+    one.openers = one.inode->open_listener();
+    if (one.openers) one.openers->opens(nullptr);
+  }
   ::pthread_mutex_unlock(&mutex_of(life->words[held]));
   // Frees whoever waits, and ends all marks.
   ::close(kGroup);
-  elsewhere->post([told = std::move(told), never = std::move(never)] {
+  where()->post([told = std::move(told), never = std::move(never)] {
     for (const auto& order : never) {
       if (order->done) order->done(false);
     }
@@ -455,6 +484,7 @@ void OpenWatch::State::end() {
 
 std::shared_ptr<OpenWatch> OpenWatch::start(WatchGroups& groups, std::shared_ptr<Worker> elsewhere,
                                             std::shared_ptr<Worker> wakes) {
+  if (auto parked = groups.unpark(); parked && parked->reassign(elsewhere)) return parked;
   // The group is common until the thread has it, and nothing hangs here.
   const WatchGroups::Group group = groups.take();
   UniqueFd wake(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
@@ -490,6 +520,25 @@ OpenWatch::~OpenWatch() {
     never.swap(state_->orders);
   }
   ring();
+}
+
+bool OpenWatch::serves() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->stage == State::Stage::kServing;
+}
+
+bool OpenWatch::reassign(std::shared_ptr<Worker> elsewhere) {
+  auto order = std::make_shared<State::Order>();
+  order->flush = true;
+  {
+    const std::lock_guard lock(state_->mutex);
+    if (state_->stage != State::Stage::kServing) return false;
+    state_->inodes.clear();
+    state_->elsewhere = std::move(elsewhere);
+    state_->orders.push_back(std::move(order));
+  }
+  ring();
+  return true;
 }
 
 void OpenWatch::ring() const {

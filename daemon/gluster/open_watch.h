@@ -26,6 +26,8 @@
 
 namespace booster::daemon::gluster {
 
+class OpenWatch;
+
 /// fanotify groups for later. Only making them takes CAP_SYS_ADMIN, which the daemon gives up
 /// before it talks to anybody.
 class WatchGroups {
@@ -40,6 +42,10 @@ class WatchGroups {
   WatchGroups(unsigned count, common::Watches& watches);
   /// One that nobody has had; empty when there is none left. Any thread.
   Group take();
+  /// Keeps a watch whose mount has gone, for the next mount. Any thread.
+  void park(std::shared_ptr<OpenWatch> watch);
+  /// One of those, which still serves, or null. Any thread.
+  std::shared_ptr<OpenWatch> unpark();
   bool empty();
   common::Watches& watches() { return watches_; }
 
@@ -47,13 +53,15 @@ class WatchGroups {
   common::Watches& watches_;
   std::mutex mutex_;
   std::vector<Group> groups_;
+  std::vector<std::shared_ptr<OpenWatch>> parked_;
 };
 
 /// One for each mount. Any thread.
 class OpenWatch {
  public:
-  /// Null when there is no group left. What must not be let go on a thread without the common
-  /// descriptors is let go on `elsewhere`. `wakes` never waits for anything.
+  /// One that is parked, or a new one; null when there is no group left. What must not be let go on
+  /// a thread without the common descriptors is let go on `elsewhere`. `wakes` never waits for
+  /// anything.
   static std::shared_ptr<OpenWatch> start(WatchGroups& groups, std::shared_ptr<Worker> elsewhere,
                                           std::shared_ptr<Worker> wakes);
   ~OpenWatch();
@@ -69,12 +77,17 @@ class OpenWatch {
 
   /// Its place in Watches, where programs see that it lives.
   uint32_t number() const { return number_; }
+  /// False once it has given up: nobody is heard of any more.
+  bool serves() const;
 
  private:
   struct State;
   OpenWatch(std::shared_ptr<State> state, UniqueFd wake, uint32_t number)
       : state_(std::move(state)), wake_(std::move(wake)), number_(number) {}
+  friend class WatchGroups;
   void ring() const;
+  /// Forgets all that it watches, and serves another mount. False if it has given up.
+  bool reassign(std::shared_ptr<Worker> elsewhere);
   /// Whoever was kept waiting under that number goes on.
   void let_go(uint64_t held);
 

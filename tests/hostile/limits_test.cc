@@ -240,7 +240,7 @@ TEST_F(Hostile, ADaemonThatIsStoppedFirstFencesWhatTheKilledHaveWritten) {
     const auto client = new_session();
     Fd file(path, O_RDWR);
     talk.say(engage(*client, file.get()));
-    client->memory().state.unsettled.store(1);
+    client->memory().state.unsettled_in[0].store(1);
     talk.say(request(*client, Op::kWrite, 0, 4096));
     file.close();  // it would wait for the mount in its end
     talk.say("closed");

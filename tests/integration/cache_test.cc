@@ -222,7 +222,6 @@ TEST_F(Cached, EachWriteOfABoostedProgramIsSeenAtOnce) {
     ASSERT_EQ(writer.tell("close", "w", "close"), "0");
     ASSERT_EQ(reader.tell("pread", "r", 0, 2 * kPage, seed), right(2 * kPage)) << i;
   }
-  EXPECT_GT(daemon_.boosted_write_bytes(), 0U);
 }
 
 TEST_F(Cached, NothingIsCachedWhileSomebodyHasItOpenForWriting) {
@@ -305,23 +304,47 @@ TEST_F(Cached, ADeadDaemonsCacheIsBelievedByNobody) {
   }
 }
 
+/// A write of another host that was long on its way may change no times: a later one has set them.
+/// To whoever reads, that is as if somebody wrote on the brick itself.
+TEST_F(Cached, AWriteThatWasLongOnItsWayIsSeenInTheEnd) {
+  if (Lab::get().shape != "one") GTEST_SKIP() << "needs the bricks' file to be the volume's";
+  Puppet reader;
+  const std::string path = open_file(reader, "r", 1);
+  std::this_thread::sleep_for(milliseconds(1500));
+  ASSERT_TRUE(warm(reader, "r", 1));
+  const std::string bytes = Lab::get().dir + "/late";
+  write_file(bytes, bytes_at(0, kPage, 2));
+  const RunResult late = shell(
+      "lab bricks | while read number volume pid brick; do [ $volume != vol1 ] || "
+      "lab exec --host server -- dd if='" +
+          bytes + "' of=\"$brick/" + path.substr(Lab::get().mount.size() + 1) +
+          "\" conv=notrunc status=none; done",
+      {.preload = false});
+  ASSERT_EQ(late.status, 0) << late.err;
+  const uint64_t before = cached_calls();
+  const auto start = steady_clock::now();
+  while (reader.tell("pread", "r", 0, kPage, 2) != right(kPage)) {
+    ASSERT_LT(steady_clock::now() - start, std::chrono::seconds(10));
+    std::this_thread::sleep_for(milliseconds(5));
+  }
+  EXPECT_GT(cached_calls(), before + 50);
+  EXPECT_TRUE(warm(reader, "r", 2));
+}
+
 TEST_F(Cached, AReaderAsksTheNextDaemon) {
-  known_failure(
-      "a program that only reads is not boosted again after a restart of the daemon", [&] {
-        Puppet reader({.eager = false});
-        const std::string path = open_file(reader, "r", 1);
-        for (int daemons = 0; daemons < 2; ++daemons) {
-          const auto end = steady_clock::now() + std::chrono::seconds(10);
-          for (size_t i = 0; daemon_.stats().totals().cached_calls() < 50; ++i) {
-            ASSERT_LT(steady_clock::now(), end) << daemons;
-            if (i % 100 == 0) forget(path);
-            const size_t offset = i * 7919 % (kSize - kPage);
-            ASSERT_EQ(reader.tell("pread", "r", offset, kPage, 1), right(kPage)) << offset;
-          }
-          daemon_.kill(SIGTERM);
-          daemon_.start();
-        }
-      });
+  Puppet reader({.eager = false});
+  const std::string path = open_file(reader, "r", 1);
+  for (int daemons = 0; daemons < 3; ++daemons) {
+    const auto end = steady_clock::now() + std::chrono::seconds(20);
+    for (size_t i = 0; daemon_.stats().totals().cached_calls() < 50; ++i) {
+      ASSERT_LT(steady_clock::now(), end) << daemons;
+      if (i % 100 == 0) forget(path);
+      const size_t offset = i * 7919 % (kSize - kPage);
+      ASSERT_EQ(reader.tell("pread", "r", offset, kPage, 1), right(kPage)) << offset;
+    }
+    daemon_.kill(daemons % 2 == 0 ? SIGKILL : SIGTERM);
+    daemon_.start();
+  }
 }
 
 TEST_F(Cached, AProgramSeesItsOwnWriteWhateverHappensToTheDaemon) {
@@ -536,6 +559,25 @@ TEST_F(CachedOnTwoHosts, AnOpenShowsWhatAnotherHostHasClosed) {
   }
 }
 
+TEST_F(CachedOnTwoHosts, WhoCannotOpenAFileThatIsGoneEndsNothing) {
+  const VolumeOption at_once("vol1", "performance.open-behind", "off");
+  Puppet reader;
+  for (const char* name : {"a", "b"}) {
+    open_file(reader, name, 1);
+    ASSERT_TRUE(warm(reader, name, 1));
+  }
+  const std::string gone = dir_.file("a");
+  const RunResult removed = shell("lab exec --host 2 -- rm '" + gone + "'", {.preload = false});
+  ASSERT_EQ(removed.status, 0) << removed.err;
+  ASSERT_LT(::open(gone.c_str(), O_RDWR | O_CLOEXEC), 0);
+  for (uint64_t seed = 1; seed < 4; ++seed) {
+    ASSERT_TRUE(warm(reader, "b", seed));
+    overwrite(dir_.file("b"), 0, kPage, seed + 1);
+    ASSERT_EQ(reader.tell("pread", "b", 0, kPage, seed + 1), right(kPage));
+  }
+  EXPECT_EQ(read_file(daemon_.log_path()).find("event=open-denied"), std::string::npos);
+}
+
 TEST_F(CachedOnTwoHosts, ALockShowsWhatWasWrittenUnderItElsewhere) {
   Puppet reader;
   const std::string path = open_file(reader, "r", 1);
@@ -544,7 +586,15 @@ TEST_F(CachedOnTwoHosts, ALockShowsWhatWasWrittenUnderItElsewhere) {
     ASSERT_TRUE(warm(reader, "r", seed, 0, 4 * kPage)) << i;
     overwrite_elsewhere(path, 0, 4 * kPage, seed + 1, "flock '" + path + "'");
     ASSERT_EQ(reader.tell("flock", "r"), "0");
-    ASSERT_EQ(reader.tell("pread", "r", 0, 4 * kPage, seed + 1), right(4 * kPage)) << i;
+    // FUSE's client may keep what it has for a moment longer; the page cache must not.
+    const auto end = steady_clock::now() + milliseconds(2500);
+    while (true) {
+      const uint64_t before = cached_calls();
+      const std::string got = reader.tell("pread", "r", 0, 4 * kPage, seed + 1);
+      if (got == right(4 * kPage)) break;
+      ASSERT_EQ(cached_calls(), before) << i << ": " << got << " out of the page cache";
+      ASSERT_LT(steady_clock::now(), end) << i << ": " << got;
+    }
     ASSERT_EQ(reader.tell("unflock", "r"), "0");
   }
 }

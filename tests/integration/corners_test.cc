@@ -71,7 +71,8 @@ TEST_P(Corners, AThreadSeesItsOwnWriteWhileAnotherSettles) {
 TEST_P(Corners, ANumberThatWasNeverUsedShowsWhatAnotherHasWritten) {
   const std::string block = std::to_string(paying(256 << 10));
   const std::string two = std::to_string(2 * paying(256 << 10));
-  expect(block + " " + two + " 1000000000", "unseen-number", {"file", "other"});
+  // It has its file open several times over, so that no description is alone.
+  expect_once(block + " " + two + " 1000000000", "unseen-number", {"file", "other"});
 }
 
 TEST_P(Corners, AClonedChildMayCloseWhatItsParentHasUsed) {
@@ -106,12 +107,13 @@ TEST_P(Corners, AProgramThatSignalsInterruptSeesTheDaemonsEnd) {
   daemon_.start();
 }
 
+/// As whoever looks at the file without opening it sees.
 TEST_P(Corners, AnUnlockOfOneFileSettlesTheOthers) {
   for (const char* how : {"flock", "posix", "ofd", "close"}) {
     ScratchDir dir;
     const size_t size = paying(65536);
     const std::string right = std::to_string(size);
-    write_file(dir.file("data"), std::string(size, 'a'));
+    write_file(dir.file("data"), "");
     write_file(dir.file("lock"), "");
     Puppet writer;
     ASSERT_EQ(writer.tell("open", "lock", "rw", dir.file("lock")), "0");
@@ -119,25 +121,24 @@ TEST_P(Corners, AnUnlockOfOneFileSettlesTheOthers) {
     const std::string word = how;
     const bool flock = word == "flock" || word == "close";
     ASSERT_EQ(writer.tell(flock ? "flock" : word + "-lock", "lock"), "0");
-    const int fd = ::open(dir.file("data").c_str(), O_RDONLY | O_CLOEXEC);
-    if (policy() == Policy::kShipped) {
-      until_boosted(daemon_, Moves::kWrites,
-                    [&] { ASSERT_EQ(writer.tell("pwrite", "data", 0, size, 6), right); });
-    }
-    std::string bytes(size, '\0');
-    ASSERT_EQ(::pread(fd, bytes.data(), size, 0), static_cast<ssize_t>(size));
     until_boosted(daemon_, Moves::kWrites,
-                  [&] { ASSERT_EQ(writer.tell("pwrite", "data", 0, size, 7), right); });
+                  [&] { ASSERT_EQ(writer.tell("pwrite", "data", 0, size, 6), right); });
+    ASSERT_EQ(writer.tell("fsync", "data"), "0");
+    ASSERT_EQ(file_size(dir.file("data")), size);
+    const uint64_t before = daemon_.boosted_write_bytes();
+    ASSERT_EQ(writer.tell("pwrite", "data", size, size, 7), right);
+    // Under the log what has returned may still be on its way.
+    for (int i = 0; i < 1000 && daemon_.boosted_write_bytes() < before + size; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    EXPECT_EQ(daemon_.boosted_write_bytes(), before + size);
     if (word == "close") {
       ASSERT_EQ(writer.tell("close", "lock", "close"), "0");
     } else {
       ASSERT_EQ(writer.tell(flock ? "unflock" : word + "-unlock", "lock"), "0");
     }
-    ASSERT_EQ(::pread(fd, bytes.data(), size, 0), static_cast<ssize_t>(size));
-    EXPECT_TRUE(bytes == bytes_at(0, size, 7)) << how;
-    ::close(fd);
+    EXPECT_EQ(file_size(dir.file("data")), 2 * size) << how;
   }
-  EXPECT_GE(daemon_.boosted_write_bytes(), 4U * 65536);
 }
 
 TEST_P(Corners, ASettledProgramThatIsKilledLeavesTheTimesItSet) {

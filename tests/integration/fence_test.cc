@@ -28,27 +28,31 @@ enum View { kSize, kFreshOpen, kOpenDescriptor, kMapping, kViews };
 constexpr std::array<const char*, kViews> kViewNames = {"stat", "fresh open", "open descriptor",
                                                         "mapping"};
 
-/// A file as a program without booster has it: known by path, open, and perhaps mapped.
+/// A file as a program without booster has it: known by path, or open as well, and perhaps mapped.
+/// Only the first can be delegated to who writes it.
 class Watched {
  public:
-  Watched(std::string path, size_t size, uint64_t seed, bool mapped) : path_(std::move(path)) {
+  enum Held { kByPath, kOpen, kMapped };
+  Watched(std::string path, size_t size, uint64_t seed, Held held) : path_(std::move(path)) {
     content_ = bytes_at(0, size, seed);
     write_file(path_, content_);
+    if (held == kByPath) return;
     fd_ = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC);
     EXPECT_GE(fd_, 0);
-    if (mapped) map_ = ::mmap(nullptr, kMapped, PROT_READ, MAP_SHARED, fd_, 0);
+    if (held == kMapped) map_ = ::mmap(nullptr, kMapBytes, PROT_READ, MAP_SHARED, fd_, 0);
     EXPECT_NE(map_, MAP_FAILED);
   }
   ~Watched() {
-    if (map_ != nullptr) ::munmap(map_, kMapped);
-    ::close(fd_);
+    if (map_ != nullptr) ::munmap(map_, kMapBytes);
+    if (fd_ >= 0) ::close(fd_);
   }
   Watched(const Watched&) = delete;
   Watched& operator=(const Watched&) = delete;
 
   const std::string& path() const { return path_; }
   size_t size() const { return content_.size(); }
-  bool mapped() const { return map_ != nullptr; }
+  bool delegable() const { return fd_ < 0; }
+  const char* held() const { return map_ != nullptr ? "mapped" : fd_ >= 0 ? "open" : "by path"; }
 
   /// What the file must hold from now on.
   void expect_cut(size_t size) { content_.resize(size); }
@@ -75,6 +79,7 @@ class Watched {
       }
       case kFreshOpen: return judge(read_file(path_));
       case kOpenDescriptor: {
+        if (fd_ < 0) return "";
         std::string bytes(content_.size() + 1, '\0');
         size_t done = 0;
         ssize_t got;
@@ -101,7 +106,7 @@ class Watched {
   }
 
  private:
-  static constexpr size_t kMapped = 16 << 20;
+  static constexpr size_t kMapBytes = 16 << 20;
 
   std::string judge(const std::string& bytes) const {
     if (bytes == content_) return "";
@@ -144,8 +149,8 @@ struct Stale {
       const std::string wrong = file.look(view);
       if (wrong.empty()) continue;
       if (++count[view] <= 3 && explain) {
-        examples += file.path() + (file.mapped() ? " (mapped) " : " (not mapped) ") + when + ": " +
-                    kViewNames[view] + " (look " + std::to_string(i + 1) + "): " + wrong + ", " +
+        examples += file.path() + " (" + file.held() + ") " + when + ": " + kViewNames[view] +
+                    " (look " + std::to_string(i + 1) + "): " + wrong + ", " +
                     until_right(file, view) + "\n";
       }
     }
@@ -169,19 +174,16 @@ class Fence : public PolicyTest {
     length = whole(paying(length));
     EXPECT_EQ(writer.tell("pwrite", "w", offset, length, seed), std::to_string(length));
     file.expect_bytes(offset, length, seed);
-    written_ += length;
+    if (file.delegable()) written_ += length;
   }
 
-  /// Under the shipped policy: writes until that is boosted, and looks at the file, so that it is
-  /// known as it was before what follows.
+  /// Under the shipped policy: writes until that is boosted, and looks at the file without opening
+  /// it, so that it is known as it was before what follows.
   void warm(Puppet& writer, Watched& file, uint64_t seed) {
-    if (policy() == Policy::kSooner) return;
-    const uint64_t before = daemon_.boosted_write_bytes();
-    const uint64_t written = written_;
+    if (policy() == Policy::kSooner || !file.delegable()) return;
     until_boosted(daemon_, Moves::kWrites, [&] { write_at(writer, file, 0, 1, seed); });
     EXPECT_EQ(writer.tell("fsync", "w"), "0");
-    written_ = written + daemon_.boosted_write_bytes() - before;
-    file.prime();
+    EXPECT_EQ(file.look(kSize), "");
   }
 
   /// The puppet opens `file` as "w" and changes it.
@@ -207,7 +209,7 @@ class Fence : public PolicyTest {
         for (size_t i = 0; i < 3; ++i) {
           EXPECT_EQ(writer.tell("write", "w", piece, seed), std::to_string(piece));
           file.expect_bytes(i * piece, piece, seed);
-          written_ += piece;
+          if (file.delegable()) written_ += piece;
         }
         break;
       }
@@ -224,6 +226,13 @@ class Fence : public PolicyTest {
     }
     // Beyond one shard of 4 MB now and then.
     return (index % 50 == 49 ? 5U << 20 : 1U << 20) + static_cast<size_t>(index);
+  }
+  /// Four of six by path.
+  static Watched::Held held_of(int index) {
+    // On a disperse volume FUSE alone now and then shows the size from the middle of a write that
+    // another descriptor has made.
+    if (Lab::get().shape == "disperse") return Watched::kByPath;
+    return index % 3 != 0 ? Watched::kByPath : index % 2 == 0 ? Watched::kOpen : Watched::kMapped;
   }
   static Change change_of(int index) {
     return static_cast<Change>((index + index / 10) % kChanges);
@@ -243,7 +252,7 @@ class Fence : public PolicyTest {
       std::list<Watched> files;
       std::unique_ptr<Puppet> writer;
       for (int i = first; i < std::min(first + kPerRound, count); ++i) {
-        files.emplace_back(dir.file(std::to_string(i)), whole(size_of(i)), 1, i % 3 == 0);
+        files.emplace_back(dir.file(std::to_string(i)), whole(size_of(i)), 1, held_of(i));
       }
       std::this_thread::sleep_for(kAllForgotten);
       int index = first;
@@ -257,7 +266,11 @@ class Fence : public PolicyTest {
         if (testing::Test::HasFailure()) break;
       }
     }
-    EXPECT_EQ(daemon_.boosted_write_bytes(), written_) << when << ": not all was boosted";
+    // Under the shipped policy a file that was cut is asked for again only after a while.
+    if (policy() == Policy::kSooner) {
+      EXPECT_EQ(daemon_.boosted_write_bytes(), written_) << when << ": not all was boosted";
+    }
+    EXPECT_GT(daemon_.boosted_write_bytes(), 0U) << when;
     return stale;
   }
 
@@ -277,50 +290,64 @@ class Fence : public PolicyTest {
 };
 BOOSTER_UNDER_EACH_POLICY(Fence);
 
-// If this fails, the other tests of this file prove nothing.
-TEST_P(Fence, WithoutItFuseShowsOldBytesInEveryView) {
+/// The one look that is no open, and so takes no delegation back. If this fails, the other tests of
+/// this file prove nothing.
+TEST_P(Fence, WithoutItFuseShowsAnOldSizeToWhoDoesNotOpenTheFile) {
   const Stale stale = looks_after(
       rounds(), "not settled", [](Puppet&, Watched&, int) {}, true, false);
-  for (int view = 0; view < kViews; ++view) {
-    EXPECT_GT(stale.count[static_cast<size_t>(view)], 0) << kViewNames[static_cast<size_t>(view)];
-  }
+  EXPECT_GT(stale.count[kSize], 0);
+  EXPECT_EQ(stale.total(), stale.count[kSize]) << stale.examples;
 }
 
 TEST_P(Fence, AnotherProcessSeesAWriteThatHasReturned) {
-  known_failure("another process reads old bytes until the writer settles", [&] {
-    const Stale stale = looks_after(10, "after a write", [](Puppet&, Watched&, int) {});
-    EXPECT_EQ(stale.total(), 0) << stale.examples;
-  });
+  ScratchDir dir;
+  Puppet writer(logged());
+  for (int i = 0; i < rounds(); ++i) {
+    Watched file(dir.file(std::to_string(i)), whole(size_of(i)), 1, held_of(i));
+    file.prime();
+    change(writer, file, change_of(i), 100 + static_cast<uint64_t>(i));
+    // In this order: the open takes the delegation back.
+    for (const View view : {kFreshOpen, kSize, kOpenDescriptor, kMapping}) {
+      EXPECT_EQ(file.look(view), "") << i << file.held() << " " << kViewNames.at(view);
+    }
+  }
+  EXPECT_GT(daemon_.boosted_write_bytes(), 0U);
 }
 
 /// The other way round.
 TEST_P(Fence, AStoreToAMappingIsSeenByABoostedReaderOfAnotherProcess) {
-  known_failure("what another process has stored to its mapping is the kernel's alone", [&] {
-    ScratchDir dir;
-    const std::string path = dir.file("file");
-    constexpr size_t kLong = 4 << 20;
-    write_file(path, bytes_at(0, kLong, 1));
-    Puppet reader(logged());
-    ASSERT_EQ(reader.tell("open", "r", "r", path), "0");
+  ScratchDir dir;
+  const std::string path = dir.file("file");
+  constexpr size_t kLong = 4 << 20;
+  write_file(path, bytes_at(0, kLong, 1));
+  Puppet reader(logged());
+  ASSERT_EQ(reader.tell("open", "r", "r", path), "0");
+  constexpr size_t kPiece = 64 << 10;
+  const auto read_all = [&](uint64_t seed) {
+    for (size_t offset = 0; offset < kLong; offset += kPiece) {
+      ASSERT_EQ(reader.tell("pread", "r", offset, kPiece, seed), std::to_string(kPiece));
+    }
+  };
+  for (uint64_t seed = 1; seed < 8; seed += 2) {
+    // A moment after the last writer has gone.
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    const uint64_t before = daemon_.stats().totals().cached_bytes();
+    while (daemon_.stats().totals().cached_bytes() == before) {
+      ASSERT_LT(std::chrono::steady_clock::now(), end);
+      forget(path);
+      read_all(seed);
+    }
     const int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
     void* map = ::mmap(nullptr, kLong, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     ASSERT_NE(map, MAP_FAILED);
     ::close(fd);
-    constexpr size_t kPiece = 64 << 10;
-    const auto read_all = [&](uint64_t seed) {
-      for (size_t offset = 0; offset < kLong; offset += kPiece) {
-        ASSERT_EQ(reader.tell("pread", "r", offset, kPiece, seed), std::to_string(kPiece));
-      }
-    };
-    until_boosted(daemon_, Moves::kReads, [&] {
-      forget(path);
-      read_all(1);
-    });
-    const std::string bytes = bytes_at(0, kLong, 2);
-    std::memcpy(map, bytes.data(), kLong);
-    read_all(2);
+    for (const uint64_t stored : {seed + 1, seed + 2}) {
+      const std::string bytes = bytes_at(0, kLong, stored);
+      std::memcpy(map, bytes.data(), kLong);
+      read_all(stored);
+    }
     ::munmap(map, kLong);
-  });
+  }
 }
 
 TEST_P(Fence, NothingIsStaleAfterClose) {
@@ -384,7 +411,7 @@ TEST_P(Fence, AWriterThatWasKilledIsSeenWithinASecondAndALittle) {
   std::list<Watched> files;
   const int count = rounds();
   for (int i = 0; i < count; ++i) {
-    files.emplace_back(dir.file(std::to_string(i)), whole(size_of(i)), 1, false);
+    files.emplace_back(dir.file(std::to_string(i)), whole(size_of(i)), 1, Watched::kByPath);
   }
   std::this_thread::sleep_for(kAllForgotten);
   int index = 0;
@@ -408,6 +435,12 @@ TEST_P(Fence, WhatOthersClosedIsSeenByABoostedReaderAtOnce) {
   write_file(dir.file("file"), std::string(size_t{4} << 20, 'x'));
   Puppet reader(logged());
   ASSERT_EQ(reader.tell("open", "r", "r", dir.file("file")), "0");
+  until_boosted(daemon_, Moves::kReads, [&] {
+    forget(dir.file("file"));
+    for (int piece = 0; piece < 4; ++piece) {
+      reader.tell("pread", "r", static_cast<size_t>(piece) << 20, 1 << 20, 0);
+    }
+  });
   int stale = 0;
   const int count = rounds();
   for (int i = 0; i < count; ++i) {
@@ -417,8 +450,6 @@ TEST_P(Fence, WhatOthersClosedIsSeenByABoostedReaderAtOnce) {
     const int fd = ::open(dir.file("file").c_str(), O_WRONLY | O_CLOEXEC);
     ASSERT_EQ(::write(fd, bytes.data(), size), static_cast<ssize_t>(size));
     ASSERT_EQ(::close(fd), 0);
-    // It would not pay to read what the kernel has just been given.
-    if (policy() == Policy::kShipped && i % 2 == 0) forget(dir.file("file"));
     if (reader.tell("pread", "r", 0, size, seed) != std::to_string(size)) ++stale;
   }
   EXPECT_EQ(stale, 0) << "of " << count;
@@ -432,16 +463,23 @@ TEST_P(Fence, WhatIsAppendedWithoutBoosterRightAfterCloseStandsAtTheEnd) {
   for (int i = 0; i < rounds(); ++i) {
     const std::string path = dir.file(std::to_string(i));
     write_file(path, std::string(3000, 'x'));
-    const int fd = ::open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
+    // Who has it open already keeps it from being boosted; who opens it then takes that back.
+    const bool early = i % 2 == 0;
+    const auto open_to_append = [&] {
+      return ::open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
+    };
+    int fd = early ? open_to_append() : -1;
     const size_t size = paying(5000 + 70000 * static_cast<size_t>(i % 3));
     ASSERT_EQ(writer.tell("open", "w", "w", path), "0");
-    if (policy() == Policy::kShipped) {
+    if (policy() == Policy::kShipped && !early) {
       until_boosted(daemon_, Moves::kWrites, [&] {
         ASSERT_EQ(writer.tell("pwrite", "w", 0, paying(1), i), std::to_string(paying(1)));
       });
     }
     ASSERT_EQ(writer.tell("pwrite", "w", 0, size, i), std::to_string(size));
+    if (!early && i % 4 == 1) fd = open_to_append();
     ASSERT_EQ(writer.tell("close", "w", "close"), "0");
+    if (fd < 0) fd = open_to_append();
     ASSERT_EQ(::write(fd, "the end", 7), 7);
     const std::string expected = bytes_at(0, size, static_cast<uint64_t>(i)) + "the end";
     const std::string before = read_file(path);

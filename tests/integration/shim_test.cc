@@ -102,7 +102,7 @@ struct Trace {
 };
 
 /// What a program does that another process could notice, pids and numbers left out.
-Trace trace(const std::vector<std::string>& command, bool preload) {
+Trace trace(const std::vector<std::string>& command, bool preload, bool eager = false) {
   const std::string file = Lab::get().dir + "/strace";
   ::unlink(file.c_str());
   std::vector<std::string> argv = {
@@ -118,6 +118,7 @@ Trace trace(const std::vector<std::string>& command, bool preload) {
       "memfd_create,unlink,rename,mkdir,kill,prctl,ptrace,io_uring_setup"};
   if (preload) {
     argv.insert(argv.end(), {"-E", "LD_PRELOAD=" + shim_path()});
+    if (eager) argv.insert(argv.end(), {"-E", "GLFS_BOOSTER_ENGAGE=eager"});
   }
   argv.insert(argv.end(), command.begin(), command.end());
   const RunResult result = run(argv, {.preload = false});
@@ -174,7 +175,7 @@ TEST(Shim, AProgramOnTheMountIsCaughtByTheSameTrace) {  // else the test above p
   Daemon daemon;
   ScratchDir dir;
   write_file(dir.file("a"), std::string(2 << 20, 'a'));
-  const Trace with = trace({"cat", dir.file("a")}, true);
+  const Trace with = trace({"cat", dir.file("a")}, true, true);
   EXPECT_TRUE(std::count(with.calls.begin(), with.calls.end(), "connect /run/booster/control.sock"))
       << with.calls.size();
 }

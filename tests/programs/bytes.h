@@ -2,10 +2,12 @@
 // that is lost, old or somebody else's is told from the right one. For tests and their programs.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <string>
+#include <vector>
 
 namespace booster::test {
 
@@ -43,6 +45,36 @@ inline size_t first_wrong(const char* bytes, size_t length, uint64_t offset, uin
   size_t at = 0;
   while (bytes[at] == right[at]) ++at;
   return at;
+}
+
+/// Whose bytes these are, for comparing and for people: "1*900 2*100 0*24" are 900 bytes of seed 1,
+/// then 100 of seed 2, then zeros; what is none of them is "?". Cut off after a dozen runs.
+inline std::string runs_of(const std::string& bytes, uint64_t offset,
+                           const std::vector<uint64_t>& seeds) {
+  std::vector<std::pair<std::string, std::string>> known = {{"0", std::string(bytes.size(), '\0')}};
+  for (const uint64_t seed : seeds) {
+    known.emplace_back(std::to_string(seed), bytes_at(offset, bytes.size(), seed));
+  }
+  std::string text;
+  int runs = 0;
+  for (size_t at = 0; at < bytes.size();) {
+    if (++runs > 12) return text + " ...";
+    const auto from = bytes.begin() + static_cast<std::ptrdiff_t>(at);
+    std::string whose = "?";
+    size_t length = 0;
+    for (const auto& [name, right] : known) {
+      const auto start = right.begin() + static_cast<std::ptrdiff_t>(at);
+      const auto same = static_cast<size_t>(std::mismatch(from, bytes.end(), start).first - from);
+      if (same > length) {
+        whose = name;
+        length = same;
+      }
+    }
+    length = std::max<size_t>(length, 1);
+    text += (text.empty() ? "" : " ") + whose + "*" + std::to_string(length);
+    at += length;
+  }
+  return text;
 }
 
 }  // namespace booster::test

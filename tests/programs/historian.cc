@@ -1,6 +1,5 @@
 // Reads, writes, opens, closes and syncs at random in files that others use as well, and records
 // what it did and saw (history.h): historian DIR PROCESS SEED CALLS LOG
-// MORE; MORE blocks are added to each tenth call, so that these pay.
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
@@ -49,8 +48,7 @@ class Historian {
         process_(static_cast<uint32_t>(atoi(arguments[1]))),
         random_(static_cast<uint64_t>(atoll(arguments[2])) * 256 + process_),
         calls_(atoll(arguments[3])),
-        log_(fopen(arguments[4], "w")),
-        more_(static_cast<uint32_t>(atoi(arguments[5]))) {
+        log_(fopen(arguments[4], "w")) {
     if (log_ == nullptr) fail(arguments[4]);
   }
 
@@ -73,10 +71,17 @@ class Historian {
 
   void step() {
     const uint32_t file = below(kHistoryFiles);
-    // Two thirds of the time nobody may write a file, or it would never be cached.
-    const bool calm = (now_ns() / kMoodNs + file) % 3 != 0;
+    const uint64_t mood = now_ns() / kMoodNs + file;
+    // Half of the time nobody may write a file, or it would never be cached. A quarter of it one
+    // process has it alone, and boosts its writes whatever they are.
+    const bool calm = mood % 2 == 0;
+    const bool solo = mood % 4 == 1;
+    if (solo && mood / 4 % booster::test::kHistoryProcesses + 1 != process_) {
+      return close_file(file);
+    }
     if (calm && files_[file].mode != O_RDONLY) close_file(file);
-    if (files_[file].fd < 0) open_file(file, calm);
+    if (solo && files_[file].mode != O_RDWR) close_file(file);
+    if (files_[file].fd < 0) open_file(file, calm, solo);
     const uint32_t dice = below(100);
     const bool reads = files_[file].mode != O_WRONLY;
     const bool writes = files_[file].mode != O_RDONLY;
@@ -84,9 +89,9 @@ class Historian {
     if (dice < 5) return sync(file);
     if (dice < 7) return rest();
     if (writes && (!reads || dice < 40)) {
-      write_blocks(file, dice % 10 == 0 ? 1 + more_ + below(600) : 1 + below(4));
+      write_blocks(file, solo || dice % 10 == 0 ? 1 + below(1500) : 1 + below(4));
     } else {
-      read_blocks(file, dice % 10 == 0 ? 1 + more_ + below(600) : 1 + below(4));
+      read_blocks(file, dice % 10 == 0 ? 1 + below(1200) : 1 + below(4));
     }
   }
 
@@ -96,10 +101,10 @@ class Historian {
     return below(10) < 8 ? std::min(below(24), last) : below(last + 1);
   }
 
-  void open_file(uint32_t index, bool calm) {
+  void open_file(uint32_t index, bool calm, bool solo) {
     constexpr std::array<int, 4> kModes = {O_RDONLY, O_RDONLY, O_RDWR, O_WRONLY};
     File& file = files_[index];
-    file.mode = calm ? O_RDONLY : kModes[below(4)];
+    file.mode = solo ? O_RDWR : calm ? O_RDONLY : kModes[below(4)];
     file.opened_ns = now_ns();
     file.fd = open((dir_ + "/" + std::to_string(index)).c_str(), file.mode | O_CLOEXEC);
     if (file.fd < 0) fail("open");
@@ -200,7 +205,6 @@ class Historian {
   std::mt19937_64 random_;
   const long long calls_;
   FILE* log_;
-  const uint32_t more_;
   std::array<File, kHistoryFiles> files_{};
   uint32_t writes_ = 0;
   std::vector<uint64_t> buffer_;
@@ -209,8 +213,8 @@ class Historian {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 7) {
-    fprintf(stderr, "usage: booster_historian DIR PROCESS SEED CALLS LOG MORE\n");
+  if (argc != 6) {
+    fprintf(stderr, "usage: booster_historian DIR PROCESS SEED CALLS LOG\n");
     return 2;
   }
   return Historian(argv + 1).run();

@@ -11,6 +11,8 @@
 namespace booster::test {
 
 inline constexpr uint32_t kHistoryFiles = 4;
+/// Numbered from 1.
+inline constexpr uint32_t kHistoryProcesses = 7;
 /// Smaller than a page, so that writers of different blocks meet in one.
 inline constexpr uint32_t kBlockBytes = 1024;
 /// 2 MiB a file: booster has no page cache for less than one.

@@ -7,6 +7,7 @@
 #include <spawn.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdio_ext.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -17,13 +18,13 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <chrono>
 #include <functional>
-#include <iostream>
 #include <map>
 #include <mutex>
 #include <random>
@@ -33,6 +34,7 @@
 #include <vector>
 
 #include "tests/programs/bytes.h"
+#include "tests/programs/views.h"
 
 extern char** environ;
 
@@ -453,6 +455,63 @@ int posix_lock_kept(const Arguments& arguments) {
   return 0;
 }
 
+/// FILE: a write that FUSE accepts and no brick can keep, then ordinary calls. Some of them fails
+/// with its error.
+int accepted_error(const Arguments& arguments) {
+  const int fd = open_or_fail(arguments[0], O_RDWR);
+  char back[4096];
+  memset(back, 'x', sizeof(back));
+  if (pwrite(fd, back, sizeof(back), 0) != sizeof(back)) fail("pwrite");
+  errno = 0;
+  // So far out that it is left to the kernel.
+  bool told = pwrite(fd, "x", 1, INT64_MAX - 50) != 1 && errno == EFBIG;
+  told |= pread(fd, back, sizeof(back), 0) < 0 && errno == EFBIG;
+  told |= pwrite(fd, back, sizeof(back), 0) < 0 && errno == EFBIG;
+  told |= fsync(fd) != 0 && errno == EFBIG;
+  told |= close(fd) != 0 && errno == EFBIG;
+  printf("%s\n", told ? "told" : "lost");
+  return 0;
+}
+
+/// FILE ROUNDS: writes through the kernel, overlapping so that FUSE's write-behind holds some back,
+/// and reads elsewhere, which makes FUSE's client sure of the file's attributes; then a boosted
+/// write in the same place, which must come after those writes, and a boosted read.
+int held_back(const Arguments& arguments) {
+  constexpr size_t kSpan = 1 << 20;  // a call that pays
+  const int fd = open_or_fail(arguments[0], O_RDWR);
+  struct stat status {};
+  if (fstat(fd, &status) != 0 || status.st_size < static_cast<off_t>(4 * kSpan)) fail("size");
+  const auto kernel_write = [&](off_t offset, size_t length, uint64_t seed) {
+    const std::string bytes = block(static_cast<char>('a' + seed % 26), length);
+    const iovec one = {const_cast<char*>(bytes.data()), length};
+    if (pwritev2(fd, &one, 1, offset, RWF_HIPRI) != static_cast<ssize_t>(length)) fail("pwritev2");
+  };
+  off_t elsewhere = kSpan;
+  std::string back(kSpan, '\0');
+  const uint64_t rounds = std::stoull(arguments[1]);
+  for (uint64_t i = 0; i < rounds; ++i) {
+    for (const off_t offset : {0, 4096, 8192}) kernel_write(offset, 65536, i);
+    kernel_write(8192, 4096, i + 1);
+    elsewhere += 262144;
+    if (elsewhere >= status.st_size) {
+      elsewhere = kSpan;
+      posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+    }
+    const iovec aside = {back.data(), 4096};
+    if (preadv2(fd, &aside, 1, elsewhere, RWF_HIPRI) != 4096) fail("preadv2");
+    const auto expected = static_cast<char>('A' + i % 26);
+    const std::string bytes = block(expected, kSpan);
+    if (pwrite(fd, bytes.data(), kSpan, 0) != static_cast<ssize_t>(kSpan)) fail("pwrite");
+    if (fdatasync(fd) != 0) fail("fdatasync");
+    if (pread(fd, back.data(), kSpan, 0) != static_cast<ssize_t>(kSpan)) fail("pread");
+    if (back.find_first_not_of(expected) != std::string::npos) {
+      printf("round %lu: %c instead of %c\n", i, back[back.find_first_not_of(expected)], expected);
+      return 1;
+    }
+  }
+  return 0;
+}
+
 /// FILE: makes it standard input, writes through another number of it, and reads through the
 /// stream.
 int stream_on_zero(const Arguments& arguments) {
@@ -467,6 +526,8 @@ int stream_on_zero(const Arguments& arguments) {
     if (pwrite(fd, bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size())) {
       fail("pwrite");
     }
+    // Forgets what the stream itself has of it, which rewind alone does not.
+    fflush(stdin);
     rewind(stdin);
     if (getc(stdin) != bytes[0]) ++stale;
   }
@@ -544,7 +605,6 @@ int odd_calls(const Arguments& arguments) {
   say("pread -1", pread(fd, back, 100, -1));
   say("pwrite -1", pwrite(fd, back, 100, -1));
   say("pread far", pread(fd, back, 100, INT64_MAX - 50));
-  say("pwrite far", pwrite(fd, "x", 1, INT64_MAX - 50));
   say("pwrite max", pwrite(fd, "x", 1, INT64_MAX));
   say("hole", pwrite(fd, "end", 3, (5L << 30) + 7));
   memset(back, 1, sizeof(back));
@@ -658,17 +718,11 @@ class Puppet {
  public:
   int run() {
     say("ready");
-    for (std::string line; std::getline(std::cin, line);) {
-      std::istringstream words(line);
-      std::string verb;
-      words >> verb;
-      const auto found = verbs_.find(verb);
-      if (found == verbs_.end()) {
-        say("unknown command " + verb);
-        return 2;
-      }
-      errno = 0;
-      say(found->second(words));
+    for (std::string line; next_line(line);) {
+      Words words(line);
+      const std::string result = obey(words);
+      say(result);
+      if (result.starts_with("unknown command")) return 2;
     }
     return 0;
   }
@@ -677,6 +731,23 @@ class Puppet {
   using Words = std::istringstream;
 
   static void say(const std::string& text) { write_all(1, text + "\n"); }
+
+  bool next_line(std::string& line) const {
+    line.clear();
+    for (char letter; read(orders_, &letter, 1) == 1;) {
+      if (letter == '\n') return true;
+      line += letter;
+    }
+    return false;
+  }
+
+  std::string obey(Words& words) {
+    const auto verb = next<std::string>(words);
+    const auto found = verbs_.find(verb);
+    if (found == verbs_.end()) return "unknown command " + verb;
+    errno = 0;
+    return found->second(words);
+  }
 
   static std::string told(long result) {
     if (result >= 0) return std::to_string(result);
@@ -690,7 +761,7 @@ class Puppet {
     return value;
   }
 
-  int fd(Words& words) {
+  int fd(Words& words) const {
     const auto found = files_.find(next<std::string>(words));
     return found == files_.end() ? -1 : found->second;
   }
@@ -758,6 +829,179 @@ class Puppet {
     return told(fcntl(fd(words), command, &whole));
   }
 
+  /// LENGTH PIECE OLD NEW: how much of a file is looked at, with calls of which size, and the seeds
+  /// of the bytes that may be there. Answers are what calls return in all, and runs_of.
+  struct Look {
+    explicit Look(Words& words)
+        : bytes(next<size_t>(words), '\0'),
+          piece(next<size_t>(words)),
+          seeds({next<uint64_t>(words), next<uint64_t>(words)}) {}
+    std::string told(long got) {
+      if (got < 0) return Puppet::told(got);
+      bytes.resize(static_cast<size_t>(got));
+      return Puppet::told(got) + ": " + booster::test::runs_of(bytes, 0, seeds);
+    }
+    std::string bytes;
+    const size_t piece;
+    const std::vector<uint64_t> seeds;
+  };
+
+  std::string look(Words& words, bool positional) {
+    const int file = fd(words);
+    Look look(words);
+    if (!positional) lseek(file, 0, SEEK_SET);
+    size_t done = 0;
+    while (done < look.bytes.size()) {
+      char* const to = look.bytes.data() + done;
+      const size_t length = std::min(look.piece, look.bytes.size() - done);
+      const ssize_t got =
+          positional ? pread(file, to, length, static_cast<off_t>(done)) : read(file, to, length);
+      if (got < 0) return look.told(got);
+      if (got == 0) break;
+      done += static_cast<size_t>(got);
+    }
+    return look.told(static_cast<long>(done));
+  }
+
+  std::string load(Words& words) {
+    const int file = fd(words);
+    Look look(words);
+    return look.told(views_.load(file, look.bytes));
+  }
+
+  std::string stream_get(Words& words) {
+    const int file = fd(words);
+    Look look(words);
+    return look.told(views_.get(file, look.bytes, look.piece));
+  }
+
+  /// NAME OFFSET LENGTH SEED, through a mapping or a stream.
+  std::string view_put(Words& words, bool mapped) {
+    const int file = fd(words);
+    const auto offset = next<uint64_t>(words);
+    const auto length = next<size_t>(words);
+    const std::string bytes = booster::test::bytes_at(offset, length, next<uint64_t>(words));
+    return told(mapped ? views_.store(file, offset, bytes)
+                       : views_.put(file, static_cast<off_t>(offset), bytes));
+  }
+
+  static bool is_writable(int file) {
+    const int flags = fcntl(file, F_GETFL);
+    return flags >= 0 && (flags & O_ACCMODE) == O_RDWR;
+  }
+
+  static std::string told(long result, const struct stat& status) {
+    if (result < 0) return told(result);
+    return std::to_string(status.st_size) + " " + std::to_string(status.st_mtim.tv_sec) + "." +
+           std::to_string(status.st_mtim.tv_nsec);
+  }
+
+  /// The file is standard input, as for a program that was started with `<`, and it is not.
+  std::string as_stdin(Words& words) const {
+    const int file = fd(words);
+    return told(dup2(file, 0));
+  }
+  static std::string not_stdin() {
+    __fpurge(stdin);
+    clearerr(stdin);
+    const int null = open("/dev/null", O_RDONLY);
+    const int result = dup2(null, 0);
+    close(null);
+    return told(result);
+  }
+
+  /// Closes what there is of a file, its mapping and its stream, whatever it is.
+  std::string drop(Words& words) {
+    const auto name = next<std::string>(words);
+    const int file = files_[name];
+    files_.erase(name);
+    return told(views_.drop(file) ? 0 : close(file));
+  }
+
+  std::string alias(Words& words) {
+    const auto name = next<std::string>(words);
+    files_[name] = fd(words);
+    return "0";
+  }
+
+  /// NAME FD: a descriptor that the program was born with.
+  std::string adopt(Words& words) {
+    const auto name = next<std::string>(words);
+    files_[name] = next<int>(words);
+    return told(fcntl(files_[name], F_GETFD) < 0 ? -1 : 0);
+  }
+
+  static sockaddr_un address(Words& words) {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    strncpy(address.sun_path, next<std::string>(words).c_str(), sizeof(address.sun_path) - 1);
+    return address;
+  }
+
+  struct Envelope {
+    Envelope() {
+      message.msg_iov = &part;
+      message.msg_iovlen = 1;
+      message.msg_control = control;
+      message.msg_controllen = sizeof(control);
+    }
+    char byte = 'x';
+    iovec part{&byte, 1};
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+    msghdr message{};
+  };
+
+  /// NAME SOCKET: the description goes to whoever is told to receive it there.
+  std::string send_file(Words& words) const {
+    const int file = fd(words);
+    const sockaddr_un to = address(words);
+    const int link = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    Envelope envelope;
+    cmsghdr* const header = CMSG_FIRSTHDR(&envelope.message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(header), &file, sizeof(int));
+    envelope.message.msg_name = const_cast<sockaddr_un*>(&to);
+    envelope.message.msg_namelen = sizeof(to);
+    const std::string answer = told(sendmsg(link, &envelope.message, 0));
+    close(link);
+    return answer;
+  }
+
+  /// SOCKET, then NAME: a socket there is made, and what has been sent to it is taken.
+  std::string listen_at(Words& words) {
+    const sockaddr_un at = address(words);
+    mailbox_ = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    return told(bind(mailbox_, reinterpret_cast<const sockaddr*>(&at), sizeof(at)));
+  }
+  std::string receive(Words& words) {
+    Envelope envelope;
+    const long got = recvmsg(mailbox_, &envelope.message, 0);
+    if (got != 1) return told(got);
+    int file = -1;
+    memcpy(&file, CMSG_DATA(CMSG_FIRSTHDR(&envelope.message)), sizeof(int));
+    files_[next<std::string>(words)] = file;
+    return told(file < 0 ? -1 : 0);
+  }
+
+  /// VERB...: what a child answers that was forked for it.
+  std::string in_child(Words& words) {
+    int ends[2];
+    if (pipe(ends) != 0) return told(-1);
+    const pid_t child = fork();
+    if (child == 0) {
+      write_all(ends[1], obey(words));
+      _exit(0);
+    }
+    close(ends[1]);
+    std::string answer;
+    for (char letter; read(ends[0], &letter, 1) == 1;) answer += letter;
+    close(ends[0]);
+    waitpid(child, nullptr, 0);
+    return answer;
+  }
+
   /// A child that holds the descriptors, as any child does, until it is killed.
   static std::string fork_holder() {
     const pid_t child = fork();
@@ -806,12 +1050,59 @@ class Puppet {
   }
 
   std::map<std::string, int> files_;
+  booster::test::Views views_;
+  int mailbox_ = -1;
+  // Not standard input itself: a file can become that.
+  const int orders_ = fcntl(0, F_DUPFD_CLOEXEC, 100);
   const std::map<std::string, std::function<std::string(Words&)>> verbs_ = {
       {"open", [this](Words& w) { return open_file(w); }},
       {"pwrite", [this](Words& w) { return put(w, true); }},
       {"write", [this](Words& w) { return put(w, false); }},
       {"pread", [this](Words& w) { return get(w, true); }},
       {"read", [this](Words& w) { return get(w, false); }},
+      {"look", [this](Words& w) { return look(w, true); }},
+      {"look-in-order", [this](Words& w) { return look(w, false); }},
+      {"load", [this](Words& w) { return load(w); }},
+      {"fread", [this](Words& w) { return stream_get(w); }},
+      {"store", [this](Words& w) { return view_put(w, true); }},
+      {"fwrite", [this](Words& w) { return view_put(w, false); }},
+      {"map",
+       [this](Words& w) {
+         const int f = fd(w);
+         return told(views_.map(f, next<size_t>(w), is_writable(f)));
+       }},
+      {"stream",
+       [this](Words& w) {
+         const int f = fd(w);
+         return told(views_.stream(f, is_writable(f)));
+       }},
+      {"fstat",
+       [this](Words& w) {
+         struct stat status {};
+         const int result = fstat(fd(w), &status);
+         return told(result, status);
+       }},
+      {"stat",
+       [](Words& w) {
+         struct stat status {};
+         const int result = stat(next<std::string>(w).c_str(), &status);
+         return told(result, status);
+       }},
+      {"as-stdin", [this](Words& w) { return as_stdin(w); }},
+      {"not-stdin", [](Words&) { return not_stdin(); }},
+      {"getchar",
+       [](Words&) -> std::string {
+         const int letter = getchar();
+         return letter == EOF ? "end" : told(letter);
+       }},
+      {"drop", [this](Words& w) { return drop(w); }},
+      {"alias", [this](Words& w) { return alias(w); }},
+      {"adopt", [this](Words& w) { return adopt(w); }},
+      {"send", [this](Words& w) { return send_file(w); }},
+      {"listen", [this](Words& w) { return listen_at(w); }},
+      {"receive", [this](Words& w) { return receive(w); }},
+      {"in-child", [this](Words& w) { return in_child(w); }},
+      {"where", [this](Words& w) { return told(lseek(fd(w), 0, SEEK_CUR)); }},
       {"make-and-check", [](Words& w) { return make_and_check(w); }},
       {"seek",
        [this](Words& w) {
@@ -1014,6 +1305,8 @@ const std::map<std::string, std::pair<size_t, int (*)(const Arguments&)>> kComma
     {"closed-number", {3, closed_number}},
     {"lock-free", {2, lock_free}},
     {"posix-lock-kept", {1, posix_lock_kept}},
+    {"accepted-error", {1, accepted_error}},
+    {"held-back", {2, held_back}},
     {"stream-on-zero", {1, stream_on_zero}},
     {"mixed-ways", {1, mixed_ways}},
     {"odd-calls", {1, odd_calls}},

@@ -13,6 +13,7 @@
 
 #include <chrono>
 #include <cstring>
+#include <map>
 #include <new>
 #include <optional>
 #include <stdexcept>
@@ -107,6 +108,7 @@ class DaemonClient {
 
   /// Sends an Engage for `fd` by the book, without waiting.
   void engage_begin(int fd, uint32_t slot, uint32_t generation) {
+    engaged_as_[slot] = fd;
     send(engage_message(slot, generation, fd, fd));
   }
   /// That descriptor `fd` is open on the same file as `file`.
@@ -161,10 +163,46 @@ class DaemonClient {
     send(message);
   }
 
-  /// Puts a request into a lane, rings if the pump sleeps, does not wait.
+  /// Asks for a write delegation of the slot, which was engaged with `fd`, and waits for the
+  /// answer; gives it back with `fd` -1. Returns the word that is shown then.
+  uint32_t delegate(uint32_t slot, uint32_t generation, int fd,
+                    std::chrono::milliseconds patience = std::chrono::seconds(10)) {
+    const std::atomic<uint32_t>& word = memory_->slots[slot].delegation;
+    const uint32_t before = word.load(std::memory_order_acquire);
+    control::ToDaemon message;
+    control::Delegate& delegate = *message.mutable_delegate();
+    delegate.set_slot(slot);
+    delegate.set_generation(generation);
+    delegate.set_give_back(fd < 0);
+    delegate.set_fd_number(fd < 0 ? 0 : static_cast<uint32_t>(fd));
+    send(message);
+    const auto end = std::chrono::steady_clock::now() + patience;
+    while (word.load(std::memory_order_acquire) == before && !hung_up() &&
+           std::chrono::steady_clock::now() < end) {
+      std::this_thread::sleep_for(std::chrono::microseconds(100));
+    }
+    return word.load(std::memory_order_acquire);
+  }
+  /// The slot's write delegation, asked for if it has none; 0: it is not to be had.
+  uint32_t delegated(uint32_t slot, uint32_t generation) {
+    if (slot >= common::kHandleSlots) return 0;
+    const auto holds = [](uint32_t word) {
+      return (word & common::kDelegationStates) == common::kDelegated;
+    };
+    uint32_t word = memory_->slots[slot].delegation.load(std::memory_order_acquire);
+    const auto engaged = engaged_as_.find(slot);
+    if (!holds(word) && engaged != engaged_as_.end()) {
+      word = delegate(slot, generation, engaged->second);
+    }
+    return holds(word) ? word : 0;
+  }
+
+  /// Puts a request into a lane, rings if the pump sleeps, does not wait. A write is made under the
+  /// slot's delegation.
   void submit(uint32_t lane, common::Op op, uint32_t slot, uint32_t generation, uint64_t offset,
               uint32_t length) {
     common::LaneRequest& request = memory_->requests[lane];
+    request.delegation = op == common::Op::kWrite ? delegated(slot, generation) : 0;
     request.op = static_cast<uint32_t>(op);
     request.slot = slot;
     request.generation = generation;
@@ -256,6 +294,7 @@ class DaemonClient {
 
   int socket_ = -1;
   int memory_fd_ = -1;
+  std::map<uint32_t, int> engaged_as_;  // descriptor by slot
   control::Welcome welcome_;
   common::SessionMemory* memory_ = nullptr;
 };

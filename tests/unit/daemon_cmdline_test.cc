@@ -80,6 +80,18 @@ TEST(MetaCmdline, ReadOnlyClients) {
   EXPECT_TRUE(parse("--worm --volfile-id=v /mnt").read_only);
 }
 
+TEST(MetaCmdline, MountsWhoseProgramsWantNoCopies) {
+  for (const char* no : {"--direct-io-mode", "--direct-io-mode=enable", "--direct-io-mode=yes",
+                         "--attribute-timeout=0", "--attribute-timeout=0.5",
+                         "--attribute-timeout 0", "--attri=what", "--di=on"}) {
+    EXPECT_TRUE(parse(std::string(no) + " --volfile-id=v /mnt").wants_no_copies) << no;
+  }
+  for (const char* copies : {"", "--direct-io-mode=disable", "--direct-io-mode=auto",
+                             "--attribute-timeout=1", "--attribute-timeout=600"}) {
+    EXPECT_FALSE(parse(std::string(copies) + " --volfile-id=v /mnt").wants_no_copies) << copies;
+  }
+}
+
 TEST(MetaCmdline, GarbageIsNoCrash) {
   for (const char* text : {"", "{", "\"Cmdlinestr\": \"", "{ \"Cmdlinestr\": \"x -s", "-s", "--",
                            "--volfile-server", "--volfile-server=[", "--volfile-server=:"}) {

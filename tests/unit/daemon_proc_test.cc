@@ -120,7 +120,7 @@ TEST(FdInfo, OfAnOwnDescriptorAgreesWithStat) {
   ASSERT_EQ(::fstat(fd.get(), &status), 0);
   Peer self;
   self.proc_dir = UniqueFd(::open("/proc/self", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  FdinfoReaders readers(2);
+  FdinfoReaders readers;
   const auto read = [&](int number) {
     return readers.read(::getuid(), self.proc_dir.get(), static_cast<uint32_t>(number));
   };

@@ -176,7 +176,7 @@ TEST_F(ChannelTest, AMalformedRecordIsALie) {
   Channel::Slot& slot = channel_->make_slot(0);
   slot.state = Channel::Slot::State::kReady;
   slot.flags = common::kHandleReadable | common::kHandleWritable;
-  slot.delegated = true;
+  slot.may_log = true;
   for (const common::LogRecord& record : bad) {
     shared().log_records[0] = record;
     shared().log_head.published.store(1, std::memory_order_release);

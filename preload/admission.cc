@@ -1,0 +1,182 @@
+#include "preload/admission.h"
+
+#include <fcntl.h>
+
+#include "preload/boosted_write.h"
+#include "preload/handle.h"
+#include "preload/process.h"
+#include "preload/write_delegation.h"
+
+namespace booster::preload {
+
+using common::Reason;
+
+namespace {
+
+/// What has been waited for trips when it pays to ask: about what asking costs.
+constexpr uint64_t kWorthUs = 1000;
+/// What a call takes that is served from memory: so much, and so much a KiB. A copy out of the
+/// kernel's cache runs at 2 GB/s and more, one call of FUSE's takes 60 us and more.
+constexpr uint64_t kCallUs = 20;
+constexpr uint64_t kNsPerKib = 700;
+/// A smaller file is read by the time that its cache is there.
+constexpr uint64_t kCacheBytes = 1 << 20;
+/// Bytes until a file that was not to be had, or whose daemon was not, is looked at again.
+constexpr uint64_t kLookAgain = 16 << 20;
+constexpr uint64_t kConnectAgain = 256 << 10;
+/// What the kernel has, or what is read here and there, is asked for when so much was read of it.
+constexpr uint64_t kTimesInOrder = 4;   // the file's size
+constexpr uint64_t kShareAtRandom = 8;  // an eighth of it
+/// Under a log a file is asked for when so much was written to it...
+constexpr uint64_t kLogFrom = 16 << 10;
+/// ...and without, when so many calls of that size have been made.
+constexpr uint64_t kLargeCalls = 2;
+
+uint64_t memory_us(uint64_t bytes) {
+  return kCallUs + (bytes >> 10) * kNsPerKib / 1000;
+}
+
+/// Adds what the call has cost.
+void observe(Description::Cost& cost, long moved, uint64_t us) {
+  if (moved <= 0) return;
+  const auto bytes = static_cast<uint64_t>(moved);
+  cost.moved.fetch_add(bytes, std::memory_order_relaxed);
+  const uint64_t copy_us = memory_us(bytes);
+  if (us > copy_us) cost.waited_us.fetch_add(us - copy_us, std::memory_order_relaxed);
+}
+
+/// Whether a file that is read is worth its page cache; `warm`: since the kernel has all of it.
+bool reads_pay(Description& description, int fd, bool& warm) {
+  Description::Cost& cost = description.cost;
+  const bool in_order = description.reading.in_order.load(std::memory_order_relaxed);
+  const uint64_t moved = cost.moved.load(std::memory_order_relaxed);
+  const uint64_t waited = cost.waited_us.load(std::memory_order_relaxed);
+  const bool slow = in_order && waited >= kWorthUs;
+  if (!slow && moved < cost.look_at.load(std::memory_order_relaxed)) return false;
+  struct statx status;
+  if (!raw::attributes(fd, AT_STATX_DONT_SYNC, status) || status.stx_size < kCacheBytes) {
+    cost.look_at.store(moved + kCacheBytes, std::memory_order_relaxed);
+    cost.waited_us.store(0, std::memory_order_relaxed);
+    return false;
+  }
+  const uint64_t enough =
+      in_order ? kTimesInOrder * status.stx_size : status.stx_size / kShareAtRandom;
+  warm = !slow && waited < moved >> 12;  // less than a microsecond for 4 KiB
+  if (slow || moved >= enough) return true;
+  cost.look_at.store(enough, std::memory_order_relaxed);
+  return false;
+}
+
+bool writes_pay(const Session* session, const Description& description, const Call& call) {
+  const uint64_t moved = description.cost.moved.load(std::memory_order_relaxed);
+  const uint64_t waited = description.cost.waited_us.load(std::memory_order_relaxed);
+  if (session == nullptr || session->policy().write_log) {
+    return moved >= kLogFrom && waited >= kWorthUs;
+  }
+  const uint64_t least = small_call(*session);
+  return call.length >= least && moved >= kLargeCalls * least && moved >= kLogFrom;
+}
+
+/// Whether the description can have what is asked for at all.
+bool may_ask(const Description& description) {
+  const Inode& inode = *description.inode;
+  return inode.never.load(std::memory_order_relaxed) == Reason::kNone &&
+         inode.streams.load(std::memory_order_relaxed) == 0;
+}
+
+}  // namespace
+
+uint64_t small_call(const Session& session) {
+  return settings().eager ? 0 : session.policy().min_call_bytes;
+}
+
+void note_kernel_read(Description& description, const Call& call, long result, uint64_t us) {
+  Description::Reading& reading = description.reading;
+  if (call.offset != kSequential) {
+    const auto start = static_cast<uint64_t>(call.offset);
+    const bool in_order = start == reading.next_offset.load(std::memory_order_relaxed);
+    reading.in_order.store(in_order, std::memory_order_relaxed);
+    reading.next_offset.store(start + (result > 0 ? static_cast<uint64_t>(result) : 0),
+                              std::memory_order_relaxed);
+  }
+  observe(description.cost, result, us);
+  // The kernel has not had it after all.
+  if (us > memory_us(call.length)) reading.warm.store(false, std::memory_order_relaxed);
+}
+
+void note_kernel_write(Description& description, long result, uint64_t us) {
+  constexpr uint64_t kMost = 10'000'000;
+  description.cost.last_write_us.store(static_cast<uint32_t>(us < kMost ? us : kMost),
+                                       std::memory_order_relaxed);
+  observe(description.cost, result, us);
+}
+
+Reason ask_to_read(Description& description, const Call& call, Reason reason) {
+  if (!may_ask(description) || description.reading.never.load(std::memory_order_relaxed)) {
+    return reason;
+  }
+  const bool eager = settings().eager;
+  const uint32_t stage = description.stage.load(std::memory_order_relaxed);
+  if (stage == Description::kReady && description.reading.cached.load(std::memory_order_relaxed)) {
+    // relaxed: a daemon that has died since is found out by session().
+    const uint32_t mine =
+        std::atomic_ref(description.handle.session).load(std::memory_order_relaxed);
+    const SessionRef live = current_session();
+    if (live && live->id() == mine && !live->dead()) return reason;
+  }
+  if (stage != Description::kPending) {
+    bool warm = false;
+    if (!eager && !reads_pay(description, call.fd, warm)) return reason;
+    description.cost.waited_us.store(0, std::memory_order_relaxed);
+    // Whatever comes of it, it is not looked at again before as much has been read once more.
+    const uint64_t moved = description.cost.moved.load(std::memory_order_relaxed);
+    description.cost.look_at.store(moved + kLookAgain, std::memory_order_relaxed);
+    // A description that can write is asked for when it does.
+    const long flags = raw::status_flags(call.fd);
+    if (raw::is_error(flags) || (flags & (O_ACCMODE | O_PATH)) != O_RDONLY) {
+      description.reading.never.store(true, std::memory_order_relaxed);
+      return reason;
+    }
+    if ((flags & O_DIRECT) != 0) return Reason::kDirect;
+    description.reading.warm.store(warm && !eager, std::memory_order_relaxed);
+  }
+  const SessionRef live = session(eager);
+  if (!live) {
+    // It may be connecting.
+    description.cost.look_at.store(
+        description.cost.moved.load(std::memory_order_relaxed) + kConnectAgain,
+        std::memory_order_relaxed);
+    return Reason::kNoDaemon;
+  }
+  if (!description.engaging.lock_for(eager ? kEagerWaitMs : 0)) return Reason::kPending;
+  reason = advance_handle(*live, description, call.fd);
+  description.engaging.unlock();
+  return reason;
+}
+
+Reason ask_to_write(Description& description, const Call& call, Reason reason) {
+  if (!may_ask(description) || !description.own ||
+      description.shared.load(std::memory_order_relaxed)) {
+    return reason;
+  }
+  const bool eager = settings().eager;
+  if (!eager) {
+    const SessionRef known = current_session();
+    if (!writes_pay(known ? &*known : nullptr, description, call)) return reason;
+  }
+  const SessionRef live = session(eager);
+  if (!live) return Reason::kNoDaemon;
+  // Once more, if nobody was known to ask when it was counted.
+  if (!eager && !writes_pay(&*live, description, call)) return reason;
+  // What it would be given back for at the next write.
+  const long flags = raw::status_flags(call.fd);
+  if (raw::is_error(flags)) return Reason::kNotProven;
+  if (const Reason never = reason_of(flags); never != Reason::kNone) {
+    description.writing.never.store(never, std::memory_order_relaxed);
+    return never;
+  }
+  if (raw::has_file_size_limit()) return Reason::kFsizeLimit;
+  return ask_delegation(*live, description, call.fd);
+}
+
+}  // namespace booster::preload

@@ -1,0 +1,32 @@
+// When a file is worth asking the daemon for: judged by what its reads and writes through the
+// kernel have just cost, never by a question to the kernel. A trip to the bricks takes many times
+// as long as a copy out of memory, so a clock tells them apart. What asking costs a program (under
+// a millisecond) is spent only when as much has been lost already. GLFS_BOOSTER_ENGAGE=eager asks
+// at the first call, before the kernel does it; that is the only difference.
+#pragma once
+
+#include <cstdint>
+
+#include "common/reason.h"
+#include "preload/call.h"
+#include "preload/file_table.h"
+
+namespace booster::preload {
+
+/// The kernel has done a call of `description`, moved `result` bytes, or -errno, and took `us`.
+void note_kernel_read(Description& description, const Call& call, long result, uint64_t us);
+void note_kernel_write(Description& description, long result, uint64_t us);
+
+/// Asks for the delegation that would serve such calls, if that pays by now. kNone: the next call
+/// is booster's. Else `reason`, why this one was not boosted, or a better one. A question about
+/// writes waits some milliseconds at most for its answer, and must not be asked within a
+/// KernelChange.
+common::Reason ask_to_read(Description& description, const Call& call, common::Reason reason);
+common::Reason ask_to_write(Description& description, const Call& call, common::Reason reason);
+
+/// Calls that move less are not worth a synchronous trip through the daemon, in bytes.
+uint64_t small_call(const Session& session);
+/// So many of them in a row are served all the same under a delegation that is held.
+inline constexpr uint32_t kSmallCalls = 8;
+
+}  // namespace booster::preload

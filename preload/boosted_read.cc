@@ -1,0 +1,389 @@
+// A hit asks nobody, a miss asks the daemon to fill, and what cannot be filled the bricks are asked
+// for, or the kernel. Sees in what order a program reads, and has the next pages fetched before
+// they are asked for.
+#include "preload/boosted_read.h"
+
+#include <errno.h>
+#include <fcntl.h>
+
+#include "preload/admission.h"
+#include "preload/cache_view.h"
+#include "preload/handle.h"
+#include "preload/settle.h"
+#include "preload/write_delegation.h"
+#include "preload/write_log.h"
+
+namespace booster::preload {
+
+using common::Reason;
+
+namespace {
+
+constexpr uint32_t kFirstWindow = 128 << 10;
+constexpr uint32_t kMaxWindow = 8 << 20;
+/// How soon the daemon is asked whether a file is valid again; twice that each time.
+constexpr uint64_t kAskEveryMs = 20;
+constexpr uint64_t kAskSeldomMs = 1000;
+
+/// Whether the number still names the file, and is read through caches. Asked once in each tick of
+/// the coarse clock: whatever is done to numbers through libc is seen at once.
+bool named_lately(Description& description, int fd, uint64_t now_ms) {
+  if (description.reading.checked_ms.load(std::memory_order_relaxed) == now_ms) return true;
+  if (!still_names(fd, *description.inode)) {
+    g_files.forget(fd);
+    return false;
+  }
+  // Whoever has the description too may have set it.
+  const long flags = raw::status_flags(fd);
+  if (raw::is_error(flags) || (flags & O_DIRECT) != 0) {
+    description.reading.cached.store(false, std::memory_order_release);
+    return false;
+  }
+  description.reading.checked_ms.store(now_ms, std::memory_order_relaxed);
+  return true;
+}
+
+/// From when on a comparison with the bricks counts: since the program has opened the file, changed
+/// it, or taken a lock.
+uint64_t fresh_since(const Inode& inode) {
+  // Acquire: partners of the releases in note_fresh().
+  const uint64_t own = inode.fresh_since_ms.load(std::memory_order_acquire);
+  const uint64_t all = g_fresh_since_ms.load(std::memory_order_acquire);
+  return own > all ? own : all;
+}
+
+/// Follows how the program reads. Returns how much beyond [offset, offset + length) is worth
+/// fetching, from `from` on.
+uint32_t read_ahead(Description& description, uint64_t offset, size_t length, uint64_t size,
+                    uint64_t& from) {
+  const uint64_t end = offset + length;
+  const uint64_t expected = description.reading.next_offset.load(std::memory_order_relaxed);
+  description.reading.next_offset.store(end, std::memory_order_relaxed);
+  if (offset != expected) {
+    description.reading.ahead_window.store(0, std::memory_order_relaxed);
+    description.reading.ahead_until.store(0, std::memory_order_relaxed);
+    return 0;
+  }
+  const uint64_t until = description.reading.ahead_until.load(std::memory_order_relaxed);
+  uint32_t window = description.reading.ahead_window.load(std::memory_order_relaxed);
+  from = until > end ? until : end;
+  if (from >= size || (window != 0 && end + window / 2 < until)) return 0;
+  window = window == 0 ? kFirstWindow : window * 2;
+  if (window < length && length < kMaxWindow) window = static_cast<uint32_t>(length);
+  if (window > kMaxWindow) window = kMaxWindow;
+  description.reading.ahead_window.store(window, std::memory_order_relaxed);
+  description.reading.ahead_until.store(from + window, std::memory_order_relaxed);
+  return window;
+}
+
+/// One read on its way: what is done of it, and where.
+struct Progress {
+  IoCursor cursor;
+  uint64_t offset;
+  size_t left;
+};
+
+/// A program that reads in order has come upon a page that should have been fetched: the daemon had
+/// enough to do, or it has gone again. From there on all is asked for anew.
+uint32_t window_of_miss(Description& description, const Progress& progress, uint32_t asked) {
+  const uint32_t window = description.reading.ahead_window.load(std::memory_order_relaxed);
+  if (asked != 0 || window == 0) return asked;
+  description.reading.ahead_until.store(progress.offset + progress.left + window,
+                                        std::memory_order_relaxed);
+  return window;
+}
+
+void read_view(const CacheView& view, Progress& progress) {
+  const size_t got = view.read(progress.cursor, progress.offset, progress.left);
+  progress.offset += got;
+  progress.left -= got;
+}
+
+/// Has the daemon fill what is missing, piece by piece, and copies it.
+void fetch(Description& description, const CacheView& view, Progress& progress, uint32_t window) {
+  const SessionRef live = current_session();
+  HandleRef handle;
+  if (!live || &*live != view.session || !copy_handle(description, *live, handle)) {
+    return;
+  }
+  constexpr int kAttempts = 2;  // a page may go again before it was copied
+  int attempts = 0;
+  while (progress.left > 0 && attempts < kAttempts) {
+    const size_t part = progress.left < common::kLanePayload ? progress.left : common::kLanePayload;
+    // The rest of this call comes soon for sure.
+    size_t ahead = progress.left - part;
+    if (ahead < window) ahead = window;
+    if (ahead > kMaxWindow) ahead = kMaxWindow;
+    if (!live->fill(handle, progress.offset, static_cast<uint32_t>(part),
+                    static_cast<uint32_t>(ahead))) {
+      return;
+    }
+    const size_t before = progress.left;
+    read_view(view, progress);
+    attempts = progress.left == before ? attempts + 1 : 0;
+  }
+}
+
+/// What cannot be had from the cache. As long as nobody has the file open for writing FUSE has
+/// nothing that the bricks have not. Bytes, or -errno.
+long rest(Description& description, const CacheView& view, const Call& call, Progress progress) {
+  const Inode& inode = *description.inode;
+  const SessionRef live = current_session();
+  HandleRef handle;
+  size_t done = 0;
+  if (live && &*live == view.session && copy_handle(description, *live, handle) &&
+      view.valid(raw::coarse_now_ms(), fresh_since(inode))) {
+    IoCursor cursor = progress.cursor;
+    const TransferResult moved =
+        live->transfer(common::Op::kRead, handle, cursor, progress.offset, progress.left, 0);
+    live->count(Reason::kNone, moved.done);
+    done = moved.done;
+    if (done == progress.left) return static_cast<long>(done);
+    progress.cursor.advance(done);
+  }
+  if (!still_names(call.fd, inode)) return done > 0 ? static_cast<long>(done) : -EBADF;
+  catch_up(inode, call.fd);
+  const long more =
+      kernel_rest(call, progress.cursor, progress.left - done, progress.offset + done);
+  if (live) live->count(Reason::kNotAlone, more > 0 ? static_cast<uint64_t>(more) : 0);
+  if (raw::is_error(more)) return done > 0 ? static_cast<long>(done) : more;
+  return static_cast<long>(done) + more;
+}
+
+/// The handle in whose name a read is counted. The view came with the first one of the file, which
+/// may be gone.
+uint32_t slot_of(Description& description, const CacheView& view) {
+  // relaxed: a hint to the daemon.
+  const uint32_t session =
+      std::atomic_ref(description.handle.session).load(std::memory_order_relaxed);
+  if (session != view.session->id()) return view.slot;
+  return std::atomic_ref(description.handle.slot).load(std::memory_order_relaxed);
+}
+
+/// Completes [offset, offset + length) with whatever it takes. Bytes, or -errno when there are
+/// none.
+long complete(Description& description, const CacheView& view, const Call& call, uint64_t offset,
+              size_t length, uint64_t now_ms) {
+  IoCursor cursor{call.vectors, call.count};
+  cursor.advance(0);
+  Progress progress{cursor, offset, length};
+  uint64_t from = 0;
+  const uint32_t window = read_ahead(description, offset, length, view.size(), from);
+  read_view(view, progress);
+  if (progress.left == 0) {
+    view.count(slot_of(description, view), offset, length, now_ms);
+    if (window != 0) {
+      const SessionRef live = current_session();
+      HandleRef handle;
+      if (live && &*live == view.session && copy_handle(description, *live, handle) &&
+          !live->fill_ahead(handle, from, window)) {
+        // Asked again at the next read.
+        description.reading.ahead_until.store(from, std::memory_order_relaxed);
+      }
+    }
+    return static_cast<long>(length);
+  }
+  fetch(description, view, progress, window_of_miss(description, progress, window));
+  const size_t done = length - progress.left;
+  if (done > 0) view.count(slot_of(description, view), offset, done, now_ms);
+  if (progress.left == 0) return static_cast<long>(length);
+  const long more = rest(description, view, call, progress);
+  if (raw::is_error(more)) return done > 0 ? static_cast<long>(done) : more;
+  return static_cast<long>(done) + more;
+}
+
+/// Nothing is valid: somebody writes the file, or nobody has read it for a second. The daemon looks
+/// again when it is asked, and keeps looking while it sees that the file is read.
+void ask_again(Description& description, const CacheView& view, uint64_t now_ms) {
+  Description::Reading& reading = description.reading;
+  const uint64_t pause = reading.pause_ms.load(std::memory_order_relaxed);
+  if (now_ms - reading.asked_ms.load(std::memory_order_relaxed) < pause) return;
+  const SessionRef live = current_session();
+  HandleRef handle;
+  if (!live || &*live != view.session || !copy_handle(description, *live, handle)) return;
+  reading.asked_ms.store(now_ms, std::memory_order_relaxed);
+  reading.pause_ms.store(pause == 0                 ? kAskEveryMs
+                         : pause * 2 < kAskSeldomMs ? pause * 2
+                                                    : kAskSeldomMs,
+                         std::memory_order_relaxed);
+  if (!live->alive()) return;  // the next one is asked instead (admission.cc)
+  live->note_wanted(handle.slot, now_ms);
+  live->fill_ahead(handle, 0, 0);
+}
+
+/// Whether the kernel has told the program already that there is more: another host has written,
+/// which has not been looked for here yet.
+bool kernel_knows_more(const CacheView& view, int fd, uint64_t now_ms) {
+  struct statx status;
+  return !view.fuse_may_be_older(now_ms) && raw::attributes(fd, AT_STATX_DONT_SYNC, status) &&
+         status.stx_size > view.size();
+}
+
+/// A file that the kernel has all of is served by it until the cache has it, too: what is not there
+/// yet is fetched without anybody waiting.
+bool leave_while_warm(Description& description, const CacheView& view, uint64_t offset,
+                      size_t length) {
+  Description::Reading& reading = description.reading;
+  if (!reading.warm.load(std::memory_order_relaxed) || view.has_all(offset, length)) return false;
+  const SessionRef live = current_session();
+  HandleRef handle;
+  if (live && &*live == view.session && copy_handle(description, *live, handle)) {
+    live->note_wanted(handle.slot, raw::coarse_now_ms());
+    live->fill_ahead(handle, offset, kMaxWindow);
+  }
+  return true;
+}
+
+/// Claims up to `length` bytes at the description's offset, `start`: not more than the file has,
+/// which is `size`. 0: the kernel's to say.
+size_t claim(int fd, Description& description, size_t length, uint64_t size, uint64_t& start) {
+  std::atomic<int64_t>& known = description.reading.position;
+  int64_t position = known.load(std::memory_order_relaxed);
+  // Where the program has been is not always where it is, and near the end that would make the call
+  // shorter.
+  if (position < 0 || static_cast<uint64_t>(position) + length > size) {
+    position = raw::seek(fd, 0, SEEK_CUR);
+  }
+  if (position < 0 || static_cast<uint64_t>(position) >= size) return 0;
+  const uint64_t left = size - static_cast<uint64_t>(position);
+  const auto part = static_cast<int64_t>(length < left ? length : left);
+  const long after = raw::seek(fd, part, SEEK_CUR);
+  if (raw::is_error(after)) return 0;
+  if (after != position + part && static_cast<uint64_t>(after) > size) {
+    // Somebody has moved the offset, and there is less than was claimed.
+    raw::seek(fd, -part, SEEK_CUR);
+    known.store(-1, std::memory_order_relaxed);
+    return 0;
+  }
+  start = static_cast<uint64_t>(after - part);
+  return static_cast<size_t>(part);
+}
+
+/// Gives back what of a claim was not used.
+void settle_claim(int fd, Description& description, uint64_t start, size_t claimed, long result) {
+  const long used = raw::is_error(result) ? 0 : result;
+  const auto length = static_cast<long>(claimed);
+  // Relative, so that it is right whoever else has claimed meanwhile.
+  if (used < length && still_names(fd, *description.inode)) {
+    raw::seek(fd, used - length, SEEK_CUR);
+  }
+  description.reading.position.store(used == length ? static_cast<int64_t>(start) + used : -1,
+                                     std::memory_order_relaxed);
+}
+
+/// Under a read delegation.
+Reason cached_read(Description& description, const Call& call, long& result) {
+  const Inode& inode = *description.inode;
+  const CacheView* view = inode.view.load(std::memory_order_acquire);
+  if (view == nullptr) return Reason::kTooLittle;
+  const uint64_t now_ms = raw::coarse_now_ms();
+  if (!view->valid(now_ms, fresh_since(inode))) {
+    ask_again(description, *view, now_ms);
+    return Reason::kNotAlone;
+  }
+  description.reading.pause_ms.store(0, std::memory_order_relaxed);
+  if (!named_lately(description, call.fd, now_ms)) return Reason::kNotProven;
+  const uint64_t size = view->size();
+  const bool ordered = call.offset == kSequential;
+  const int64_t known =
+      ordered ? description.reading.position.load(std::memory_order_relaxed) : call.offset;
+  const uint64_t expected = known < 0 ? size : static_cast<uint64_t>(known);
+  // What reaches the end: the kernel may have told the program already that there is more.
+  if (expected + call.length > size && kernel_knows_more(*view, call.fd, now_ms)) {
+    return Reason::kTail;
+  }
+  if (known >= 0 && expected < size &&
+      leave_while_warm(description, *view, expected,
+                       call.length < size - expected ? call.length : size - expected)) {
+    return Reason::kTooLittle;
+  }
+  uint64_t start = expected;
+  size_t length = 0;
+  if (ordered) {
+    length = claim(call.fd, description, call.length, size, start);
+  } else if (start < size) {
+    length = call.length < size - start ? call.length : size - start;
+  }
+  if (length == 0) return Reason::kTail;  // at the end
+  if (start + length > view->bytes) {     // not mapped
+    if (ordered) settle_claim(call.fd, description, start, length, 0);
+    return Reason::kOddRange;
+  }
+  result = complete(description, *view, call, start, length, now_ms);
+  if (ordered) settle_claim(call.fd, description, start, length, result);
+  return Reason::kNone;
+}
+
+/// Under a write delegation, from the bricks, when they have what was logged.
+Reason delegated_read(Session& session, const HandleRef& handle, Description& description,
+                      const Call& call, long& result) {
+  Inode& inode = *description.inode;
+  if (!session.allows(handle, common::Op::kRead)) return Reason::kNotProven;
+  if (call.length < small_call(session) &&
+      description.cost.small_calls.fetch_add(1, std::memory_order_relaxed) >= kSmallCalls) {
+    return Reason::kTooLittle;
+  }
+  if (!named_lately(description, call.fd, raw::coarse_now_ms())) return Reason::kNotProven;
+  drain_log(inode);
+  const bool ordered = call.offset == kSequential;
+  uint64_t start = ordered ? 0 : static_cast<uint64_t>(call.offset);
+  size_t length = call.length;
+  if (ordered) {
+    length = claim(call.fd, description, call.length, session.file_size(handle), start);
+    if (length == 0) return Reason::kTail;
+  }
+  IoCursor cursor = call.whole();
+  IoCursor left = cursor;
+  const TransferResult moved =
+      session.transfer(common::Op::kRead, handle, cursor, start, length, 0);
+  session.count(Reason::kNone, moved.done);
+  result = static_cast<long>(moved.done);
+  if (moved.done < length) {
+    // At the end of the file, after an error, without a daemon: the kernel's answer counts.
+    left.advance(moved.done);
+    settle(inode);
+    const long more = still_names(call.fd, inode)
+                          ? kernel_rest(call, left, length - moved.done, start + moved.done)
+                          : -EBADF;
+    if (!raw::is_error(more)) result += more;
+    if (raw::is_error(more) && result == 0) result = more;
+  }
+  if (ordered) settle_claim(call.fd, description, start, length, result);
+  return Reason::kNone;
+}
+
+}  // namespace
+
+Reason boosted_read(Description& description, const Call& call, long& result) {
+  const bool cached = description.reading.cached.load(std::memory_order_acquire);
+  if (!cached && description.writing.held.load(std::memory_order_relaxed) == 0) {
+    return Reason::kTooLittle;
+  }
+  const Inode& inode = *description.inode;
+  const Reason never = inode.never.load(std::memory_order_relaxed);
+  if (never != Reason::kNone) return never;
+  // A stream may show older bytes than the daemon has compared.
+  if (inode.streams.load(std::memory_order_relaxed) != 0) return Reason::kStream;
+  if (call.rwf_flags != 0) return Reason::kFlags;
+  if (call.length == 0 ||
+      (call.offset != kSequential &&
+       static_cast<uint64_t>(call.offset) + call.length > static_cast<uint64_t>(INT64_MAX))) {
+    return Reason::kOddRange;
+  }
+  if (cached) return cached_read(description, call, result);
+  const SessionRef live = current_session();
+  HandleRef handle;
+  if (!live || live->dead()) return Reason::kNoDaemon;
+  if (held_delegation(description, *live, handle) == 0) return Reason::kNotAlone;
+  return delegated_read(*live, handle, description, call, result);
+}
+
+void catch_up(const Inode& inode, int fd) {
+  const CacheView* view = inode.view.load(std::memory_order_acquire);
+  if (view == nullptr || !view->fuse_may_be_older(raw::coarse_now_ms())) return;
+  raw::raw_syscall(SYS_fadvise64, fd, 0, 0, POSIX_FADV_DONTNEED);
+  struct statx status;
+  raw::attributes(fd, AT_STATX_FORCE_SYNC, status);
+}
+
+}  // namespace booster::preload

@@ -1,0 +1,170 @@
+#include "preload/boosted_write.h"
+
+#include <errno.h>
+#include <fcntl.h>
+
+#include "preload/admission.h"
+#include "preload/handle.h"
+#include "preload/settle.h"
+#include "preload/write_delegation.h"
+#include "preload/write_log.h"
+
+namespace booster::preload {
+
+using common::Reason;
+
+namespace {
+
+/// The tick of the coarse clock in which a limit was changed: what was seen in it does not count.
+constinit std::atomic<uint64_t> g_limits_changed_ms{0};
+
+/// Whether the number still names the file, with flags that allow it. What can only change through
+/// calls that are seen is asked once in a tick of the coarse clock: the description is this
+/// process's alone, and note_status_flags() and note_limits_changed() hear of the rest.
+Reason look_at_descriptor(Description& description, int fd) {
+  const uint64_t now = raw::coarse_now_ms();
+  std::atomic<uint64_t>& checked = description.writing.checked_ms;
+  if (checked.load(std::memory_order_relaxed) == now &&
+      g_limits_changed_ms.load(std::memory_order_relaxed) != now) {
+    return Reason::kNone;
+  }
+  const long flags = raw::status_flags(fd);
+  if (raw::is_error(flags) || (flags & O_PATH) != 0 || (flags & O_ACCMODE) == O_RDONLY) {
+    return Reason::kNotProven;
+  }
+  if (const Reason never = reason_of(flags); never != Reason::kNone) return never;
+  if (raw::has_file_size_limit()) return Reason::kFsizeLimit;
+  if (!still_names(fd, *description.inode)) {
+    g_files.forget(fd);
+    return Reason::kNotProven;
+  }
+  checked.store(now, std::memory_order_relaxed);
+  return Reason::kNone;
+}
+
+Reason admit(const Session& session, const HandleRef& handle, Description& description,
+             const Call& call) {
+  const Inode& inode = *description.inode;
+  const Reason never = inode.never.load(std::memory_order_relaxed);
+  if (never != Reason::kNone) return never;
+  if (inode.streams.load(std::memory_order_relaxed) != 0) return Reason::kStream;
+  if (call.rwf_flags != 0) return Reason::kFlags;
+  if (call.length == 0 ||
+      (call.offset != kSequential &&
+       static_cast<uint64_t>(call.offset) + call.length > static_cast<uint64_t>(INT64_MAX))) {
+    return Reason::kOddRange;
+  }
+  if (session.log_error(handle.slot) != 0) return Reason::kIoError;
+  if (!session.policy().write_log) {
+    std::atomic<uint32_t>& small = description.cost.small_calls;
+    if (call.length >= small_call(session)) {
+      small.store(0, std::memory_order_relaxed);
+    } else if (small.fetch_add(1, std::memory_order_relaxed) >= kSmallCalls) {
+      return Reason::kTooLittle;
+    }
+  }
+  return look_at_descriptor(description, call.fd);
+}
+
+/// Moves `length` bytes at `offset`; the kernel completes what comes up short. Bytes done or
+/// -errno.
+long write_at(Session& session, const HandleRef& handle, uint32_t delegation,
+              Description& description, const Call& call, uint64_t offset, size_t length) {
+  Inode& inode = *description.inode;
+  IoCursor cursor = call.whole();
+  IoCursor left = cursor;
+  session.add_unsettled(handle.slot, 1);
+  TransferResult moved;
+  if (session.policy().write_log && offset + length <= kMaxLoggedEnd) {
+    moved.done = log_write(session, handle, inode, call.fd, delegation, cursor, offset, length);
+  } else {
+    drain_log(inode);  // what was written before comes first
+    moved = session.transfer(common::Op::kWrite, handle, cursor, offset, length, delegation);
+  }
+  // A finished transfer leaves its cursor behind the bytes that were submitted, not behind those
+  // that count.
+  left.advance(moved.done);
+  session.count(Reason::kNone, moved.done);
+  // Behind a piece that failed, later ones may have been written.
+  const bool pieces = length > common::kLanePayload;
+  if (moved.done > 0 || moved.daemon_lost || (moved.error != 0 && pieces)) {
+    note_boosted_write(inode, call.fd, offset);
+  } else {
+    session.add_unsettled(handle.slot, -1);
+  }
+  if (moved.done == length) return static_cast<long>(moved.done);
+
+  if (moved.error != 0) {
+    session.count(moved.error == common::kDelegationLost ? Reason::kNotAlone : Reason::kIoError,
+                  length - moved.done);
+  }
+  if (moved.daemon_lost) {
+    // The lost request may still be queued at a brick and land after whatever is written next.
+    raw::sleep_ms(session.quarantine_ms());
+  }
+  // The number was taken away by somebody who could not wait: it may mean another file by now.
+  if (!still_names(call.fd, inode)) {
+    return moved.done > 0 ? static_cast<long>(moved.done) : -EBADF;
+  }
+  // The kernel's answer counts.
+  const KernelChange change(inode);
+  const long more = kernel_rest(call, left, length - moved.done, offset + moved.done);
+  if (raw::is_error(more)) return moved.done > 0 ? static_cast<long>(moved.done) : more;
+  return static_cast<long>(moved.done) + more;
+}
+
+}  // namespace
+
+Reason boosted_write(Description& description, const Call& call, long& result) {
+  if (description.writing.held.load(std::memory_order_relaxed) == 0) {
+    const Reason never = description.writing.never.load(std::memory_order_relaxed);
+    return never != Reason::kNone ? never : Reason::kTooLittle;
+  }
+  const SessionRef live = current_session();
+  if (!live || live->dead()) return Reason::kNoDaemon;
+  HandleRef handle;
+  const uint32_t delegation = held_delegation(description, *live, handle);
+  if (delegation == 0) return Reason::kNotAlone;
+  const Reason reason = admit(*live, handle, description, call);
+  if (reason != Reason::kNone) return reason;
+  const bool ordered = call.offset == kSequential;
+  const auto length = static_cast<int64_t>(call.length);
+  if (const uint32_t unit = live->write_unit(handle); unit != 1) {
+    const long at = ordered ? raw::seek(call.fd, 0, SEEK_CUR) : call.offset;
+    if (raw::is_error(at) || at % unit != 0 || call.length % unit != 0) {
+      // Going back and forth costs more than it brings.
+      description.writing.never.store(Reason::kUnaligned, std::memory_order_relaxed);
+      return Reason::kUnaligned;
+    }
+  }
+  if (!ordered) {
+    result = write_at(*live, handle, delegation, description, call,
+                      static_cast<uint64_t>(call.offset), call.length);
+    return Reason::kNone;
+  }
+  // The claim is one lseek, atomic against every other user of the description.
+  const long after = raw::seek(call.fd, length, SEEK_CUR);
+  if (raw::is_error(after)) return Reason::kOddRange;
+  result = write_at(*live, handle, delegation, description, call,
+                    static_cast<uint64_t>(after - length), call.length);
+  const long used = raw::is_error(result) ? 0 : result;
+  // Short after all: the kernel's write failed. Relative, so that it is right whoever else has
+  // claimed meanwhile.
+  if (used < length && still_names(call.fd, *description.inode)) {
+    raw::seek(call.fd, used - length, SEEK_CUR);
+  }
+  return Reason::kNone;
+}
+
+Reason reason_of(long flags) {
+  if ((flags & O_DIRECT) != 0) return Reason::kDirect;
+  if ((flags & O_APPEND) != 0) return Reason::kAppend;
+  if ((flags & (O_SYNC | O_DSYNC)) != 0) return Reason::kSync;
+  return Reason::kNone;
+}
+
+void note_limits_changed() {
+  g_limits_changed_ms.store(raw::coarse_now_ms(), std::memory_order_relaxed);
+}
+
+}  // namespace booster::preload

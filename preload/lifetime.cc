@@ -1,0 +1,236 @@
+#include "preload/lifetime.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include "common/futex.h"
+#include "preload/file_table.h"
+#include "preload/process.h"
+#include "preload/settle.h"
+#include "preload/write_delegation.h"
+#include "preload/write_log.h"
+
+namespace booster::preload {
+
+using common::Reason;
+
+namespace {
+
+/// The longest that a close waits for calls that use its number.
+constexpr uint64_t kCallsWaitMs = 60'000;
+
+/// Runs `act` with the description of `fd`, if it is on GlusterFS and the shim may be entered.
+template <typename Act>
+void with_description(int fd, bool look, Act act) {
+  const FileTable::Kind kind = g_files.kind(fd);
+  if (kind == FileTable::kForeign || (!look && kind != FileTable::kTracked)) return;
+  Entry entry;
+  if (!entry) return;
+  Description* description = look ? g_files.acquire(fd) : g_files.acquire_known(fd);
+  if (description == nullptr) return;
+  act(*description);
+  g_files.release(description);
+}
+
+/// A helper of the daemon may have the description in its hands, for which a lock, or a file that
+/// is executed next, would wait.
+void await_answer(Description& description) {
+  // relaxed: the thread that has asked has ended its call.
+  if (std::atomic_ref(description.writing.asked).load(std::memory_order_relaxed)) {
+    give_back_delegation(description);
+  }
+}
+
+}  // namespace
+
+void note_mapping(int fd) {
+  with_description(fd, true, [](Description& description) {
+    Inode& inode = *description.inode;
+    // The mapping outlives the descriptor, and so must the knowledge of it: never released.
+    if (inode.never.exchange(Reason::kMapped, std::memory_order_acq_rel) != Reason::kMapped) {
+      g_files.hold_inode(&inode);
+    }
+    // From now on the kernel's view of it is looked at, and changed, unseen.
+    const KernelChange change(inode);
+  });
+}
+
+void note_async(int fd) {
+  with_description(fd, true, [](Description& description) {
+    Inode& inode = *description.inode;
+    Reason never = Reason::kNone;
+    inode.never.compare_exchange_strong(never, Reason::kAsync, std::memory_order_acq_rel);
+    const KernelChange change(inode);
+  });
+}
+
+bool is_boostable(int fd) {
+  bool tracked = false;
+  with_description(fd, true, [&tracked](Description&) { tracked = true; });
+  return tracked;
+}
+
+void note_stream(int fd) {
+  with_description(fd, true, [](Description& description) {
+    if (!description.stream.exchange(true, std::memory_order_relaxed)) {
+      description.inode->streams.fetch_add(1, std::memory_order_acq_rel);
+    }
+    const KernelChange change(*description.inode);
+  });
+}
+
+void before_lock(int fd, bool posix) {
+  with_description(fd, posix, [posix](Description& description) {
+    await_answer(description);
+    if (posix) description.inode->posix_locked.store(true, std::memory_order_relaxed);
+  });
+  // All files: a lock on one file often guards others.
+  if (!maybe_dirty()) return;
+  Entry entry;
+  if (entry) settle_all();
+}
+
+void after_lock() {
+  g_lock_calls.fetch_add(1, std::memory_order_release);
+  after_path_change();
+}
+
+void after_path_change() {
+  note_fresh(g_fresh_since_ms, raw::next_ms());
+}
+
+int hold_for_writing(const char* path) {
+  struct statx status;
+  if (raw::is_error(raw::raw_syscall(SYS_statx, AT_FDCWD, raw::word(path), AT_STATX_DONT_SYNC,
+                                     STATX_TYPE | STATX_INO, raw::word(&status))) ||
+      (status.stx_mode & S_IFMT) != S_IFREG) {
+    return -1;
+  }
+  const raw::FileId id{status.stx_dev_major, status.stx_dev_minor, status.stx_ino, status.stx_mode};
+  Entry entry;
+  if (!entry || !g_files.on_gluster(path, id)) return -1;
+  if (Inode* inode = g_files.find_inode(id)) {
+    // Closing a descriptor of the file would drop the locks that the process has on it.
+    const bool locked = inode->posix_locked.load(std::memory_order_relaxed);
+    g_files.release_inode(inode);
+    if (locked) return -1;
+  }
+  const long fd = raw::raw_syscall(SYS_openat, AT_FDCWD, raw::word(path), O_WRONLY | O_CLOEXEC);
+  return raw::is_error(fd) ? -1 : static_cast<int>(fd);
+}
+
+void let_go(int fd) {
+  if (fd >= 0) raw::close(fd);
+}
+
+void note_status_flags(int fd, int flags) {
+  with_description(fd, false, [flags](Description& description) {
+    description.writing.checked_ms.store(0, std::memory_order_relaxed);
+    // Flags may have been why it was not to be had.
+    const Reason never = description.writing.never.load(std::memory_order_relaxed);
+    if (never == Reason::kAppend || never == Reason::kSync || never == Reason::kDirect) {
+      description.writing.never.store(Reason::kNone, std::memory_order_relaxed);
+    }
+    description.reading.checked_ms.store(0, std::memory_order_relaxed);
+    if ((flags & O_DIRECT) != 0) description.reading.cached.store(false, std::memory_order_release);
+  });
+}
+
+void before_kernel_look(int fd) {
+  // Also through a number that nobody has looked at: another may have written the same file.
+  if (!maybe_dirty()) return;
+  with_description(fd, true, [](Description& description) { settle(*description.inode); });
+}
+
+void before_sync(int fd) {
+  with_description(fd, false, [](Description& description) {
+    await_answer(description);
+    settle(*description.inode);
+  });
+}
+
+FileChange::FileChange(int fd) {
+  const FileTable::Kind kind = g_files.kind(fd);
+  if (kind == FileTable::kForeign || (kind != FileTable::kTracked && !maybe_dirty())) return;
+  Entry entry;
+  if (!entry) return;
+  description_ = g_files.acquire(fd);
+  if (description_ != nullptr) change_.emplace(*description_->inode);
+}
+
+FileChange::~FileChange() {
+  if (description_ == nullptr) return;
+  Entry entry;
+  change_.reset();
+  if (entry) g_files.release(description_);
+}
+
+namespace {
+
+/// Waits for the calls that have begun on a number of `description` which is closing. As with the
+/// kernel, where a call keeps the file that it began with. Bounded, for a call that a signal
+/// handler has jumped out of.
+void wait_for_calls(Description& description) {
+  if (!description.ending.lock_for(kCallsWaitMs)) return;
+  const uint64_t deadline = raw::coarse_now_ms() + kCallsWaitMs;
+  // What begins now, on other numbers, is counted on the other side: once on each, so that none of
+  // the two has to be waited for as long as there is traffic.
+  for (int side = 0; side < 2; ++side) {
+    const uint32_t old = description.calls_side.load(std::memory_order_relaxed);
+    description.calls_side.store(1 - old, std::memory_order_relaxed);
+    while (uint32_t calls = description.calls[old].load(std::memory_order_seq_cst)) {
+      if (raw::coarse_now_ms() > deadline) break;
+      common::futex_wait(description.calls[old], calls, 1);
+    }
+  }
+  description.ending.unlock();
+}
+
+}  // namespace
+
+long deferred_error(int fd) {
+  long error = 0;
+  with_description(fd, false, [&error](Description& description) {
+    error = take_deferred_error(*description.inode);
+  });
+  return error;
+}
+
+long before_number_ends(int fd) {
+  // First of all: in a child that does not know yet that it is one it empties the table.
+  Entry entry;
+  Description* description = nullptr;
+  g_files.closing(fd, &description);
+  // From a signal handler that interrupted the shim: locks may be held, nobody can be waited for.
+  if (!entry) return 0;
+  // Closing the file of a lock is the usual way to unlock, and a lock on one file guards others.
+  if (g_lock_calls.load(std::memory_order_relaxed) != 0) settle_all();
+  if (description == nullptr) return 0;
+  wait_for_calls(*description);
+  await_answer(*description);
+  settle(*description->inode);
+  const long error = take_deferred_error(*description->inode);
+  g_files.release(description);
+  return error;
+}
+
+void before_range_ends(unsigned first, unsigned last, int keep) {
+  g_files.for_each_word(first, last, [keep](int fd) {
+    if (fd == keep) return;
+    if (g_files.kind(fd) == FileTable::kTracked) {
+      before_number_ends(fd);
+    } else {
+      Entry entry;
+      g_files.forget(fd, !entry);
+    }
+  });
+}
+
+void after_range_ended(unsigned first, unsigned last, int keep) {
+  g_files.for_each_word(first, last, [keep](int fd) {
+    if (fd != keep) g_files.closed(fd);
+  });
+}
+
+}  // namespace booster::preload

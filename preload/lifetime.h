@@ -1,0 +1,62 @@
+// What happens to descriptors besides reads and writes: they are mapped, locked, copied, handed on,
+// closed. What booster serves of a file is settled, or given back, before the kernel does it.
+#pragma once
+
+#include <optional>
+
+#include "preload/write_delegation.h"
+
+namespace booster::preload {
+
+/// The file of `fd` is about to be mapped: it is given back and never boosted again here.
+void note_mapping(int fd);
+/// Whether `fd` is a regular file on GlusterFS. Looks at it if nobody has.
+bool is_boostable(int fd);
+/// A stdio stream has, or had, the file of `fd`: it is given back and not boosted while one has it.
+void note_stream(int fd);
+/// The process does asynchronous I/O (aio_read and its kin) on the file of `fd`, which a thread of
+/// libc does, unseen: it is given back and never boosted again here.
+void note_async(int fd);
+/// The process takes or drops a lock on the file of `fd`: what is boosted is settled first...
+void before_lock(int fd, bool posix);
+/// ...and what others wrote before they unlocked is seen by the next boosted read.
+void after_lock();
+/// After a file was changed by its name.
+void after_path_change();
+/// Around a call that changes the bytes of the file at `path` without opening it: opens a file on
+/// GlusterFS for writing, so that page caches on this host hear of it. -1 when there is nothing to
+/// hold.
+int hold_for_writing(const char* path);
+void let_go(int fd);
+/// The process sets the status flags of `fd` (F_SETFL).
+void note_status_flags(int fd, int flags);
+/// The kernel is about to look at the file of `fd` (fsync, SEEK_END), or to change its times or
+/// mode: what was boosted is settled.
+void before_kernel_look(int fd);
+/// Around a change that the kernel makes of the bytes of the file of `fd` (truncate, fallocate,
+/// sendfile...): booster serves none of it meanwhile.
+class FileChange {
+ public:
+  explicit FileChange(int fd);
+  ~FileChange();
+  FileChange(const FileChange&) = delete;
+  FileChange& operator=(const FileChange&) = delete;
+
+ private:
+  Description* description_ = nullptr;
+  std::optional<KernelChange> change_;
+};
+/// The kernel is about to take the number `fd` away from its file (close, dup2 onto it): nobody
+/// begins a call on it any more, those that have begun are waited for, and what was boosted is
+/// settled. FileTable::closed() or an open of the number ends this. Returns the error of an
+/// accepted write that nobody was told of, as -errno, for a close to return; 0: none.
+long before_number_ends(int fd);
+/// The same for a call that has settled the file without ending anything.
+long deferred_error(int fd);
+/// Before a sync: an error that the daemon's flush has taken from FUSE is this process's to hear.
+void before_sync(int fd);
+/// The same for [first, last] without `keep`, and what follows the kernel's call.
+void before_range_ends(unsigned first, unsigned last, int keep);
+void after_range_ended(unsigned first, unsigned last, int keep);
+
+}  // namespace booster::preload
