@@ -106,8 +106,10 @@ void note_kernel_read(Description& description, const Call& call, long result, u
 
 void note_kernel_write(Description& description, long result, uint64_t us) {
   constexpr uint64_t kMost = 10'000'000;
-  description.cost.last_write_us.store(static_cast<uint32_t>(us < kMost ? us : kMost),
-                                       std::memory_order_relaxed);
+  std::atomic<uint32_t>& slow = description.cost.slow_write_us;
+  const uint32_t before = slow.load(std::memory_order_relaxed) / 4 * 3;
+  const auto now = static_cast<uint32_t>(us < kMost ? us : kMost);
+  slow.store(now > before ? now : before, std::memory_order_relaxed);
   observe(description.cost, result, us);
 }
 

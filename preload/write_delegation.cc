@@ -17,7 +17,7 @@ namespace {
 constexpr uint64_t kAskAgainMs = 100;
 constexpr uint64_t kAskSeldomMs = 2000;
 /// How long a write waits for the answer: a grant takes two trips to the bricks and some wake-ups.
-/// Twice that each time that it was not enough.
+/// Four times that each time that it was not enough.
 constexpr uint32_t kPatienceUs = 3'000;
 constexpr uint32_t kMostPatienceUs = 2'000'000;
 /// Somebody has the description's delegation in his hands, and waits for bricks.
@@ -151,10 +151,10 @@ Reason ask_delegation(Session& session, Description& description, int fd) {
     const Gate gate(inode);
     reason = Reason::kPending;
     if (writing.patience_us == 0) writing.patience_us = kPatienceUs;
-    // Where a write takes long anyway, so does the flush.
-    if (const uint32_t last = description.cost.last_write_us.load(std::memory_order_relaxed);
-        writing.patience_us < 2 * last) {
-      writing.patience_us = 2 * last < kMostPatienceUs ? 2 * last : kMostPatienceUs;
+    // Where writes take long anyway, so does the flush.
+    if (const uint32_t slow = description.cost.slow_write_us.load(std::memory_order_relaxed);
+        writing.patience_us < 2 * slow) {
+      writing.patience_us = 2 * slow < kMostPatienceUs ? 2 * slow : kMostPatienceUs;
     }
     const uint64_t deadline = raw::now_us() + (eager ? kHandsOffMs * 1000 : writing.patience_us);
     auto wait = [&session, deadline, pause_us = uint64_t{20}]() mutable {
@@ -168,7 +168,8 @@ Reason ask_delegation(Session& session, Description& description, int fd) {
       const uint32_t answer = session.delegation(description.handle);
       if (writing.asked && answer == writing.answer_then) {
         if (wait()) continue;
-        if (writing.patience_us < kMostPatienceUs) writing.patience_us *= 2;
+        writing.patience_us =
+            4 * writing.patience_us < kMostPatienceUs ? 4 * writing.patience_us : kMostPatienceUs;
         break;
       }
       if (writing.asked) {
