@@ -125,6 +125,11 @@ Reason ask_to_read(Description& description, const Call& call, Reason reason) {
         std::atomic_ref(description.handle.session).load(std::memory_order_relaxed);
     const SessionRef live = current_session();
     if (live && live->id() == mine && !live->dead()) return reason;
+    // It has paid once: the next daemon is asked as soon as it is there.
+    const uint64_t moved = description.cost.moved.load(std::memory_order_relaxed);
+    if (description.cost.look_at.load(std::memory_order_relaxed) > moved + kConnectAgain) {
+      description.cost.look_at.store(moved, std::memory_order_relaxed);
+    }
   }
   if (stage != Description::kPending) {
     bool warm = false;

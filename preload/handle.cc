@@ -110,7 +110,10 @@ Reason advance_handle(Session& session, Description& description, int fd) {
         const bool aliased = !hook_streams() && aliased_by_stdio(description, fd);
         if (aliased || !session.engage(fd, description.inode->id, handle, reason)) {
           if (aliased) reason = Reason::kStream;
-          if (reason == Reason::kNoDaemon) return reason;
+          if (reason == Reason::kNoDaemon) {
+            session.alive();  // if not, the next question goes to the next daemon
+            return reason;
+          }
           set_handle(description, {session.id(), 0, 0});
           refuse(description, reason);
           return reason;

@@ -191,7 +191,10 @@ Reason ask_delegation(Session& session, Description& description, int fd) {
       writing.changes_then = inode.kernel_changes.load(std::memory_order_acquire);
       g_has_asked.store(true, std::memory_order_relaxed);
       writing.asked = session.ask_delegation(description.handle, fd);
-      if (!writing.asked) break;
+      if (!writing.asked) {
+        session.alive();  // if not, the next question goes to the next daemon
+        break;
+      }
     }
   }
   description.engaging.unlock();
