@@ -69,12 +69,16 @@ void ask_later(Description::Writing& writing) {
   writing.pause_ms = writing.pause_ms * 2 < kAskSeldomMs ? writing.pause_ms * 2 : kAskSeldomMs;
 }
 
-/// FUSE told of it when the daemon flushed what it held back, and will not tell again.
-void hear_of_error(Session& session, Description& description) {
+/// FUSE told of it when the daemon flushed what it held back, and will not tell again. The handle
+/// bears it from now on: there will be another one. Under `engaging`.
+bool hear_of_error(Session& session, Description& description) {
   const int error = session.log_error(description.handle.slot);
-  if (error == 0) return;
+  if (error == 0) return false;
   defer_error(*description.inode, error);
-  description.writing.never.store(Reason::kIoError, std::memory_order_relaxed);
+  give_back(description.handle);
+  description.stage.store(Description::kNone, std::memory_order_relaxed);
+  ask_later(description.writing);
+  return true;
 }
 
 /// What the daemon has answered to the last question. kPending: it may be asked again at once.
@@ -82,7 +86,7 @@ Reason take_up(Session& session, Description& description, uint32_t answer, bool
   Description::Writing& writing = description.writing;
   Inode& inode = *description.inode;
   writing.asked = false;
-  hear_of_error(session, description);
+  if (hear_of_error(session, description)) return Reason::kIoError;
   if (state_of(answer) != common::kDelegated) {
     ask_later(writing);
     return session.refused(description.handle);
