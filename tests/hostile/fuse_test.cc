@@ -405,7 +405,7 @@ TEST_F(Hostile, ANumberThatBecomesSuchADescriptorHoldsNobodyUp) {
         ::dup2(mine.get(), kNumber);
       }
     }).detach();
-    for (uint32_t slot = 0; slot < 2000; ++slot) {
+    for (uint32_t slot = 0; slot < 4000; ++slot) {
       client->send(client->engage_message(slot, 1, kNumber, mine.get()));
       outcome(*client, slot, 1);
     }
