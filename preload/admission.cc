@@ -86,6 +86,20 @@ bool may_ask(const Description& description) {
 
 }  // namespace
 
+Reason refusal(const Inode& inode, const Call& call) {
+  const Reason never = inode.never.load(std::memory_order_relaxed);
+  if (never != Reason::kNone) return never;
+  // A stream may show older bytes than the daemon has compared.
+  if (inode.streams.load(std::memory_order_relaxed) != 0) return Reason::kStream;
+  if (call.rwf_flags != 0) return Reason::kFlags;
+  if (call.length == 0 ||
+      (call.offset != kSequential &&
+       static_cast<uint64_t>(call.offset) + call.length > static_cast<uint64_t>(INT64_MAX))) {
+    return Reason::kOddRange;
+  }
+  return Reason::kNone;
+}
+
 uint64_t small_call(const Session& session) {
   return settings().eager ? 0 : session.policy().min_call_bytes;
 }

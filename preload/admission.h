@@ -24,6 +24,10 @@ void note_kernel_write(Description& description, long result, uint64_t us);
 common::Reason ask_to_read(Description& description, const Call& call, common::Reason reason);
 common::Reason ask_to_write(Description& description, const Call& call, common::Reason reason);
 
+/// Why no delegation serves a call such as this one: what the file is, or what the call asks for.
+/// kNone if nothing speaks against it. Async-signal-safe.
+common::Reason refusal(const Inode& inode, const Call& call);
+
 /// Calls that move less are not worth a synchronous trip through the daemon, in bytes.
 uint64_t small_call(const Session& session);
 /// So many of them in a row are served all the same under a delegation that is held.

@@ -164,9 +164,7 @@ uint32_t slot_of(Description& description, const CacheView& view) {
 /// none.
 long complete(Description& description, const CacheView& view, const Call& call, uint64_t offset,
               size_t length, uint64_t now_ms) {
-  IoCursor cursor{call.vectors, call.count};
-  cursor.advance(0);
-  Progress progress{cursor, offset, length};
+  Progress progress{call.whole(), offset, length};
   uint64_t from = 0;
   const uint32_t window = read_ahead(description, offset, length, view.size(), from);
   read_view(view, progress);
@@ -359,17 +357,7 @@ Reason boosted_read(Description& description, const Call& call, long& result) {
   if (!cached && description.writing.held.load(std::memory_order_relaxed) == 0) {
     return Reason::kTooLittle;
   }
-  const Inode& inode = *description.inode;
-  const Reason never = inode.never.load(std::memory_order_relaxed);
-  if (never != Reason::kNone) return never;
-  // A stream may show older bytes than the daemon has compared.
-  if (inode.streams.load(std::memory_order_relaxed) != 0) return Reason::kStream;
-  if (call.rwf_flags != 0) return Reason::kFlags;
-  if (call.length == 0 ||
-      (call.offset != kSequential &&
-       static_cast<uint64_t>(call.offset) + call.length > static_cast<uint64_t>(INT64_MAX))) {
-    return Reason::kOddRange;
-  }
+  if (const Reason why = refusal(*description.inode, call); why != Reason::kNone) return why;
   if (cached) return cached_read(description, call, result);
   const SessionRef live = current_session();
   HandleRef handle;

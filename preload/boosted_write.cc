@@ -44,16 +44,7 @@ Reason look_at_descriptor(Description& description, int fd) {
 
 Reason admit(const Session& session, const HandleRef& handle, Description& description,
              const Call& call) {
-  const Inode& inode = *description.inode;
-  const Reason never = inode.never.load(std::memory_order_relaxed);
-  if (never != Reason::kNone) return never;
-  if (inode.streams.load(std::memory_order_relaxed) != 0) return Reason::kStream;
-  if (call.rwf_flags != 0) return Reason::kFlags;
-  if (call.length == 0 ||
-      (call.offset != kSequential &&
-       static_cast<uint64_t>(call.offset) + call.length > static_cast<uint64_t>(INT64_MAX))) {
-    return Reason::kOddRange;
-  }
+  if (const Reason why = refusal(*description.inode, call); why != Reason::kNone) return why;
   if (session.log_error(handle.slot) != 0) return Reason::kIoError;
   if (!session.policy().write_log) {
     std::atomic<uint32_t>& small = description.cost.small_calls;
