@@ -75,6 +75,7 @@ bool hear_of_error(Session& session, Description& description) {
   const int error = session.log_error(description.handle.slot);
   if (error == 0) return false;
   defer_error(*description.inode, error);
+  settle(*description.inode);  // counts in the slot, which is another's afterwards
   give_back(description.handle);
   description.stage.store(Description::kNone, std::memory_order_relaxed);
   ask_later(description.writing);
@@ -218,6 +219,7 @@ void give_back_delegation(Description& description) {
   const SessionRef live = current_session();
   const bool same = live && live->id() == description.handle.session;
   const uint64_t deadline = raw::coarse_now_ms() + kHandsOffMs;
+  bool gone = false;  // the handle is no longer ours to ask with
   if (writing.asked && same) {
     // A helper of the daemon may have the description: a file that is executed next, or a lock that
     // is to go with it, would be kept by that.
@@ -227,14 +229,15 @@ void give_back_delegation(Description& description) {
       raw::sleep_us(pause_us);
       if (pause_us < 5000) pause_us *= 2;
     }
-    hear_of_error(*live, description);
+    gone = hear_of_error(*live, description);
   }
   const uint32_t held = writing.held.exchange(0, std::memory_order_relaxed);
   writing.asked = false;
   Description* self = &description;
   description.inode->holder.compare_exchange_strong(self, nullptr, std::memory_order_relaxed);
   if (held != 0) ask_later(writing);
-  if (!same || state_of(live->delegation(description.handle)) == common::kNotDelegated) return;
+  if (gone || !same) return;
+  if (state_of(live->delegation(description.handle)) == common::kNotDelegated) return;
   if (!live->ask_delegation(description.handle, -1)) return;
   uint64_t pause_us = 20;
   while (state_of(live->delegation(description.handle)) != common::kNotDelegated &&
