@@ -195,7 +195,7 @@ bool Connector::adopt(int memory_fd, uint64_t bytes, uint64_t nonce, const Polic
   session->log_published_ = 0;
   session->log_put_ = 0;
   session->log_replayed_.store(false, std::memory_order_relaxed);
-  session->log_looked_ms_.store(0, std::memory_order_relaxed);
+  session->looked_ms_.store(0, std::memory_order_relaxed);
   memset(session->free_slots_, 0xff, kHandleSlots / 8);
   // Release: partner of the acquire in current_ref(). One reference is `current_`'s.
   session->refs.store(1, std::memory_order_release);
@@ -240,7 +240,8 @@ void Connector::retire(Session* session) {
 
 Session* Connector::acquire(bool wait) {
   if (Session* session = current_ref()) {
-    if (!session->dead_.load(std::memory_order_relaxed)) return session;
+    // Whoever comes here has a question, and may have one that a dead daemon will never answer.
+    if (session->alive_lately()) return session;
     lock_.lock();
     const bool was_current = current_.load(std::memory_order_relaxed) == session;
     retire(session);

@@ -69,11 +69,12 @@ void adopt_cache(Session& session, Description& description, const HandleRef& ha
       } while (!inode.view.compare_exchange_weak(current, view, std::memory_order_acq_rel));
     }
   }
-  // A description that can write has no read delegation, which would be one against itself.
-  if (inode.view.load(std::memory_order_acquire) != nullptr &&
-      !session.allows(handle, common::Op::kWrite)) {
-    description.reading.cached.store(true, std::memory_order_release);
-  }
+  // A description that can write has no read delegation, which would be one against itself. A view
+  // of an earlier session is of a daemon that is dead.
+  const CacheView* view = inode.view.load(std::memory_order_acquire);
+  description.reading.cached.store(view != nullptr && view->session == &session &&
+                                       !session.allows(handle, common::Op::kWrite),
+                                   std::memory_order_release);
 }
 
 }  // namespace

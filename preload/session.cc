@@ -20,8 +20,6 @@ namespace {
 /// How many lanes one call may use at once: enough to keep the bricks busy while bytes are copied,
 /// and leaves lanes to other threads.
 constexpr int kWindow = 4;
-/// A sleeping client looks at its socket this often: a dead daemon wakes nobody.
-constexpr uint32_t kLookMs = 100;
 /// Bounds of the adaptive spin before a futex sleep. The round trip of a sleep is 20 to 50 us.
 constexpr uint32_t kMaxSpinUs = 60;
 /// Longer than the daemon takes to take a delegation back when its bricks answer.
@@ -131,7 +129,6 @@ bool Session::await(int lane) {
   }
 
   bool got = false;
-  uint64_t looked = raw::coarse_now_ms();
   while (true) {
     request.client_waits.store(1, std::memory_order_relaxed);
     // Partner: the pump's fence between its store of `completed` and its look at `client_waits`.
@@ -147,15 +144,8 @@ bool Session::await(int lane) {
       break;
     }
     // By the clock: signals may end every single wait early.
-    if (const uint64_t now = raw::coarse_now_ms(); now - looked >= kLookMs) {
-      looked = now;
-      if (!alive()) {
-        got = answered();  // it may have answered just before it died
-        break;
-      }
-    }
-    if (dead_.load(std::memory_order_relaxed)) {
-      got = answered();
+    if (!alive_lately()) {
+      got = answered();  // it may have answered just before it died
       break;
     }
   }
@@ -163,8 +153,15 @@ bool Session::await(int lane) {
   return got;
 }
 
+bool Session::alive_lately() {
+  const uint64_t now = raw::coarse_now_ms();
+  if (now - looked_ms_.load(std::memory_order_relaxed) < kLookMs) return !dead();
+  return alive();
+}
+
 bool Session::alive() {
   if (dead_.load(std::memory_order_relaxed)) return false;
+  looked_ms_.store(raw::coarse_now_ms(), std::memory_order_relaxed);
   if (!g_connector.socket_alive(id_)) dead_.store(true, std::memory_order_relaxed);
   return !dead_.load(std::memory_order_relaxed);
 }

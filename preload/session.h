@@ -19,6 +19,10 @@
 
 namespace booster::preload {
 
+/// A client that waits, or that asks again, looks at its socket this often: a dead daemon wakes
+/// nobody. Milliseconds.
+inline constexpr uint32_t kLookMs = 100;
+
 /// A handle slot of one session of this process. `session` 0 is none.
 struct HandleRef {
   uint32_t session = 0;
@@ -181,6 +185,8 @@ class Session {
   }
   /// Looks at the socket.
   bool alive();
+  /// The same, at most every kLookMs: for whatever is done again and again without an answer.
+  bool alive_lately();
   /// Whether that watch holds up openers (common::Watches).
   bool watched(uint32_t watch) const {
     return watches_ != nullptr && watch < common::kWatches && watches_->of[watch].held();
@@ -216,6 +222,7 @@ class Session {
   uint64_t nonce_ = 0;
   Policy policy_;
   std::atomic<bool> dead_{false};
+  std::atomic<uint64_t> looked_ms_{0};  // when the daemon was last seen to live
   std::atomic<uint32_t> free_lanes_{0};
   std::atomic<uint32_t> spin_us_{0};
   uint32_t lane_sequence_[common::kLanes] = {};  // owned by whoever holds the lane
@@ -230,7 +237,6 @@ class Session {
   uint32_t log_published_ = 0;
   uint64_t log_put_ = 0;                    // bytes of the ring used so far, over and over
   std::atomic<bool> log_replayed_{false};   // everything in it is done; set under the lock
-  std::atomic<uint64_t> log_looked_ms_{0};  // when the daemon was last seen to live
 };
 
 }  // namespace booster::preload

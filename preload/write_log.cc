@@ -13,13 +13,6 @@ namespace booster::preload {
 using common::kLogBytes;
 using common::kLogRecords;
 
-namespace {
-
-/// The daemon is looked after this often while nothing but the log is used.
-constexpr uint64_t kLookMs = 100;
-
-}  // namespace
-
 // --- the log itself ----------------------------------------------------------------------------
 
 struct Session::LogNote {
@@ -50,13 +43,7 @@ bool Session::log_has_changed(uint32_t seen) {
     common::futex_wait(tail.done, seen, kLookMs);
   }
   head.waits.fetch_sub(1, std::memory_order_relaxed);
-  const uint64_t now = raw::coarse_now_ms();
-  bool lives = !dead_.load(std::memory_order_relaxed);
-  if (lives && now - log_looked_ms_.load(std::memory_order_relaxed) >= kLookMs) {
-    log_looked_ms_.store(now, std::memory_order_relaxed);
-    lives = alive();
-  }
-  return lives || tail.done.load(std::memory_order_acquire) != seen;
+  return alive_lately() || tail.done.load(std::memory_order_acquire) != seen;
 }
 
 /// Under log_lock_: room for one record and its bytes. False when the daemon is gone.
@@ -88,11 +75,7 @@ size_t Session::log_write(Inode& inode, const HandleRef& handle, uint32_t word, 
       log_notes_ = static_cast<LogNote*>(map_pages(kLogRecords * sizeof(LogNote)));
     }
     // A dead daemon wakes nobody, and the log has room for a while.
-    const uint64_t now = raw::coarse_now_ms();
-    if (now - log_looked_ms_.load(std::memory_order_relaxed) >= kLookMs) {
-      log_looked_ms_.store(now, std::memory_order_relaxed);
-      alive();
-    }
+    alive_lately();
     const bool usable = log_notes_ != nullptr && !log_replayed_.load(std::memory_order_relaxed);
     while (usable && logged < length) {
       const size_t left = length - logged;
