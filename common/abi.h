@@ -13,7 +13,7 @@
 //   submitted = n        (release)  ----->   load submitted == answered + 1   (acquire)
 //   fence (seq_cst)                          ... work; writes payload and reply ...
 //   pump_asleep?         (relaxed)           completed = n       (release)
-//     -> doorbell packet                     fence (seq_cst)
+//     -> 0, doorbell packet                  fence (seq_cst)
 //   spin on completed    (acquire)  <-----   client_waits?       (relaxed)
 //   client_waits = 1     (relaxed)             -> FUTEX_WAKE completed
 //   fence (seq_cst)
@@ -221,7 +221,9 @@ struct alignas(64) SessionHeader {
   uint32_t lanes;                     // kLanes
   uint32_t lane_payload;              // kLanePayload
   uint32_t handle_slots;              // kHandleSlots
-  std::atomic<uint32_t> pump_asleep;  // 1: submitting needs a doorbell
+  /// 1: submitting needs a doorbell. Set by the pump before it sleeps, cleared by it when it is up,
+  /// and by the client's thread that rings, so that the others need not.
+  std::atomic<uint32_t> pump_asleep;
   /// How long, in ms, writes in flight must wait after the daemon's death before they are done
   /// again through FUSE (docs/architecture.md): the daemon keeps it at ten times the slowest answer
   /// seen, and never below its configured minimum.

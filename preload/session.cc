@@ -98,7 +98,14 @@ void Session::submit(int lane, Op op, const HandleRef& handle, uint64_t offset, 
 void Session::ring_if_asleep() {
   // Partner: the pump's fence between `pump_asleep = 1` and its last look at the lanes.
   std::atomic_thread_fence(std::memory_order_seq_cst);
-  if (memory_->header.pump_asleep.load(std::memory_order_relaxed) == 0) return;
+  std::atomic<uint32_t>& asleep = memory_->header.pump_asleep;
+  if (asleep.load(std::memory_order_relaxed) == 0) return;
+  // One bell for each sleep, however many submit before the pump has got up. Who is interrupted for
+  // good before he rings keeps nobody waiting for longer than kLookMs: see await().
+  if (asleep.exchange(0, std::memory_order_relaxed) != 0) ring();
+}
+
+void Session::ring() {
   if (!g_connector.send_doorbell()) dead_.store(true, std::memory_order_relaxed);
 }
 
@@ -129,6 +136,7 @@ bool Session::await(int lane) {
   }
 
   bool got = false;
+  uint64_t rung_ms = raw::coarse_now_ms();
   while (true) {
     request.client_waits.store(1, std::memory_order_relaxed);
     // Partner: the pump's fence between its store of `completed` and its look at `client_waits`.
@@ -147,6 +155,10 @@ bool Session::await(int lane) {
     if (!alive_lately()) {
       got = answered();  // it may have answered just before it died
       break;
+    }
+    if (const uint64_t now = raw::coarse_now_ms(); now - rung_ms >= kLookMs) {
+      rung_ms = now;
+      ring();
     }
   }
   request.client_waits.store(0, std::memory_order_relaxed);

@@ -214,6 +214,7 @@ class Session {
   void submit(int lane, common::Op op, const HandleRef& handle, uint64_t offset, uint32_t length,
               uint32_t ahead, uint32_t delegation);
   void ring_if_asleep();
+  void ring();
   bool await(int lane);
 
   uint32_t id_ = 0;

@@ -32,15 +32,12 @@ bool Session::log_has_changed(uint32_t seen) {
   common::LogHead& head = memory_->log_head;
   common::LogTail& tail = memory_->log_tail;
   head.waits.fetch_add(1, std::memory_order_relaxed);
-  // Partner: the daemon's fence between `done` and its look at `waits`; and, with the look at
-  // pump_asleep, the pump's before it sleeps.
-  std::atomic_thread_fence(std::memory_order_seq_cst);
+  // Partner, with the fence in there: the daemon's fence between `done` and its look at `waits`.
+  ring_if_asleep();
   if (tail.done.load(std::memory_order_acquire) == seen) {
-    if (memory_->header.pump_asleep.load(std::memory_order_relaxed) != 0 &&
-        !g_connector.send_doorbell()) {
-      dead_.store(true, std::memory_order_relaxed);
-    }
     common::futex_wait(tail.done, seen, kLookMs);
+    // Whoever was to ring may have been interrupted for good.
+    if (tail.done.load(std::memory_order_acquire) == seen) ring();
   }
   head.waits.fetch_sub(1, std::memory_order_relaxed);
   return alive_lately() || tail.done.load(std::memory_order_acquire) != seen;
@@ -100,11 +97,7 @@ size_t Session::log_write(Inode& inode, const HandleRef& handle, uint32_t word, 
   // Partner: the daemon's fence between its change of the delegation and its look at `published`;
   // and the pump's before it sleeps, or stops looking by itself.
   std::atomic_thread_fence(std::memory_order_seq_cst);
-  if (memory_->header.pump_asleep.load(std::memory_order_relaxed) != 0 &&
-      memory_->log_tail.looks.load(std::memory_order_relaxed) == 0 &&
-      !g_connector.send_doorbell()) {
-    dead_.store(true, std::memory_order_relaxed);
-  }
+  if (memory_->log_tail.looks.load(std::memory_order_relaxed) == 0) ring_if_asleep();
   if (delegation(handle) != word) await_log(number);
   return logged;
 }

@@ -83,7 +83,7 @@ TEST(Lane, NoWakeUpIsLostBetweenSubmitterAndPump) {
     request.length = number;
     request.submitted.store(number, std::memory_order_release);
     std::atomic_thread_fence(std::memory_order_seq_cst);
-    if (pump_asleep.load(std::memory_order_relaxed) != 0) {
+    if (pump_asleep.exchange(0, std::memory_order_relaxed) != 0) {
       doorbell.fetch_add(1, std::memory_order_relaxed);
       futex_wake_all(doorbell);
     }
