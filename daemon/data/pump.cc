@@ -80,7 +80,7 @@ bool Pump::start_thread(uint64_t turn) {
   try {
     // Detached: a thread that hangs inside libgfapi cannot be waited for.
     std::thread([this, turn] {
-      pthread_setname_np(pthread_self(), fmt::format("pump-{}", number_).c_str());
+      gluster::begin_thread(fmt::format("pump-{}", number_).c_str());
       run(turn);
     }).detach();
     return true;

@@ -3,6 +3,7 @@
 
 #include <glusterfs/api/glfs.h>
 #include <sched.h>
+#include <signal.h>
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
@@ -45,6 +46,14 @@ void adopt_gfapi_identity() {
 void gfapi_is_up() {
   g_gfapi_is_up.store(true, std::memory_order_release);
   adopt_gfapi_identity();
+}
+
+void begin_thread(const char* name) noexcept {
+  pthread_setname_np(pthread_self(), std::string(name).substr(0, 15).c_str());
+  sigset_t of_main;
+  ::sigemptyset(&of_main);
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) ::sigaddset(&of_main, signal);
+  ::pthread_sigmask(SIG_BLOCK, &of_main, nullptr);
 }
 
 void job_failed(const char* worker, const char* error) noexcept {
@@ -108,7 +117,7 @@ void Worker::serve_waiting(const std::shared_ptr<State>& state) noexcept {
 }
 
 void Worker::work(const std::shared_ptr<State>& state) {
-  pthread_setname_np(pthread_self(), state->name.substr(0, 15).c_str());
+  begin_thread(state->name.c_str());
   if (state->descriptors == Descriptors::kOwn && !leave_descriptors()) {
     spdlog::warn("event=worker-shares-descriptors worker={} error=\"{}\"", state->name,
                  strerrordesc_np(errno));

@@ -91,6 +91,11 @@ void gfapi_is_up();
 /// own, too, so that no worker starts one from it.
 void note_own_descriptors();
 
+/// What every thread but the main one begins with: its name, of which 15 bytes are shown, and
+/// nothing of what the main thread's signals are. One that met SIGTERM on a thread with descriptors
+/// of its own would be lost: Boost.Asio's handler writes to a pipe that is not there.
+void begin_thread(const char* name) noexcept;
+
 /// Logs it.
 void job_failed(const char* worker, const char* error) noexcept;
 
@@ -100,7 +105,7 @@ template <class F>
 bool run_detached(const char* name, F job) noexcept {
   try {
     std::thread([name, job = std::move(job)]() mutable {
-      pthread_setname_np(pthread_self(), name);
+      begin_thread(name);
       try {
         adopt_gfapi_identity();
         job();
