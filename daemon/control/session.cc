@@ -188,11 +188,10 @@ bool Session::on_hello(const proto::Hello& hello) {
     return true;
   }
   if (home_.shared.cache.enabled()) {
-    proto::FromDaemon watches;
-    watches.mutable_watches();
+    proto::FromDaemon watch;
+    watch.mutable_watch();
     // A program that does not get it reads from no cache.
-    send(socket_.native_handle(), watches.SerializeAsString(),
-         home_.shared.cache.watches_descriptor());
+    send(socket_.native_handle(), watch.SerializeAsString(), home_.shared.cache.watch_descriptor());
   }
   home_.pump.add(channel_, [weak = weak_from_this()](bool lied) {
     const auto self = weak.lock();

@@ -16,7 +16,9 @@
 #include "daemon/gluster/cmdline.h"
 #include "daemon/gluster/context.h"
 #include "daemon/gluster/file.h"
+#include "daemon/gluster/lease_watch.h"
 #include "daemon/gluster/open_watch.h"
+#include "daemon/gluster/privileges.h"
 #include "daemon/gluster/worker.h"
 #include "daemon/result.h"
 #include "daemon/unique_fd.h"
@@ -36,7 +38,8 @@ struct MountPlace {
 
 struct MountSettings {
   ContextSettings context;
-  std::shared_ptr<WatchGroups> watch_groups;  // null: openers are not watched, nothing is cached
+  std::shared_ptr<Privileges> privileges;
+  std::shared_ptr<LeaseWatch> leases;  // null: nothing is cached
   // Read when they are needed; may change while the daemon runs.
   std::shared_ptr<const std::atomic<int64_t>> idle_seconds;
   std::shared_ptr<const std::atomic<int64_t>> build_timeout_seconds;
@@ -91,22 +94,25 @@ class Mount : public std::enable_shared_from_this<Mount> {
   /// Makes sure that nobody on this host has `file`'s inode open for writing, that its
   /// WriterListener will hear of whoever opens it so from now on, and that the bricks have what was
   /// written through FUSE before; then asks the bricks for its attributes. Returns at once; `done`
-  /// is called once, on any thread. kNotProven: somebody has it open. `proven`: that has been made
-  /// sure of before, and the listener has heard of nobody since; only the bricks are asked.
+  /// is called once, on any thread. kNotProven: somebody has it open. `proven`: the lease of an
+  /// earlier proof is still there, and the listener has heard of nobody since; only the bricks are
+  /// asked.
   struct Unwritten {
     Attributes attributes;
-    uint32_t watch = 0;  // place in Watches of what holds up openers
+    std::shared_ptr<Lease> lease;  // null if `proven`
   };
   using Proof = Result<Unwritten, common::Reason>;
   void prove_unwritten(std::shared_ptr<File> file, bool proven, std::function<void(Proof)> done);
-  /// The inode's listeners need not hear any more.
-  void unwatch(std::shared_ptr<Inode> inode);
-  /// Has the inode's OpenListener hear of whoever opens it from now on; then asks `prove`, which
-  /// may wait, whether one description is all that the file has; then asks the bricks for its size.
-  /// `done` is called once, on a thread with the common descriptors, or never when FUSE does not
-  /// answer.
-  void prove_alone(std::shared_ptr<File> file, std::function<Alone()> prove,
-                   std::function<void(Alone)> done);
+  /// Holds up whoever opens the inode from now on, and tells `opened` (OpenWatch::start()); then
+  /// asks `prove`, which may wait, whether one description is all that the file has; then asks the
+  /// bricks for its size. `done` is called once, on a thread with the common descriptors, or never
+  /// when FUSE does not answer; the watch is null unless it is alone.
+  using AloneAnswer = std::function<void(Alone, std::shared_ptr<OpenWatch>)>;
+  void prove_alone(std::shared_ptr<File> file, std::function<bool()> opened,
+                   std::function<Alone()> prove, AloneAnswer done);
+  /// Asks through FUSE whether its bricks know the inode, and answer. `done` is called once, on a
+  /// thread with the common descriptors, or never when they do not.
+  void probe(std::shared_ptr<Inode> inode, std::function<void(bool)> done);
 
   /// Once a second: refuses those who have waited too long, closes an idle context, looks whether
   /// the volume can still be served.
@@ -137,11 +143,11 @@ class Mount : public std::enable_shared_from_this<Mount> {
   // On the FUSE worker.
   void identify_and_engage(EngageOrder& order, const std::shared_ptr<void>& in_progress);
   common::Reason identify(uint64_t epoch);
-  Outcome<UniqueFd> open_root();
+  /// The root of the volume, open for reading.
+  Outcome<int> root();
+  Outcome<int> root_of_this_thread();
   Outcome<UniqueFd> open_through_fuse(Inode& inode, int flags);
   struct Question;
-  std::shared_ptr<OpenWatch> open_watch();
-  void look_for_writers(std::shared_ptr<Question> question);
   static void ask_bricks(const std::shared_ptr<Question>& question);
   Outcome<std::string> read_meta(const char* name);
 
@@ -162,18 +168,15 @@ class Mount : public std::enable_shared_from_this<Mount> {
   const MountSettings settings_;
   Gate& gate_;
   const std::shared_ptr<Worker> wakes_;
-  std::shared_ptr<Worker> fuse_;  // asks the FUSE mount
-  // Made with the first file that needs it, and again some time after it has given up; under
-  // mutex_.
-  std::shared_ptr<OpenWatch> watch_;
-  Clock::time_point watch_tried_{};
+  std::shared_ptr<Worker> fuse_;   // asks the FUSE mount
   std::shared_ptr<Worker> gfapi_;  // asks bricks
   // Asks the FUSE mount, too: thousands of fences hold up no engage. What a fence does waits for
   // the kernel's lock on the file, which a program can hold for ever (a write(2) to it from memory
   // that another, hostile, FUSE never brings): hence threads of its own, with descriptors of their
   // own.
   std::shared_ptr<Worker> fences_;
-  std::shared_ptr<Worker> opens_;           // the same, to look whether somebody writes a file
+  std::shared_ptr<Worker> probes_;          // the same, to ask through FUSE whether bricks answer
+  std::shared_ptr<Worker> leases_;          // the same, in the table of the leases; may be null
   const std::shared_ptr<Worker> proofs_;    // waits for who looks whether a description is alone
   const std::shared_ptr<Worker> compares_;  // asks the bricks whether cached files have changed
   std::atomic<bool> retired_{false};
@@ -186,6 +189,12 @@ class Mount : public std::enable_shared_from_this<Mount> {
   uint64_t verified_epoch_ = 0;
   std::string process_uuid_;
   MountOptions options_;
+
+  // A mount of the daemon's own of the same volume, where no path leads: what is opened through it
+  // holds up nobody's umount. Made with the first file; closed with this.
+  std::mutex root_mutex_;  // held while FUSE is asked
+  UniqueFd clone_;
+  UniqueFd root_;
 
   // The volume was sharded when somebody last looked, once for all: what was written since stays
   // sharded when the option is taken back. relaxed: see Context::condemned.
@@ -242,11 +251,11 @@ class Mounts {
   /// See Mount::prove_unwritten; kNotGenuine if the mount has gone.
   void prove_unwritten(const std::shared_ptr<File>& file, bool proven,
                        std::function<void(Mount::Proof)> done);
-  /// See Mount::unwatch.
-  void unwatch(const std::shared_ptr<Inode>& inode);
   /// See Mount::prove_alone; kNotGenuine, at once, if the mount has gone.
-  void prove_alone(const std::shared_ptr<File>& file, std::function<Alone()> prove,
-                   std::function<void(Alone)> done);
+  void prove_alone(const std::shared_ptr<File>& file, std::function<bool()> opened,
+                   std::function<Alone()> prove, Mount::AloneAnswer done);
+  /// See Mount::probe; false, at once, if the mount has gone.
+  void probe(const std::shared_ptr<Inode>& inode, std::function<void(bool)> done);
   /// For short jobs that need the common descriptors. Any thread.
   Worker& wakes() { return *wakes_; }
 

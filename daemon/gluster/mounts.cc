@@ -53,16 +53,20 @@ void Mounts::prove_unwritten(const std::shared_ptr<File>& file, bool proven,
   }
 }
 
-void Mounts::unwatch(const std::shared_ptr<Inode>& inode) {
-  if (const auto mount = find(inode->dev())) mount->unwatch(inode);
+void Mounts::prove_alone(const std::shared_ptr<File>& file, std::function<bool()> opened,
+                         std::function<Alone()> prove, Mount::AloneAnswer done) {
+  if (const auto mount = find(file->inode()->dev())) {
+    mount->prove_alone(file, std::move(opened), std::move(prove), std::move(done));
+  } else {
+    done({common::Reason::kNotGenuine, 0}, nullptr);
+  }
 }
 
-void Mounts::prove_alone(const std::shared_ptr<File>& file, std::function<Alone()> prove,
-                         std::function<void(Alone)> done) {
-  if (const auto mount = find(file->inode()->dev())) {
-    mount->prove_alone(file, std::move(prove), std::move(done));
+void Mounts::probe(const std::shared_ptr<Inode>& inode, std::function<void(bool)> done) {
+  if (const auto mount = find(inode->dev())) {
+    mount->probe(inode, std::move(done));
   } else {
-    done({common::Reason::kNotGenuine, 0});
+    done(false);
   }
 }
 
