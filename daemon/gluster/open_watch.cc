@@ -164,6 +164,11 @@ Result<std::shared_ptr<OpenWatch>> OpenWatch::start(Privileges& privileges, int 
   return watch;
 }
 
+OpenWatch::~OpenWatch() {
+  // Not by closing alone: a child that was forked meanwhile would have it, too.
+  ::shutdown(orders_.get(), SHUT_RDWR);
+}
+
 void OpenWatch::read() const {
   if (::send(orders_.get(), &kRead, 1, MSG_DONTWAIT | MSG_NOSIGNAL) != 1) {
     spdlog::warn("event=watch-not-told error=\"{}\"", strerrordesc_np(errno));

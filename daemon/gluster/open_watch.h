@@ -33,7 +33,7 @@ class OpenWatch {
   /// host has no more groups.
   static Result<std::shared_ptr<OpenWatch>> start(Privileges& privileges, int file,
                                                   std::function<bool()> opened);
-  ~OpenWatch() = default;
+  ~OpenWatch();
   OpenWatch(const OpenWatch&) = delete;
   OpenWatch& operator=(const OpenWatch&) = delete;
 
