@@ -457,8 +457,8 @@ void CachedFile::writer_opens() {
 
 std::shared_ptr<CachedFile> CachedFile::use() {
   const std::lock_guard lock(mutex_);
-  std::shared_ptr<const void> used = used_.lock();
-  if (!used) {
+  std::shared_ptr<const void> used = used_.lock();  // of nothing, but counted
+  if (used.use_count() == 0) {
     used = std::shared_ptr<const void>(
         nullptr, [self = shared_from_this()](const void*) { self->unused(); });
     used_ = used;
