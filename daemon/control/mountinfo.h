@@ -51,9 +51,6 @@ class MountTable {
   /// The whole table as of now.
   Result<std::string> read() const;
 
-  /// True if a mount has come or gone since the last call (proc(5): poll with POLLPRI).
-  bool changed() const;
-
   int fd() const { return fd_.get(); }
 
  private:

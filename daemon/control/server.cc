@@ -199,7 +199,6 @@ void Server::wait_for_mounts() {
                            [this](const boost::system::error_code& error) {
                              if (error) return;
                              wait_for_mounts();
-                             shared_.mounts.table_changed();
                              sweep_mounts();
                            });
 }

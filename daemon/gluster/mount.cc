@@ -122,7 +122,7 @@ void Mount::engage(EngageOrder order) {
 
 void Mount::identify_and_engage(EngageOrder& order, const std::shared_ptr<void>& in_progress) {
   if (!order.wanted()) return;
-  Reason reason = identify(order.epoch);
+  Reason reason = identify();
   Wish wish;
   if (reason == Reason::kNone) {
     const auto mode = order.access_mode();
@@ -240,7 +240,8 @@ void Mount::prove_unwritten(std::shared_ptr<File> file, bool proven,
     return question->done(Failure{Reason::kNotProven});
   }
   if (proven) return ask_bricks(question);
-  leases_->post([question]() mutable {
+  // Not a copy of a constant, which could not be moved on.
+  leases_->post([question = std::shared_ptr<Question>(question)]() mutable {
     Mount& mount = *question->mount;
     int number = -1;
     question->lease = mount.settings_.leases->hold(
@@ -345,7 +346,7 @@ Outcome<int> Mount::root() {
 
 /// Where the thread has descriptors of its own, one of those. A thread serves one mount.
 Outcome<int> Mount::root_of_this_thread() {
-  const auto common = root();
+  auto common = root();
   if (!common || !has_own_descriptors()) return common;
   thread_local UniqueFd mine;
   if (!mine) {
@@ -377,27 +378,11 @@ Outcome<std::string> Mount::read_meta(const char* name) {
   return text;
 }
 
-Reason Mount::identify(uint64_t epoch) {
+/// The order's descriptor keeps the device number for the mount that has it now, until this one's
+/// own mount of it does (root()).
+Reason Mount::identify() {
   if (retired()) return Reason::kNotGenuine;
   const std::lock_guard lock(identity_mutex_);
-  // The order's descriptor pins the superblock that has this device number now. If the mount table
-  // has changed since the last look, this may be another one than then: every glusterfs process has
-  // its own uuid.
-  if (!identified_ || epoch > verified_epoch_) {
-    const auto uuid = read_meta(".meta/process_uuid");
-    if (!uuid) {
-      spdlog::warn("event=mount-unknown dev={} error=\"{}\"", device_name(place_.dev),
-                   uuid.error());
-      return Reason::kContextFailed;
-    }
-    if (identified_ && *uuid != process_uuid_) {
-      spdlog::info("event=mount-replaced dev={}", device_name(place_.dev));
-      retire();
-      return Reason::kContextFailed;
-    }
-    process_uuid_ = *uuid;
-    verified_epoch_ = epoch;
-  }
   if (!identified_) {
     const auto cmdline = read_meta(".meta/cmdline");
     if (!cmdline) {
@@ -654,10 +639,13 @@ Mount::Answer Mount::open(const Wish& wish, const std::shared_ptr<Context>& cont
     file = inode->files_[mode].lock();
     if (file && file->context_ != context) file.reset();
   }
-  if (!file) {
+  struct stat status {};
+  if (file) {
+    if (glfs_fstat(file->fd_, &status) != 0) return Failure{Reason::kOpenFailed};
+  } else {
     Gfid gfid = wish.gfid;
     glfs_object_t* object = glfs_h_create_from_handle(context->fs(), gfid.data(),
-                                                      static_cast<int>(gfid.size()), nullptr);
+                                                      static_cast<int>(gfid.size()), &status);
     if (!object) {
       return Failure{is_gone(errno) ? Reason::kUnlinked : Reason::kOpenFailed};
     }
@@ -674,8 +662,6 @@ Mount::Answer Mount::open(const Wish& wish, const std::shared_ptr<Context>& cont
     file = std::make_shared<File>(inode, context, gfapi_, gate_, fd, wish.access_mode, open_files_);
   }
 
-  struct stat status {};
-  if (glfs_fstat(file->fd_, &status) != 0) return Failure{Reason::kOpenFailed};
   if (!S_ISREG(status.st_mode)) return Failure{Reason::kNotRegular};
   if (status.st_nlink == 0) return Failure{Reason::kUnlinked};
   // The kernel takes these rights away when an ordinary user writes; through booster root writes.

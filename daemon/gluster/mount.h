@@ -52,7 +52,6 @@ struct EngageOrder {
   uint64_t inode = 0;  // its number
   /// O_RDONLY, O_WRONLY or O_RDWR. May wait; a thread that may asks, once.
   std::function<Result<int, common::Reason>()> access_mode;
-  uint64_t epoch = 0;            // Mounts::epoch() after the mount table was read
   std::function<bool()> wanted;  // false: nobody waits any more. Any thread.
   /// The answer, once, on any thread; not called if not wanted.
   std::function<void(Result<std::shared_ptr<File>, common::Reason>)> done;
@@ -142,7 +141,7 @@ class Mount : public std::enable_shared_from_this<Mount> {
 
   // On the FUSE worker.
   void identify_and_engage(EngageOrder& order, const std::shared_ptr<void>& in_progress);
-  common::Reason identify(uint64_t epoch);
+  common::Reason identify();
   /// The root of the volume, open for reading.
   Outcome<int> root();
   Outcome<int> root_of_this_thread();
@@ -186,8 +185,6 @@ class Mount : public std::enable_shared_from_this<Mount> {
   // Only identify() and what follows it on the FUSE worker; held while FUSE is asked.
   std::mutex identity_mutex_;
   bool identified_ = false;
-  uint64_t verified_epoch_ = 0;
-  std::string process_uuid_;
   MountOptions options_;
 
   // A mount of the daemon's own of the same volume, where no path leads: what is opened through it
@@ -230,12 +227,6 @@ class Mounts {
     wakes_->post([] {});  // who needs it cannot start its thread
   }
 
-  /// The mount table has changed: device numbers may mean other mounts now, so that every mount
-  /// proves that it is still the same before the next engage.
-  void table_changed() { epoch_.fetch_add(1, std::memory_order_acq_rel); }
-  /// Load (acquire) after table_changed() of whatever the caller has noticed.
-  uint64_t epoch() const { return epoch_.load(std::memory_order_acquire); }
-
   std::shared_ptr<Mount> find_or_add(const MountPlace& place);
   /// See Mount::fence.
   void fence(const std::shared_ptr<Inode>& inode, uint64_t offset,
@@ -271,7 +262,6 @@ class Mounts {
 
   const MountSettings settings_;
   const std::shared_ptr<Worker> wakes_ = std::make_shared<Worker>("wake", 1);
-  std::atomic<uint64_t> epoch_{1};
   const std::shared_ptr<std::atomic<int64_t>> fences_owed_ =
       std::make_shared<std::atomic<int64_t>>(0);
   std::mutex mutex_;
