@@ -377,6 +377,19 @@ bool is_stopped(pid_t pid) {
   return !error;
 }
 
+/// Where each thread of a process is: its name, and in what the kernel has it wait.
+std::string where_threads_are(pid_t pid) {
+  std::string text;
+  std::error_code error;
+  for (const auto& task :
+       std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/task", error)) {
+    std::string name = read_file(task.path() / "comm");
+    if (!name.empty()) name.pop_back();
+    text += name + ": " + read_file(task.path() / "wchan") + "\n";
+  }
+  return text;
+}
+
 }  // namespace
 
 void Daemon::signal(int number) const {
@@ -395,10 +408,12 @@ void Daemon::kill(int signal) {
   const auto deadline = Clock::now() + std::chrono::seconds(20);
   while (::waitpid(pid_, nullptr, WNOHANG) == 0) {
     if (Clock::now() > deadline) {
+      const std::string threads = where_threads_are(pid_);
       ::kill(pid_, SIGKILL);
       ::waitpid(pid_, nullptr, 0);
       pid_ = -1;
-      die("boosterd did not end within 20 s of signal " + std::to_string(signal));
+      die("boosterd did not end within 20 s of signal " + std::to_string(signal) + "; " + threads +
+          read_file(log_path_));
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
