@@ -455,22 +455,30 @@ void CachedFile::writer_opens() {
   show_validity(Clock::now());
 }
 
+/// What all who have it open share.
+struct CachedFile::Use {
+  explicit Use(std::shared_ptr<CachedFile> used) : file(std::move(used)) {}
+  ~Use() { file->unused(); }
+  Use(const Use&) = delete;
+  Use& operator=(const Use&) = delete;
+  const std::shared_ptr<CachedFile> file;
+};
+
 std::shared_ptr<CachedFile> CachedFile::use() {
   const std::lock_guard lock(mutex_);
-  std::shared_ptr<const void> used = used_.lock();  // of nothing, but counted
-  if (used.use_count() == 0) {
-    used = std::shared_ptr<const void>(
-        nullptr, [self = shared_from_this()](const void*) { self->unused(); });
-    used_ = used;
+  std::shared_ptr<Use> use = use_.lock();
+  if (!use) {
+    use = std::make_shared<Use>(shared_from_this());
+    use_ = use;
   }
-  return {std::move(used), this};
+  return {std::move(use), this};
 }
 
 /// Nobody has it open any more, unless somebody has come meanwhile.
 void CachedFile::unused() {
   std::shared_ptr<gluster::Lease> lease;
   const std::lock_guard lock(mutex_);
-  if (!used_.expired()) return;
+  if (!use_.expired()) return;
   ++epoch_;
   armed_ = false;
   show_validity(Clock::now());
@@ -520,7 +528,7 @@ void CachedFile::armed(uint64_t epoch, Clock::time_point since,
                        const gluster::Mount::Proof& answer) {
   const std::lock_guard lock(mutex_);
   // Somebody has opened it meanwhile; or nobody has it open any more.
-  if (epoch != epoch_ || cache_.stopped() || used_.expired()) return;
+  if (epoch != epoch_ || cache_.stopped() || use_.expired()) return;
   if (!answer) {
     armed_ = false;
     show_validity(since);

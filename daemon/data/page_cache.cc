@@ -185,7 +185,7 @@ void PageCache::tick() {
     make_room(0);
   }
   for (const auto& file : all()) {
-    if (mounts_.mounted(file->inode()->dev()) && !file->inode()->is_split()) {
+    if (mounts_.mounted(*file->inode()) && !file->inode()->is_split()) {
       file->sweep();
     } else {
       file->writer_opens();

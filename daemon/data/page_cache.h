@@ -108,6 +108,7 @@ class CachedFile final : public gluster::WriterListener,
 
  private:
   class FillIo;
+  struct Use;
   struct Waiting;
   struct PageRange {
     uint64_t first;
@@ -159,7 +160,7 @@ class CachedFile final : public gluster::WriterListener,
   Clock::time_point validated_{};  // when the question was asked that confirmed the attributes
   Clock::time_point changed_{};    // when they were seen to be others than before
   gluster::Attributes attributes_;
-  std::weak_ptr<const void> used_;         // by who has it open
+  std::weak_ptr<Use> use_;
   std::shared_ptr<gluster::Lease> lease_;  // while armed: it holds up who opens it for writing
 };
 

@@ -685,6 +685,12 @@ Mount::Answer Mount::open(const Wish& wish, const std::shared_ptr<Context>& cont
   return file;
 }
 
+bool Mount::has(const Inode& inode) {
+  const std::lock_guard lock(mutex_);
+  const auto found = inodes_.find(inode.gfid());
+  return found != inodes_.end() && found->second.lock().get() == &inode;
+}
+
 MountReport Mount::report() {
   MountReport report;
   const std::lock_guard lock(mutex_);

@@ -122,6 +122,7 @@ class Mount : public std::enable_shared_from_this<Mount> {
   bool retired() const { return retired_.load(std::memory_order_acquire); }
 
   MountReport report();
+  bool has(const Inode& inode);
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -237,8 +238,8 @@ class Mounts {
   /// None is left: a daemon that ends now leaves nothing unseen behind.
   bool fences_done() const { return fences_owed_->load(std::memory_order_acquire) == 0; }
 
-  /// Whether files of that mount have been engaged, and it has not gone since.
-  bool mounted(dev_t dev);
+  /// Whether the inode's mount is still there; not another one that has its number now.
+  bool mounted(const Inode& inode);
   /// See Mount::prove_unwritten; kNotGenuine if the mount has gone.
   void prove_unwritten(const std::shared_ptr<File>& file, bool proven,
                        std::function<void(Mount::Proof)> done);

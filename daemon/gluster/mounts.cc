@@ -40,8 +40,9 @@ std::shared_ptr<Mount> Mounts::find(dev_t dev) {
   return found != mounts_.end() && !found->second->retired() ? found->second : nullptr;
 }
 
-bool Mounts::mounted(dev_t dev) {
-  return find(dev) != nullptr;
+bool Mounts::mounted(const Inode& inode) {
+  const auto mount = find(inode.dev());
+  return mount && mount->has(inode);
 }
 
 void Mounts::prove_unwritten(const std::shared_ptr<File>& file, bool proven,
