@@ -59,7 +59,7 @@ bool take_numbers(std::string_view& line, MountLine& out) {
 bool take_strings(std::string_view rest, MountLine& out) {
   out.root = unescape(next_field(rest));
   out.mount_point = unescape(next_field(rest));
-  next_field(rest);  // mount options
+  out.options = std::string(next_field(rest));
   // Any number of optional fields, then a single hyphen.
   while (true) {
     if (rest.empty()) return false;

@@ -21,6 +21,7 @@ struct MountLine {
   unsigned minor = 0;
   std::string root;
   std::string mount_point;
+  std::string options;  // of this place, besides those of the superblock
   std::string type;
   std::string source;
   std::string super_options;

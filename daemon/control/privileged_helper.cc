@@ -1,10 +1,12 @@
 #include "daemon/control/privileged_helper.h"
 
 #include <fcntl.h>
+#include <spdlog/spdlog.h>
 #include <sys/capability.h>
 #include <sys/fanotify.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -57,7 +59,10 @@ void serve(int socket) {
 
 }  // namespace
 
-PrivilegedHelper::PrivilegedHelper() : socket_(start_helper("boosterd-priv", serve)) {}
+PrivilegedHelper::PrivilegedHelper() : socket_(start_helper("boosterd-priv", serve)) {
+  const timeval patience{5, 0};
+  ::setsockopt(socket_.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+}
 
 Result<UniqueFd> PrivilegedHelper::ask(char what, int descriptor) {
   const std::lock_guard lock(mutex_);
@@ -66,8 +71,14 @@ Result<UniqueFd> PrivilegedHelper::ask(char what, int descriptor) {
   const auto failed = [](int why) {
     return Failure{std::error_code(why, std::generic_category())};
   };
-  if (!send(socket_.get(), std::string(1, what), descriptor)) return failed(errno);
-  if (!receive_exactly(socket_.get(), &error, sizeof error, made)) return failed(EIO);
+  if (lost_) return failed(EPIPE);
+  if (!send(socket_.get(), std::string(1, what), descriptor) ||
+      !receive_exactly(socket_.get(), &error, sizeof error, made)) {
+    // What it answers later would be taken for the answer to another question.
+    lost_ = true;
+    spdlog::error("event=helper-lost remedy=\"restart boosterd: nothing new is boosted\"");
+    return failed(EPIPE);
+  }
   if (error != 0 || !made) return failed(error != 0 ? error : EIO);
   return made;
 }

@@ -22,6 +22,7 @@ class PrivilegedHelper final : public gluster::Privileges {
 
   const UniqueFd socket_;
   std::mutex mutex_;  // one question at a time
+  bool lost_ = false;
 };
 
 }  // namespace booster::daemon::control

@@ -278,6 +278,7 @@ void Server::reload() {
 
 void Server::stop() {
   shared_.cache.stop();
+  if (leases_) leases_->give_all_back();
   if (stopping_) return;
   stopping_ = true;
   ::sd_notify(0, "STOPPING=1");

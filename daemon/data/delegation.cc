@@ -157,14 +157,15 @@ void Delegation::probed(bool answers, const std::shared_ptr<const void>& owed) {
 void Delegation::over_by(std::chrono::milliseconds deadline, const char* event,
                          const char* remedy) {
   timer_.expires_after(deadline);
-  timer_.async_wait(
-      [weak = weak_from_this(), event, remedy](const boost::system::error_code& error) {
-        const auto self = weak.lock();
-        if (error || !self) return;
-        spdlog::warn("event={} gfid={} remedy=\"{}\"", event,
-                     gluster::to_string(self->inode_->gfid()), remedy);
-        self->over();
-      });
+  // One that has passed and waits for its turn cannot be cancelled.
+  timer_.async_wait([weak = weak_from_this(), set = ++deadlines_, event,
+                     remedy](const boost::system::error_code& error) {
+    const auto self = weak.lock();
+    if (error || !self || set != self->deadlines_) return;
+    spdlog::warn("event={} gfid={} remedy=\"{}\"", event, gluster::to_string(self->inode_->gfid()),
+                 remedy);
+    self->over();
+  });
 }
 
 /// On the pump's thread: nobody has to wait any more.
@@ -173,6 +174,7 @@ void Delegation::over() {
     const std::lock_guard lock(mutex_);
     state_ = State::kOver;
   }
+  ++deadlines_;
   timer_.cancel();
   const std::shared_ptr<Delegation> self = shared_from_this();
   const std::shared_ptr<Channel> channel = channel_.lock();

@@ -56,6 +56,7 @@ class Delegation final : public std::enable_shared_from_this<Delegation> {
   const std::shared_ptr<gluster::Inode> inode_;
   // Of the pump's thread.
   boost::asio::steady_timer timer_;
+  unsigned deadlines_ = 0;                     // set so far; only the last one counts
   std::shared_ptr<gluster::OpenWatch> watch_;  // who opens the file waits until it goes
 
   std::mutex mutex_;

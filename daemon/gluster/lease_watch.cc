@@ -29,6 +29,8 @@ namespace {
 constexpr int kSignals = 3;
 constexpr int kWake = 4;
 
+constexpr int kTryThreadsEveryMs = 100;
+
 /// Queued, with the number of the descriptor; SIGIO comes when the queue is full.
 int lease_signal() {
   return SIGRTMIN + 3;
@@ -60,7 +62,9 @@ struct LeaseWatch::State : std::enable_shared_from_this<LeaseWatch::State> {
     uint64_t number;
     std::weak_ptr<Inode> inode;
     std::shared_ptr<Worker> closer;
-    bool going = false;  // somebody sees to its end
+    bool leased = false;  // the kernel has said so
+    bool broken = false;  // asked back before that
+    bool going = false;   // a job of the closer's sees to its end, and closes the descriptor
   };
 
   // What must not be let go on a thread without the common descriptors is let go here.
@@ -68,10 +72,12 @@ struct LeaseWatch::State : std::enable_shared_from_this<LeaseWatch::State> {
   common::WatchWord* life = nullptr;
   std::promise<bool> started;
   pid_t thread = 0;
-  UniqueFd wake;  // a common descriptor; the thread's is kWake
+  bool short_of_threads = false;  // of that thread
+  UniqueFd wake;                  // a common descriptor; the thread's is kWake
 
   std::mutex mutex;
   bool stopping = false;
+  bool given_back = false;  // all of them, for good
   uint64_t last_number = 0;
   std::unordered_map<int, Entry> leases;  // by descriptor in their table
   std::deque<std::function<void()>> to_start;
@@ -82,8 +88,10 @@ struct LeaseWatch::State : std::enable_shared_from_this<LeaseWatch::State> {
   void hear();
   void broken(int descriptor);
   void look_at_all();
+  void give_all_back();
   void close_later(int descriptor, uint64_t number, const std::shared_ptr<Worker>& closer);
   bool start_thread(std::function<void()> body);
+  bool ring() const;
 };
 
 class LeaseWatch::Held final : public Lease {
@@ -122,10 +130,10 @@ void LeaseWatch::State::run(int common_wake) {
   if (!begun) return;
   while (true) {
     pollfd ready[2] = {{kSignals, POLLIN, 0}, {kWake, POLLIN, 0}};
-    if (::poll(ready, 2, -1) < 0 && errno != EINTR) break;
+    if (::poll(ready, 2, short_of_threads ? kTryThreadsEveryMs : -1) < 0 && errno != EINTR) break;
     try {
       if ((ready[0].revents & POLLIN) != 0) hear();
-      if ((ready[1].revents & POLLIN) != 0 && !obey()) break;
+      if (!obey()) break;
     } catch (const std::exception& error) {
       spdlog::error("event=lease-watch-failed error=\"{}\"", error.what());
     }
@@ -155,18 +163,25 @@ bool LeaseWatch::State::begin(int common_wake) {
 bool LeaseWatch::State::obey() {
   uint64_t rung = 0;
   if (::read(kWake, &rung, sizeof rung) < 0 && errno != EAGAIN) return false;
+  short_of_threads = false;
   while (true) {
     std::function<void()> body;
+    bool all_back = false;
     {
       const std::lock_guard lock(mutex);
       if (stopping) return false;
-      if (to_start.empty()) return true;
-      body = std::move(to_start.front());
-      to_start.pop_front();
+      all_back = given_back;
+      if (!to_start.empty()) body = std::move(to_start.front());
+      if (body) to_start.pop_front();
     }
-    // A thread that is started here has this one's table. It waits for what it can have: a worker's
-    // jobs are done by the threads that there are, or asked for again (Worker::serve_waiting()).
-    run_detached("lease", std::move(body));
+    if (all_back) give_all_back();
+    if (!body) return true;
+    // A thread that is started here has this one's table.
+    if (run_detached("lease", body)) continue;
+    const std::lock_guard lock(mutex);
+    to_start.push_front(std::move(body));
+    short_of_threads = true;
+    return true;
   }
 }
 
@@ -187,12 +202,19 @@ void LeaseWatch::State::look_at_all() {
   std::vector<int> descriptors;
   {
     const std::lock_guard lock(mutex);
-    for (const auto& [descriptor, entry] : leases) descriptors.push_back(descriptor);
+    for (const auto& [descriptor, entry] : leases) {
+      if (entry.leased) descriptors.push_back(descriptor);
+    }
   }
   for (const int descriptor : descriptors) {
     // What the lease is about to be.
     if (::fcntl(descriptor, F_GETLEASE) == F_UNLCK) broken(descriptor);
   }
+}
+
+void LeaseWatch::State::give_all_back() {
+  const std::lock_guard lock(mutex);
+  for (const auto& [descriptor, entry] : leases) ::fcntl(descriptor, F_SETLEASE, F_UNLCK);
 }
 
 /// Somebody waits. A number that is another lease's by now is given back for nothing.
@@ -203,11 +225,21 @@ void LeaseWatch::State::broken(int descriptor) {
   {
     const std::lock_guard lock(mutex);
     const auto found = leases.find(descriptor);
-    if (found == leases.end() || found->second.going) return;
-    found->second.going = true;
-    number = found->second.number;
-    closer = found->second.closer;
-    inode = found->second.inode.lock();
+    if (found == leases.end()) return;
+    Entry& entry = found->second;
+    if (!entry.leased) {
+      entry.broken = true;  // hold() sees to it
+      return;
+    }
+    if (entry.going) {
+      // Nobody relies on it any more, and the closer may have a lot to do.
+      ::fcntl(descriptor, F_SETLEASE, F_UNLCK);
+      return;
+    }
+    entry.going = true;
+    number = entry.number;
+    closer = entry.closer;
+    inode = entry.inode.lock();
   }
   // First nothing is valid any more, then he goes on.
   std::shared_ptr<WriterListener> listener;
@@ -221,15 +253,14 @@ void LeaseWatch::State::broken(int descriptor) {
 void LeaseWatch::State::close_later(int descriptor, uint64_t number,
                                     const std::shared_ptr<Worker>& closer) {
   closer->post([self = shared_from_this(), descriptor, number] {
-    ::fcntl(descriptor, F_SETLEASE, F_UNLCK);
     std::shared_ptr<Worker> keep;
     {
       const std::lock_guard lock(self->mutex);
       const auto found = self->leases.find(descriptor);
-      if (found != self->leases.end() && found->second.number == number) {
-        keep = std::move(found->second.closer);
-        self->leases.erase(found);
-      }
+      if (found == self->leases.end() || found->second.number != number) return;
+      ::fcntl(descriptor, F_SETLEASE, F_UNLCK);
+      keep = std::move(found->second.closer);
+      self->leases.erase(found);
     }
     ::close(descriptor);  // may wait for FUSE
     self->wakes->post([keep = std::move(keep)] {});
@@ -242,8 +273,14 @@ bool LeaseWatch::State::start_thread(std::function<void()> body) {
     if (stopping) return false;
     to_start.push_back(std::move(body));
   }
+  return ring();
+}
+
+bool LeaseWatch::State::ring() const {
   const uint64_t one = 1;
-  return ::write(wake.get(), &one, sizeof one) == sizeof one;
+  const bool rung = ::write(wake.get(), &one, sizeof one) == sizeof one;
+  if (!rung) spdlog::warn("event=lease-watch-not-told error=\"{}\"", strerrordesc_np(errno));
+  return rung;
 }
 
 // --- from outside ------------------------------------------------------------------------------
@@ -266,10 +303,15 @@ LeaseWatch::~LeaseWatch() {
     const std::lock_guard lock(state_->mutex);
     state_->stopping = true;
   }
-  const uint64_t one = 1;
-  if (::write(state_->wake.get(), &one, sizeof one) < 0) {
-    spdlog::warn("event=lease-watch-not-told error=\"{}\"", strerrordesc_np(errno));
+  state_->ring();
+}
+
+void LeaseWatch::give_all_back() {
+  {
+    const std::lock_guard lock(state_->mutex);
+    state_->given_back = true;
   }
+  state_->ring();
 }
 
 std::shared_ptr<Worker> LeaseWatch::make_worker(const std::string& name, unsigned threads) {
@@ -293,16 +335,21 @@ std::shared_ptr<Lease> LeaseWatch::hold(const std::shared_ptr<Worker>& closer,
   {
     // Before it is there, so that it cannot be broken unheard.
     const std::lock_guard lock(state_->mutex);
+    if (state_->given_back) return nullptr;
     number = ++state_->last_number;
-    state_->leases[file.get()] = {number, inode, closer};
+    state_->leases[file.get()] = {.number = number, .inode = inode, .closer = closer};
   }
   // The kernel gives a read lease only on a file that nobody has open for writing, through whatever
   // descriptor, mapping or process (generic_add_lease in fs/locks.c).
-  if (::fcntl(file.get(), F_SETLEASE, F_RDLCK) != 0) {
-    const std::lock_guard lock(state_->mutex);
-    state_->leases.erase(file.get());
+  const bool leased = ::fcntl(file.get(), F_SETLEASE, F_RDLCK) == 0;
+  const std::lock_guard lock(state_->mutex);
+  const auto entry = state_->leases.find(file.get());
+  if (!leased || entry->second.broken || state_->given_back) {
+    ::fcntl(file.get(), F_SETLEASE, F_UNLCK);  // closing may wait for FUSE
+    state_->leases.erase(entry);
     return nullptr;
   }
+  entry->second.leased = true;
   return std::make_shared<Held>(state_, file.release(), number);
 }
 

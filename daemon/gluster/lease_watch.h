@@ -9,8 +9,8 @@
 // The kernel knows a lease by the descriptor that it was taken on. Opening and closing those waits
 // for FUSE, giving a lease back does not; all of it is done in one table of descriptors, which the
 // thread of the signals and the workers of the mounts share, and nobody else: a thread that hangs
-// in closing keeps nothing open but leases, which the kernel breaks by itself after
-// fs.lease-break-time.
+// in closing keeps nothing open but leases. When the daemon is killed while one does, the kernel
+// breaks them by itself, after fs.lease-break-time (45 s).
 #pragma once
 
 #include <functional>
@@ -39,6 +39,9 @@ class LeaseWatch : public std::enable_shared_from_this<LeaseWatch> {
   ~LeaseWatch();
   LeaseWatch(const LeaseWatch&) = delete;
   LeaseWatch& operator=(const LeaseWatch&) = delete;
+
+  /// The daemon ends: gives all of them back, and holds no other. Nothing may rely on one any more.
+  void give_all_back();
 
   /// A worker whose threads share the table of the leases.
   std::shared_ptr<Worker> make_worker(const std::string& name, unsigned threads);

@@ -266,8 +266,9 @@ void Mount::prove_unwritten(std::shared_ptr<File> file, bool proven,
 
 void Mount::prove_alone(std::shared_ptr<File> file, std::function<bool()> opened,
                         std::function<Alone()> prove, AloneAnswer done) {
-  fuse_->post([self = shared_from_this(), file = std::move(file), opened = std::move(opened),
-               prove = std::move(prove), done = std::move(done)]() mutable {
+  // Marking a file may ask FUSE whether it may be read.
+  proofs_->post([self = shared_from_this(), file = std::move(file), opened = std::move(opened),
+                 prove = std::move(prove), done = std::move(done)]() mutable {
     const std::shared_ptr<Inode> inode = file->inode();
     if (!self->trusts_root_.load(std::memory_order_relaxed) || inode->is_split()) {
       return done({Reason::kNotProven, 0}, nullptr);
@@ -280,18 +281,15 @@ void Mount::prove_alone(std::shared_ptr<File> file, std::function<bool()> opened
       spdlog::debug("event=no-open-watch error=\"{}\"", watch.error().message());
       return done({Reason::kLimit, 0}, nullptr);
     }
-    self->proofs_->post([self, file = std::move(file), prove = std::move(prove),
-                         done = std::move(done), watch = std::move(*watch)]() mutable {
-      const Alone alone = prove();
-      if (alone.reason != Reason::kNone) return done(alone, nullptr);
-      self->compares_->post(
-          [file = std::move(file), done = std::move(done), watch = std::move(watch)]() mutable {
-            const auto attributes = file->attributes();
-            if (!attributes) return done({Reason::kIoError, 0}, nullptr);
-            file->inode()->set_size(attributes->size);
-            done({}, std::move(watch));
-          });
-    });
+    const Alone alone = prove();
+    if (alone.reason != Reason::kNone) return done(alone, nullptr);
+    self->compares_->post(
+        [file = std::move(file), done = std::move(done), watch = std::move(*watch)]() mutable {
+          const auto attributes = file->attributes();
+          if (!attributes) return done({Reason::kIoError, 0}, nullptr);
+          file->inode()->set_size(attributes->size);
+          done({}, std::move(watch));
+        });
   });
 }
 

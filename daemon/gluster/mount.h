@@ -246,7 +246,7 @@ class Mounts {
   /// See Mount::prove_alone; kNotGenuine, at once, if the mount has gone.
   void prove_alone(const std::shared_ptr<File>& file, std::function<bool()> opened,
                    std::function<Alone()> prove, Mount::AloneAnswer done);
-  /// See Mount::probe; false, at once, if the mount has gone.
+  /// See Mount::probe.
   void probe(const std::shared_ptr<Inode>& inode, std::function<void(bool)> done);
   /// For short jobs that need the common descriptors. Any thread.
   Worker& wakes() { return *wakes_; }
@@ -260,6 +260,7 @@ class Mounts {
  private:
   std::vector<std::shared_ptr<Mount>> all();
   std::shared_ptr<Mount> find(dev_t dev);
+  std::shared_ptr<Mount> find_gone_or_not(dev_t dev);
 
   const MountSettings settings_;
   const std::shared_ptr<Worker> wakes_ = std::make_shared<Worker>("wake", 1);

@@ -29,7 +29,7 @@ class OpenWatch {
  public:
   /// Marks `file`, an O_PATH descriptor. `opened` is called once, on a thread without the common
   /// descriptors, when somebody waits to open it; must not block; false: he need not wait, and
-  /// nobody is held up from then on. Waits for nothing but a thread. Fails with EMFILE when the
+  /// nobody is held up from then on. May wait for FUSE. Fails with EMFILE when the
   /// host has no more groups.
   static Result<std::shared_ptr<OpenWatch>> start(Privileges& privileges, int file,
                                                   std::function<bool()> opened);
