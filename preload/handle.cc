@@ -12,6 +12,9 @@ using common::Reason;
 
 namespace {
 
+/// A hundred programs that look all the time leave the daemon no processor to answer with.
+constexpr uint64_t kMaxPauseUs = 5000;
+
 /// Two descriptions of one file, of which one is stdin, stdout or stderr: stdio may use that one
 /// inside libc, where nobody sees it.
 bool aliased_by_stdio(const Description& description, int fd) {
@@ -69,9 +72,9 @@ void adopt_cache(Session& session, Description& description, const HandleRef& ha
   // A description that can write has no read delegation, which would be one against itself. A view
   // of an earlier session is of a daemon that is dead.
   const CacheView* view = inode.view.load(std::memory_order_acquire);
-  description.reading.cached.store(
-      view != nullptr && view->session == &session && !session.allows(handle, common::Op::kWrite),
-      std::memory_order_release);
+  description.reading.cached.store(view != nullptr && view->session == &session &&
+                                       !session.allows(handle, common::Op::kWrite),
+                                   std::memory_order_release);
 }
 
 }  // namespace
@@ -97,7 +100,7 @@ Reason advance_handle(Session& session, Description& description, int fd) {
   }
   Reason reason = Reason::kPending;
   const uint64_t deadline = settings().eager ? raw::now_us() + uint64_t{kEagerWaitMs} * 1000 : 0;
-  const raw::Patience patience;
+  uint64_t pause_us = 50;
   while (true) {
     switch (description.stage.load(std::memory_order_relaxed)) {
       case Description::kReady: return Reason::kNone;
@@ -132,10 +135,11 @@ Reason advance_handle(Session& session, Description& description, int fd) {
             description.stage.store(Description::kNone, std::memory_order_release);
             return Reason::kNoDaemon;
           case Session::Answer::kPending:
-            if (deadline == 0 || raw::now_us() > deadline || !session.alive_lately()) {
+            if (deadline == 0 || raw::now_us() > deadline || !session.alive()) {
               return Reason::kPending;
             }
-            patience.sleep();
+            raw::sleep_us(pause_us);
+            if (pause_us < kMaxPauseUs) pause_us *= 2;
             break;
         }
         break;

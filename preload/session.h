@@ -187,8 +187,10 @@ class Session {
   bool alive();
   /// The same, at most every kLookMs: for whatever is done again and again without an answer.
   bool alive_lately();
-  /// Whether openers for writing are held up (common::WatchWord).
-  bool watched() const { return watch_ != nullptr && watch_->held(); }
+  /// Whether that watch holds up openers (common::Watches).
+  bool watched(uint32_t watch) const {
+    return watches_ != nullptr && watch < common::kWatches && watches_->of[watch].held();
+  }
 
   // Used by the functions above and by Pool.
   uint32_t index = 0;
@@ -217,7 +219,7 @@ class Session {
 
   uint32_t id_ = 0;
   common::SessionMemory* memory_ = nullptr;
-  const common::WatchWord* watch_ = nullptr;  // set before the first page cache is there
+  const common::Watches* watches_ = nullptr;  // set before the first page cache is there
   uint64_t nonce_ = 0;
   Policy policy_;
   std::atomic<bool> dead_{false};
@@ -234,8 +236,8 @@ class Session {
   Mutex log_lock_;                // for what follows
   LogNote* log_notes_ = nullptr;  // per record
   uint32_t log_published_ = 0;
-  uint64_t log_put_ = 0;                   // bytes of the ring used so far, over and over
-  std::atomic<bool> log_replayed_{false};  // everything in it is done; set under the lock
+  uint64_t log_put_ = 0;                    // bytes of the ring used so far, over and over
+  std::atomic<bool> log_replayed_{false};   // everything in it is done; set under the lock
 };
 
 }  // namespace booster::preload
