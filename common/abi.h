@@ -216,11 +216,11 @@ struct alignas(64) ClientState {
 
 /// Daemon-written, before the memory is handed out, except for the atomics.
 struct alignas(64) SessionHeader {
-  uint64_t magic;                     // kSessionMagic
-  uint32_t abi_version;               // kAbiVersion
-  uint32_t lanes;                     // kLanes
-  uint32_t lane_payload;              // kLanePayload
-  uint32_t handle_slots;              // kHandleSlots
+  uint64_t magic;         // kSessionMagic
+  uint32_t abi_version;   // kAbiVersion
+  uint32_t lanes;         // kLanes
+  uint32_t lane_payload;  // kLanePayload
+  uint32_t handle_slots;  // kHandleSlots
   /// 1: submitting needs a doorbell. Set by the pump before it sleeps, cleared by it when it is up,
   /// and by the client's thread that rings, so that the others need not.
   std::atomic<uint32_t> pump_asleep;

@@ -72,9 +72,9 @@ void adopt_cache(Session& session, Description& description, const HandleRef& ha
   // A description that can write has no read delegation, which would be one against itself. A view
   // of an earlier session is of a daemon that is dead.
   const CacheView* view = inode.view.load(std::memory_order_acquire);
-  description.reading.cached.store(view != nullptr && view->session == &session &&
-                                       !session.allows(handle, common::Op::kWrite),
-                                   std::memory_order_release);
+  description.reading.cached.store(
+      view != nullptr && view->session == &session && !session.allows(handle, common::Op::kWrite),
+      std::memory_order_release);
 }
 
 }  // namespace

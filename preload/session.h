@@ -236,8 +236,8 @@ class Session {
   Mutex log_lock_;                // for what follows
   LogNote* log_notes_ = nullptr;  // per record
   uint32_t log_published_ = 0;
-  uint64_t log_put_ = 0;                    // bytes of the ring used so far, over and over
-  std::atomic<bool> log_replayed_{false};   // everything in it is done; set under the lock
+  uint64_t log_put_ = 0;                   // bytes of the ring used so far, over and over
+  std::atomic<bool> log_replayed_{false};  // everything in it is done; set under the lock
 };
 
 }  // namespace booster::preload
