@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstring>
 #include <exception>
+#include <string_view>
 
 namespace booster::daemon::gluster {
 
@@ -49,7 +50,9 @@ void gfapi_is_up() {
 }
 
 void begin_thread(const char* name) noexcept {
-  pthread_setname_np(pthread_self(), std::string(name).substr(0, 15).c_str());
+  // Short enough to be kept in the string itself: nothing here may throw.
+  const std::string shown(std::string_view(name).substr(0, 15));
+  pthread_setname_np(pthread_self(), shown.c_str());
   sigset_t of_main;
   ::sigemptyset(&of_main);
   for (const int signal : {SIGTERM, SIGINT, SIGHUP}) ::sigaddset(&of_main, signal);

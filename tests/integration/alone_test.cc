@@ -23,7 +23,6 @@ using std::chrono::steady_clock;
 
 constexpr size_t kLarge = 1 << 20;  // a call that pays
 constexpr size_t kSmall = 4096;     // one that does not
-const RunOptions kAsUsersDo = {.eager = false};
 
 class Alone : public testing::Test {
  protected:

@@ -106,6 +106,9 @@ struct RunOptions {
   std::optional<uid_t> uid = {};
   std::chrono::seconds timeout{120};
 };
+/// A program with booster under the shipped policy, and one without booster.
+inline const RunOptions kAsUsersDo = {.eager = false};
+inline const RunOptions kPlain = {.preload = false};
 
 struct RunResult {
   int status = -1;  // exit status, or 128 + signal; -1 when it had to be killed

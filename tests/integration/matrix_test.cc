@@ -36,8 +36,6 @@ constexpr size_t kMiB = 1 << 20;
 constexpr uint64_t kOld = 1;  // seeds of what is there, and of the change
 constexpr uint64_t kNew = 2;
 constexpr int kSetTime = 1'000'000'000;
-const RunOptions kAsUsersDo = {.eager = false};
-const RunOptions kPlain = {.preload = false};
 
 enum Change { kWrite, kPwrite, kFtruncate, kStore, kFwrite, kTruncate, kUtimensat, kChanges };
 constexpr std::array<const char*, kChanges> kChangeNames = {

@@ -21,7 +21,6 @@ using std::chrono::steady_clock;
 constexpr size_t kMiB = 1 << 20;
 constexpr uint64_t kOld = 1;  // seeds of what is there, and of the change
 constexpr uint64_t kNew = 2;
-const RunOptions kAsUsersDo = {.eager = false};
 
 class OnceWrong : public testing::Test {
  protected:

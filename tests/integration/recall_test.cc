@@ -28,9 +28,6 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 using std::chrono::steady_clock;
 
-const RunOptions kAsUsersDo = {.eager = false};
-const RunOptions kPlain = {.preload = false};
-
 /// Nobody who opens a file waits so long: what has to be drained is bounded in time, and brick and
 /// machine may be slow.
 constexpr microseconds kTooLong = seconds(5);
