@@ -319,6 +319,8 @@ void Connector::give_back(const HandleRef& handle) {
   Session* session = current_.load(std::memory_order_relaxed);
   if (session == nullptr || session->id_ != handle.session) return;
   drop_view(*session, handle.slot);
+  // A cache that is still on its way to it is of another file than whoever has the slot next.
+  ++session->generations_[handle.slot];
   booster_control_ToDaemon message = booster_control_ToDaemon_init_zero;
   message.which_body = booster_control_ToDaemon_release_tag;
   message.body.release = {handle.slot, handle.generation};

@@ -347,6 +347,43 @@ TEST_F(Cached, AReaderAsksTheNextDaemon) {
   }
 }
 
+/// What comes for a file that is closed before the program has looked for the answer must not wait
+/// for the next file that gets its place.
+TEST_F(Cached, TheCacheOfAFileThatWasClosedEarlyIsNoOthers) {
+  Puppet reader({.eager = false});
+  // Reads until the daemon has answered, but does not look at the answer: that is the next read's.
+  const auto ask = [&](const std::string& name, uint64_t seed) {
+    const auto engaged = [&] { return daemon_.stats().totals().engaged(); };
+    const uint64_t before = engaged();
+    open_file(reader, name, seed);
+    constexpr size_t kLength = 64 << 10;
+    // Here and there: what is read in order is asked for much later.
+    for (size_t i = 1; i < 200; ++i) {
+      const size_t offset = i * 126'704 % (kSize - kLength);
+      EXPECT_EQ(reader.tell("pread", name, offset, kLength, seed), right(kLength)) << offset;
+      for (int look = 0; look < 10; ++look) {
+        if (engaged() > before) return true;
+        std::this_thread::sleep_for(milliseconds(1));
+      }
+    }
+    return false;
+  };
+  for (int i = 0; i < 2; ++i) {
+    // Each takes the first place that is free.
+    ASSERT_TRUE(ask("first", 1));
+    ASSERT_TRUE(warm(reader, "first", 1));
+    ASSERT_TRUE(ask("early", 2));
+    ASSERT_EQ(reader.tell("close", "early", "close"), "0");
+    ASSERT_EQ(reader.tell("close", "first", "close"), "0");
+    ASSERT_TRUE(ask("in-firsts-place", 3));
+    ASSERT_TRUE(warm(reader, "in-firsts-place", 3));
+    ASSERT_TRUE(ask("in-earlys-place", 4));
+    ASSERT_TRUE(warm(reader, "in-earlys-place", 4));
+    ASSERT_EQ(reader.tell("close", "in-firsts-place", "close"), "0");
+    ASSERT_EQ(reader.tell("close", "in-earlys-place", "close"), "0");
+  }
+}
+
 TEST_F(Cached, AProgramSeesItsOwnWriteWhateverHappensToTheDaemon) {
   for (int i = 0; i < rounds(); ++i) {
     Puppet program;
