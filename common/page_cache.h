@@ -25,9 +25,9 @@
 // What is valid: the daemon makes `valid_until` 0 before it lets anybody on this host open the file
 // for writing, and lets it pass by itself when it has not compared the file with the bricks for a
 // second. A reader who must see what another host did before some moment (an open, a lock) also
-// looks at when that comparison was begun. And nothing is valid unless somebody holds the file's
-// watch (below): from the moment on at which a dying daemon can no longer hold up who opens the
-// file, its caches are empty.
+// looks at when that comparison was begun. And nothing is valid unless somebody holds WatchWord
+// (below): from the moment on at which a dying daemon can no longer hold up who opens a file, its
+// caches are empty.
 #pragma once
 
 #include <linux/futex.h>
@@ -59,41 +59,27 @@ struct alignas(64) CacheHeader {
   /// The same: when a comparison last found other bytes than before. What FUSE holds may be older
   /// for a while. Stored before `valid_until_ms`.
   std::atomic<uint64_t> changed_ms;
-  /// Which of the Watches holds up whoever opens this file. Stored before `valid_until_ms`.
-  std::atomic<uint32_t> watch;
 };
 static_assert(sizeof(CacheHeader) == 64);
 
-/// Written by the daemon, and by the kernel when it ends; programs map it as they map caches. Each
-/// word is the first of a robust mutex (set_robust_list(2)), which has the number of the thread
-/// that holds it. That thread has the fanotify group that holds up openers in a table of
-/// descriptors of its own. When it ends, however it does, the kernel first takes its number out of
-/// the word and closes its descriptors after that (exit_mm() comes before exit_files() in
-/// do_exit()): a word with a number in it says that openers are held up now. There are two words
-/// for each watch, so that one thread can take it over from another without a moment in which none
-/// holds it.
-struct alignas(128) WatchWords {
-  struct alignas(64) Word {
-    std::atomic<uint32_t> holder;
-    std::byte rest[60];  // of the mutex
-  };
-  Word words[2];
+/// Written by the daemon, and by the kernel when it ends; programs map it as they map caches. The
+/// first word of a robust mutex (set_robust_list(2)), which has the number of the thread that holds
+/// it: the one that the kernel tells of whoever is about to open a cached file for writing, and
+/// that has the leases by which he waits in a table of descriptors of its own. When it ends,
+/// however it does, the kernel first takes its number out of the word and closes its descriptors
+/// after that (exit_mm() comes before exit_files() in do_exit()): with a number in it, openers are
+/// held up now.
+struct alignas(64) WatchWord {
+  std::atomic<uint32_t> holder;
+  std::byte rest[60];  // of the mutex
 
   /// Any thread, also in signal handlers.
   bool held() const {
     // Acquire: partner of the store by the holder, who watches by then.
-    return ((words[0].holder.load(std::memory_order_acquire) |
-             words[1].holder.load(std::memory_order_acquire)) &
-            FUTEX_TID_MASK) != 0;
+    return (holder.load(std::memory_order_acquire) & FUTEX_TID_MASK) != 0;
   }
 };
-/// One for each mount of which something was cached in the daemon's life. Of fanotify groups, of
-/// which each has one, root may have 128 on a host for all programs (fs.fanotify.max_user_groups).
-inline constexpr uint32_t kWatches = 32;
-struct Watches {
-  WatchWords of[kWatches];
-};
-static_assert(sizeof(Watches) == 4096);
+static_assert(sizeof(WatchWord) == 64);
 
 /// 0: never filled. Odd: in transit. Else the number of the fill, times two.
 using PageWord = std::atomic<uint32_t>;

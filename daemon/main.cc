@@ -14,6 +14,7 @@
 #include "booster_version.h"
 #include "daemon/config.h"
 #include "daemon/control/mountinfo.h"
+#include "daemon/control/privileged_helper.h"
 #include "daemon/control/server.h"
 #include "daemon/control/sockets.h"
 
@@ -64,21 +65,27 @@ void start_log(const Config& config) {
 }
 
 /// Forks, so that no other thread may run yet.
-control::Prepared prepare_cache() {
+control::Prepared prepare() {
+  control::Prepared prepared;
   auto store = data::CacheStore::create();
-  if (!store) {
+  if (store) {
+    prepared.cache_store = std::move(*store);
+  } else {
     spdlog::warn("event=no-cache error=\"{}\"", store.error());
-    return {};
   }
-  auto groups = std::make_shared<gluster::WatchGroups>(common::kWatches, (*store)->watches());
-  if (groups->empty()) {
-    spdlog::warn("event=no-cache error=\"nobody can be watched who opens files\"");
-    return {};
+  auto helper = std::make_shared<control::PrivilegedHelper>();
+  const auto watch = helper->make_open_watch();
+  // Without: nothing is boosted, since nobody could be held up who opens a file. That all groups
+  // are in use may change.
+  if (watch || watch.error().value() == EMFILE) {
+    prepared.privileges = std::move(helper);
+  } else {
+    spdlog::warn("event=no-delegations error=\"fanotify: {}\"", watch.error().message());
   }
-  return {std::move(*store), std::move(groups)};
+  return prepared;
 }
 
-/// Nothing after prepare_cache() needs it.
+/// Nothing after prepare() needs it, but the helper that it has started.
 bool give_up_sys_admin() {
   const std::unique_ptr<_cap_struct, int (*)(void*)> capabilities(::cap_get_proc(), ::cap_free);
   const cap_value_t value = CAP_SYS_ADMIN;
@@ -94,10 +101,10 @@ int serve(const Arguments& arguments, const Config& config) {
   if (::geteuid() != 0) return complain("must be started by root", kFailed);
   start_log(config);
   ::umask(0027);
-  // Sent to who has a lease on a file that is about to be cut or opened for writing, which is us
-  // for a moment (is_unwritten() in gluster/mount.cc).
+  // Sent to who has a lease on a file that is about to be opened for writing; the thread that is
+  // meant by it hears it all the same, since it blocks it (gluster/lease_watch.cc).
   std::signal(SIGIO, SIG_IGN);
-  control::Prepared prepared = prepare_cache();
+  control::Prepared prepared = prepare();
   if (!give_up_sys_admin()) return complain("cannot give up CAP_SYS_ADMIN", kFailed);
   control::Helpers helpers;  // forks: nothing has started a thread yet
   auto listeners = control::open_listeners(config);

@@ -32,8 +32,7 @@ struct CacheView {
   bool valid(uint64_t now_ms, uint64_t since_ms) const {
     // Acquire: partner of the daemon's store; the size, and all that was valid then, are there.
     return header->valid_until_ms.load(std::memory_order_acquire) > now_ms &&
-           header->compared_ms.load(std::memory_order_relaxed) >= since_ms &&
-           session->watched(header->watch.load(std::memory_order_relaxed));
+           header->compared_ms.load(std::memory_order_relaxed) >= since_ms && session->watched();
   }
   /// Whether FUSE may still hold older bytes than what has been read out of this cache.
   bool fuse_may_be_older(uint64_t now_ms) const {

@@ -177,7 +177,7 @@ bool Connector::adopt(int memory_fd, uint64_t bytes, uint64_t nonce, const Polic
     return false;
   }
   session->memory_ = memory;
-  session->watches_ = nullptr;
+  session->watch_ = nullptr;
   session->id_ = ++last_id_ == 0 ? ++last_id_ : last_id_;
   session->nonce_ = nonce;
   session->policy_ = policy;
@@ -222,8 +222,8 @@ void Connector::release(Session* session) {
   raw_syscall(SYS_munmap, word(session->memory_), common::kSessionBytes);
   raw_syscall(SYS_munmap, word(session->generations_), kSlotBytes);
   session->drop_log_notes();
-  if (session->watches_ != nullptr) {
-    raw_syscall(SYS_munmap, word(session->watches_), sizeof(common::Watches));
+  if (session->watch_ != nullptr) {
+    raw_syscall(SYS_munmap, word(session->watch_), sizeof(common::WatchWord));
   }
   session->memory_ = nullptr;
   LockGuard guard(lock_);
@@ -353,12 +353,12 @@ bool Connector::receive_cache(Session& session) {
   if (receive(received) <= 0) return false;
   if (received.descriptor < 0) return true;
   const booster_control_FromDaemon& message = received.message;
-  if (message.which_body == booster_control_FromDaemon_watches_tag && session.watches_ == nullptr) {
-    const long mapped = raw_syscall(SYS_mmap, 0, sizeof(common::Watches), PROT_READ, MAP_SHARED,
+  if (message.which_body == booster_control_FromDaemon_watch_tag && session.watch_ == nullptr) {
+    const long mapped = raw_syscall(SYS_mmap, 0, sizeof(common::WatchWord), PROT_READ, MAP_SHARED,
                                     received.descriptor, 0);
     if (!is_error(mapped)) {
-      raw_syscall(SYS_madvise, mapped, sizeof(common::Watches), MADV_DONTFORK);
-      session.watches_ = reinterpret_cast<const common::Watches*>(mapped);
+      raw_syscall(SYS_madvise, mapped, sizeof(common::WatchWord), MADV_DONTFORK);
+      session.watch_ = reinterpret_cast<const common::WatchWord*>(mapped);
     }
   }
   if (message.which_body == booster_control_FromDaemon_cache_tag) {

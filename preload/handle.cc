@@ -12,9 +12,6 @@ using common::Reason;
 
 namespace {
 
-/// A hundred programs that look all the time leave the daemon no processor to answer with.
-constexpr uint64_t kMaxPauseUs = 5000;
-
 /// Two descriptions of one file, of which one is stdin, stdout or stderr: stdio may use that one
 /// inside libc, where nobody sees it.
 bool aliased_by_stdio(const Description& description, int fd) {
@@ -100,7 +97,7 @@ Reason advance_handle(Session& session, Description& description, int fd) {
   }
   Reason reason = Reason::kPending;
   const uint64_t deadline = settings().eager ? raw::now_us() + uint64_t{kEagerWaitMs} * 1000 : 0;
-  uint64_t pause_us = 50;
+  const raw::Patience patience;
   while (true) {
     switch (description.stage.load(std::memory_order_relaxed)) {
       case Description::kReady: return Reason::kNone;
@@ -135,11 +132,10 @@ Reason advance_handle(Session& session, Description& description, int fd) {
             description.stage.store(Description::kNone, std::memory_order_release);
             return Reason::kNoDaemon;
           case Session::Answer::kPending:
-            if (deadline == 0 || raw::now_us() > deadline || !session.alive()) {
+            if (deadline == 0 || raw::now_us() > deadline || !session.alive_lately()) {
               return Reason::kPending;
             }
-            raw::sleep_us(pause_us);
-            if (pause_us < kMaxPauseUs) pause_us *= 2;
+            patience.sleep();
             break;
         }
         break;

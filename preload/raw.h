@@ -109,6 +109,24 @@ inline uint64_t now_us() {
   clock_gettime(CLOCK_MONOTONIC, &now);
   return static_cast<uint64_t>(now.tv_sec) * 1'000'000 + static_cast<uint64_t>(now.tv_nsec) / 1000;
 }
+
+/// Looks again and again at something that is not told: an eighth late at most, whatever it takes,
+/// and seldom when it takes long.
+class Patience {
+ public:
+  void sleep() const {
+    const uint64_t pause = elapsed_us() / 8;
+    sleep_us(pause < kLeastUs ? kLeastUs : pause < kMostUs ? pause : kMostUs);
+  }
+  uint64_t elapsed_us() const { return now_us() - start_us_; }
+
+ private:
+  static constexpr uint64_t kLeastUs = 20;
+  /// A hundred programs that look all the time leave the daemon no processor to answer with.
+  static constexpr uint64_t kMostUs = 5000;
+  const uint64_t start_us_ = now_us();
+};
+
 /// The first whole millisecond that is still to come.
 inline uint64_t next_ms() {
   return now_us() / 1000 + 1;

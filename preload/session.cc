@@ -324,14 +324,13 @@ Session::Recall Session::await_recall(const HandleRef& handle, uint32_t under) {
   // or it is seen here that it may be about to fence.
   std::atomic_thread_fence(std::memory_order_seq_cst);
   const uint64_t deadline = raw::coarse_now_ms() + kRecallWaitMs;
-  uint64_t pause_us = 20;
+  const raw::Patience patience;
   while (true) {
     const uint32_t word = delegation(handle);
     if (word == under) return alive() ? Recall::kHeld : Recall::kLost;
     if ((word & common::kDelegationStates) != common::kRevoking) return Recall::kDone;
-    if (raw::coarse_now_ms() >= deadline || !alive()) return Recall::kLost;
-    raw::sleep_us(pause_us);
-    if (pause_us < 1000) pause_us *= 2;
+    if (raw::coarse_now_ms() >= deadline || !alive_lately()) return Recall::kLost;
+    patience.sleep();
   }
 }
 

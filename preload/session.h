@@ -187,10 +187,8 @@ class Session {
   bool alive();
   /// The same, at most every kLookMs: for whatever is done again and again without an answer.
   bool alive_lately();
-  /// Whether that watch holds up openers (common::Watches).
-  bool watched(uint32_t watch) const {
-    return watches_ != nullptr && watch < common::kWatches && watches_->of[watch].held();
-  }
+  /// Whether openers for writing are held up (common::WatchWord).
+  bool watched() const { return watch_ != nullptr && watch_->held(); }
 
   // Used by the functions above and by Pool.
   uint32_t index = 0;
@@ -219,7 +217,7 @@ class Session {
 
   uint32_t id_ = 0;
   common::SessionMemory* memory_ = nullptr;
-  const common::Watches* watches_ = nullptr;  // set before the first page cache is there
+  const common::WatchWord* watch_ = nullptr;  // set before the first page cache is there
   uint64_t nonce_ = 0;
   Policy policy_;
   std::atomic<bool> dead_{false};

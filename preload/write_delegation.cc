@@ -162,12 +162,11 @@ Reason ask_delegation(Session& session, Description& description, int fd) {
       writing.patience_us = 2 * slow < kMostPatienceUs ? 2 * slow : kMostPatienceUs;
     }
     const uint64_t deadline = raw::now_us() + (eager ? kHandsOffMs * 1000 : writing.patience_us);
-    auto wait = [&session, deadline, pause_us = uint64_t{20}]() mutable {
+    const raw::Patience looks;
+    const auto wait = [&session, &looks, deadline] {
       if (raw::now_us() >= deadline) return false;
-      raw::sleep_us(pause_us);
-      // A healthy volume answers within the first of these; the rest is not to cost anything.
-      if (pause_us < 1000) return pause_us *= 2, true;
-      return session.alive();
+      looks.sleep();
+      return session.alive_lately();
     };
     while (gate.quiet()) {
       const uint32_t answer = session.delegation(description.handle);
@@ -223,11 +222,10 @@ void give_back_delegation(Description& description) {
   if (writing.asked && same) {
     // A helper of the daemon may have the description: a file that is executed next, or a lock that
     // is to go with it, would be kept by that.
-    uint64_t pause_us = 50;
+    const raw::Patience looks;
     while (live->delegation(description.handle) == writing.answer_then &&
-           raw::coarse_now_ms() < deadline && live->alive()) {
-      raw::sleep_us(pause_us);
-      if (pause_us < 5000) pause_us *= 2;
+           raw::coarse_now_ms() < deadline && live->alive_lately()) {
+      looks.sleep();
     }
     gone = hear_of_error(*live, description);
   }
@@ -239,11 +237,10 @@ void give_back_delegation(Description& description) {
   if (gone || !same) return;
   if (state_of(live->delegation(description.handle)) == common::kNotDelegated) return;
   if (!live->ask_delegation(description.handle, -1)) return;
-  uint64_t pause_us = 20;
+  const raw::Patience looks;
   while (state_of(live->delegation(description.handle)) != common::kNotDelegated &&
-         raw::coarse_now_ms() < deadline && live->alive()) {
-    raw::sleep_us(pause_us);
-    if (pause_us < 1000) pause_us *= 2;
+         raw::coarse_now_ms() < deadline && live->alive_lately()) {
+    looks.sleep();
   }
   guard.unlock();
   // What another thread has written meanwhile.

@@ -2,7 +2,6 @@
 #include "daemon/control/mountinfo.h"
 
 #include <fcntl.h>
-#include <poll.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -60,7 +59,7 @@ bool take_numbers(std::string_view& line, MountLine& out) {
 bool take_strings(std::string_view rest, MountLine& out) {
   out.root = unescape(next_field(rest));
   out.mount_point = unescape(next_field(rest));
-  next_field(rest);  // mount options
+  out.options = std::string(next_field(rest));
   // Any number of optional fields, then a single hyphen.
   while (true) {
     if (rest.empty()) return false;
@@ -133,11 +132,6 @@ Result<MountTable> MountTable::open() {
   UniqueFd fd(::open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC));
   if (!fd) return errno_failure();
   return MountTable(std::move(fd));
-}
-
-bool MountTable::changed() const {
-  pollfd poll_fd{fd_.get(), POLLPRI, 0};
-  return ::poll(&poll_fd, 1, 0) == 1 && (poll_fd.revents & (POLLPRI | POLLERR)) != 0;
 }
 
 Result<std::string> MountTable::read() const {

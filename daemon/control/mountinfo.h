@@ -21,6 +21,7 @@ struct MountLine {
   unsigned minor = 0;
   std::string root;
   std::string mount_point;
+  std::string options;  // of this place, besides those of the superblock
   std::string type;
   std::string source;
   std::string super_options;
@@ -50,9 +51,6 @@ class MountTable {
 
   /// The whole table as of now.
   Result<std::string> read() const;
-
-  /// True if a mount has come or gone since the last call (proc(5): poll with POLLPRI).
-  bool changed() const;
 
   int fd() const { return fd_.get(); }
 

@@ -45,7 +45,7 @@ Packet receive(int socket) {
   return packet;
 }
 
-bool receive_with_descriptor(int socket, void* bytes, size_t size, UniqueFd& descriptor) {
+bool receive_exactly(int socket, void* bytes, size_t size, UniqueFd& descriptor) {
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
   iovec iov{bytes, size};
   msghdr message{};
@@ -58,11 +58,16 @@ bool receive_with_descriptor(int socket, void* bytes, size_t size, UniqueFd& des
     n = ::recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
   } while (n < 0 && errno == EINTR);
   const cmsghdr* header = CMSG_FIRSTHDR(&message);
-  if (n < 0 || !header || header->cmsg_type != SCM_RIGHTS) return false;
-  int fd = -1;
-  std::memcpy(&fd, CMSG_DATA(header), sizeof fd);
-  descriptor.reset(fd);
-  return static_cast<size_t>(n) == size;
+  if (n >= 0 && header && header->cmsg_type == SCM_RIGHTS) {
+    int fd = -1;
+    std::memcpy(&fd, CMSG_DATA(header), sizeof fd);
+    descriptor.reset(fd);
+  }
+  return n >= 0 && static_cast<size_t>(n) == size;
+}
+
+bool receive_with_descriptor(int socket, void* bytes, size_t size, UniqueFd& descriptor) {
+  return receive_exactly(socket, bytes, size, descriptor) && descriptor;
 }
 
 void refuse_descriptors(int socket) {

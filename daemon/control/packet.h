@@ -29,8 +29,10 @@ struct Packet {
 /// closing thread, or process, hangs beyond SIGKILL.
 Packet receive(int socket);
 
-/// Waits for a packet of exactly `size` bytes with one descriptor, between processes of the
-/// daemon's own. False at the end of the connection.
+/// Waits for a packet of exactly `size` bytes, and takes the descriptor that comes with it, if one
+/// does, between processes of the daemon's own. False at the end of the connection.
+bool receive_exactly(int socket, void* bytes, size_t size, UniqueFd& descriptor);
+/// The same; false also if no descriptor has come.
 bool receive_with_descriptor(int socket, void* bytes, size_t size, UniqueFd& descriptor);
 
 /// Makes the kernel refuse descriptors that are sent to `socket`, or to what it accepts, with

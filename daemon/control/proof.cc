@@ -37,9 +37,13 @@ Result<Proof, Reason> prove_file(const Peer& peer, const Claim& claim,
       .file = std::move(*file), .mount_id = status.stx_mnt_id, .mounts = {}, .mount_points = {}};
   proof.mounts = lines_of_device(*table, dev);
   if (!is_genuine(proof.mounts)) return Failure{Reason::kNotGenuine};
-  for (const MountLine& line : proof.mounts) {
-    if (line.root == "/" && !below_users_fuse(*table, line.mount_point)) {
-      proof.mount_points.push_back(line.mount_point);
+  // Where it can be written comes first: the daemon's own mount is a copy of that place.
+  for (const bool read_only : {false, true}) {
+    for (const MountLine& line : proof.mounts) {
+      if (line.root == "/" && has_option(line.options, "ro") == read_only &&
+          !below_users_fuse(*table, line.mount_point)) {
+        proof.mount_points.push_back(line.mount_point);
+      }
     }
   }
   return proof;

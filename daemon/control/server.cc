@@ -40,15 +40,22 @@ void raise_descriptor_limit() {
 
 gluster::MountSettings mount_settings(const Config& config,
                                       const std::shared_ptr<LiveSettings>& live,
-                                      std::shared_ptr<gluster::WatchGroups> watch_groups) {
+                                      std::shared_ptr<gluster::Privileges> privileges,
+                                      std::shared_ptr<gluster::LeaseWatch> leases) {
   const auto part = [&live](std::atomic<int64_t>& value) {
     return std::shared_ptr<const std::atomic<int64_t>>(live, &value);
   };
   return {.context = {.log_dir = config.gluster_log_dir, .log_level = config.gluster_log_level},
-          .watch_groups = std::move(watch_groups),
+          .privileges = std::move(privileges),
+          .leases = std::move(leases),
           .idle_seconds = part(live->idle_seconds),
           .build_timeout_seconds = part(live->build_timeout_seconds),
           .retry_seconds = part(live->retry_seconds)};
+}
+
+/// Null: nothing is cached.
+std::shared_ptr<gluster::LeaseWatch> start_leases(data::CacheStore* store) {
+  return store ? gluster::LeaseWatch::start(store->watch()) : nullptr;
 }
 
 std::shared_ptr<LiveSettings> live_settings(const Config& config) {
@@ -66,8 +73,9 @@ Server::Server(Config config, Listeners listeners, MountTable mount_table, Helpe
       made_control_(std::move(listeners.made_control)),
       made_admin_(std::move(listeners.made_admin)),
       live_(live_settings(config_)),
-      shared_(config_, live_, mount_settings(config_, live_, prepared.watch_groups), helpers,
-              std::move(prepared.cache_store), prepared.watch_groups != nullptr),
+      leases_(start_leases(prepared.cache_store.get())),
+      shared_(config_, live_, mount_settings(config_, live_, prepared.privileges, leases_), helpers,
+              std::move(prepared.cache_store), prepared.privileges != nullptr),
       control_(io_, listeners.control.release()),
       mount_events_(io_, ::dup(mount_table.fd())),
       mount_table_(std::move(mount_table)),
@@ -191,7 +199,6 @@ void Server::wait_for_mounts() {
                            [this](const boost::system::error_code& error) {
                              if (error) return;
                              wait_for_mounts();
-                             shared_.mounts.table_changed();
                              sweep_mounts();
                            });
 }
@@ -271,6 +278,7 @@ void Server::reload() {
 
 void Server::stop() {
   shared_.cache.stop();
+  if (leases_) leases_->give_all_back();
   if (stopping_) return;
   stopping_ = true;
   ::sd_notify(0, "STOPPING=1");

@@ -25,7 +25,7 @@ namespace booster::daemon::control {
 /// page cache.
 struct Prepared {
   std::unique_ptr<data::CacheStore> cache_store;
-  std::shared_ptr<gluster::WatchGroups> watch_groups;
+  std::shared_ptr<gluster::Privileges> privileges;
 };
 
 class Server {
@@ -66,6 +66,7 @@ class Server {
   std::string made_control_;
   std::string made_admin_;
   std::shared_ptr<LiveSettings> live_;
+  const std::shared_ptr<gluster::LeaseWatch> leases_;
   Shared shared_;
   boost::asio::io_context io_{1};
   StreamDescriptor control_;

@@ -188,11 +188,10 @@ bool Session::on_hello(const proto::Hello& hello) {
     return true;
   }
   if (home_.shared.cache.enabled()) {
-    proto::FromDaemon watches;
-    watches.mutable_watches();
+    proto::FromDaemon watch;
+    watch.mutable_watch();
     // A program that does not get it reads from no cache.
-    send(socket_.native_handle(), watches.SerializeAsString(),
-         home_.shared.cache.watches_descriptor());
+    send(socket_.native_handle(), watch.SerializeAsString(), home_.shared.cache.watch_descriptor());
   }
   home_.pump.add(channel_, [weak = weak_from_this()](bool lied) {
     const auto self = weak.lock();
@@ -243,9 +242,6 @@ bool Session::on_engage(const proto::Engage& engage, const Packet& packet) {
 
   const Claim claim{engage.fd_number(), makedev(engage.device_major(), engage.device_minor()),
                     engage.inode(), packet.sender_uid};
-  gluster::Mounts& mounts = home_.shared.mounts;
-  if (home_.mount_table.changed()) mounts.table_changed();
-  const uint64_t epoch = mounts.epoch();
   auto proof = prove_file(*peer_, claim, home_.mount_table);
   if (!proof) {
     refuse_slot(index, generation, proof.error());
@@ -273,7 +269,6 @@ bool Session::on_engage(const proto::Engage& engage, const Packet& packet) {
                        &readers = home_.shared.helpers.fdinfo_readers] {
     return prove_access(*peer, claim, mount_id, readers);
   };
-  order.epoch = epoch;
   // relaxed: a hint that saves work.
   order.wanted = [wanted = slot.wanted] { return wanted->load(std::memory_order_relaxed); };
   order.done = [weak = weak_from_this(), &io = home_.pump.io(), index, wanted = slot.wanted,
@@ -283,7 +278,7 @@ bool Session::on_engage(const proto::Engage& engage, const Packet& packet) {
       if (self) self->engage_answered(index, wanted, *admission, std::move(answer));
     });
   };
-  mounts.find_or_add(place)->engage(std::move(order));
+  home_.shared.mounts.find_or_add(place)->engage(std::move(order));
   return true;
 }
 

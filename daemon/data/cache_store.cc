@@ -72,13 +72,13 @@ Outcome<std::unique_ptr<CacheStore>> CacheStore::create() {
     return Failure{fmt::format("cannot mount its tmpfs: {}", strerrordesc_np(error))};
   }
   std::unique_ptr<CacheStore> store(new CacheStore(std::move(writable), std::move(read_only)));
-  auto watches = store->make_file(sizeof(common::Watches));
-  if (!watches) return Failure{"cannot make a file in its tmpfs: " + watches.error().message()};
-  store->watches_file_ = std::move(*watches);
-  void* map = ::mmap(nullptr, sizeof(common::Watches), PROT_READ | PROT_WRITE, MAP_SHARED,
-                     store->watches_file_.writable.get(), 0);
+  auto watch = store->make_file(sizeof(common::WatchWord));
+  if (!watch) return Failure{"cannot make a file in its tmpfs: " + watch.error().message()};
+  store->watch_file_ = std::move(*watch);
+  void* map = ::mmap(nullptr, sizeof(common::WatchWord), PROT_READ | PROT_WRITE, MAP_SHARED,
+                     store->watch_file_.writable.get(), 0);
   if (map == MAP_FAILED) return Failure{std::string("mmap: ") + strerrordesc_np(errno)};
-  store->watches_ = static_cast<common::Watches*>(map);
+  store->watch_ = static_cast<common::WatchWord*>(map);
   return store;
 }
 

@@ -32,11 +32,11 @@ class CacheStore {
   /// What a file holds now, in bytes.
   static uint64_t held(const File& file);
 
-  /// Where the watches of openers show that they live. Mapped until the process ends, since threads
-  /// that nobody waits for write there.
-  common::Watches& watches() const { return *watches_; }
+  /// Where who holds up openers shows that he lives. Mapped until the process ends, since a thread
+  /// that nobody waits for writes there.
+  common::WatchWord& watch() const { return *watch_; }
   /// The same for clients.
-  int watches_descriptor() const { return watches_file_.read_only.get(); }
+  int watch_descriptor() const { return watch_file_.read_only.get(); }
 
  private:
   CacheStore(UniqueFd writable, UniqueFd read_only)
@@ -44,8 +44,8 @@ class CacheStore {
 
   UniqueFd writable_;   // its root directory
   UniqueFd read_only_;  // the same through the other mount
-  File watches_file_;
-  common::Watches* watches_ = nullptr;
+  File watch_file_;
+  common::WatchWord* watch_ = nullptr;
 };
 
 }  // namespace booster::daemon::data

@@ -42,8 +42,6 @@ constexpr milliseconds kShowFor{250};
 /// How often somebody looks whether writers have gone.
 constexpr milliseconds kTryEvery{20};
 constexpr milliseconds kTrySlowly{500};
-/// Who opens a file for reading and cuts it is done with that, however slow the bricks are.
-constexpr std::chrono::seconds kCutsWithin{5};
 /// Two changes may bear the same times: within one tick of a brick's clock, and also when the
 /// second comes from a host whose clock is behind, or was long on its way (a file's ctime never
 /// goes back: posix_set_mdata_xattr in GlusterFS's posix-metadata.c). What is filled so soon after
@@ -131,7 +129,6 @@ CachedFile::~CachedFile() {
   cache_.removed((pages + words_.size() + (header_there_ ? 1 : 0)) * kPageSize);
   cache_.file_gone();
   if (map_) ::munmap(map_, map_bytes_);
-  cache_.mounts().unwatch(inode_);
 }
 
 common::CacheHeader& CachedFile::header() const {
@@ -447,22 +444,49 @@ void CachedFile::show_validity(Clock::time_point now) {
   header().size.store(attributes_.size, std::memory_order_relaxed);
   header().compared_ms.store(to_ms(validated_), std::memory_order_relaxed);
   header().changed_ms.store(to_ms(changed_), std::memory_order_relaxed);
-  header().watch.store(watch_, std::memory_order_relaxed);
   // seq_cst: who opens the file for writing goes on only after this 0 is there for everybody.
   header().valid_until_ms.store(until, std::memory_order_seq_cst);
 }
 
-void CachedFile::writer_opens(bool cuts) {
+void CachedFile::writer_opens() {
   const std::lock_guard lock(mutex_);
   ++epoch_;
-  if (cuts) cut_ = Clock::now();
   armed_ = false;
   show_validity(Clock::now());
 }
 
+/// What all who have it open share.
+struct CachedFile::Use {
+  explicit Use(std::shared_ptr<CachedFile> used) : file(std::move(used)) {}
+  ~Use() { file->unused(); }
+  Use(const Use&) = delete;
+  Use& operator=(const Use&) = delete;
+  const std::shared_ptr<CachedFile> file;
+};
+
+std::shared_ptr<CachedFile> CachedFile::use() {
+  const std::lock_guard lock(mutex_);
+  std::shared_ptr<Use> use = use_.lock();
+  if (!use) {
+    use = std::make_shared<Use>(shared_from_this());
+    use_ = use;
+  }
+  return {std::move(use), this};
+}
+
+/// Nobody has it open any more, unless somebody has come meanwhile.
+void CachedFile::unused() {
+  std::shared_ptr<gluster::Lease> lease;
+  const std::lock_guard lock(mutex_);
+  if (!use_.expired()) return;
+  ++epoch_;
+  armed_ = false;
+  show_validity(Clock::now());
+  lease.swap(lease_);
+}
+
 bool CachedFile::may_arm(Clock::time_point now, bool newcomer) const {
   if (cache_.stopped()) return false;
-  if (cut_ != Clock::time_point{} && now - cut_ < kCutsWithin) return false;
   // A file that somebody writes all the time is asked about less often.
   const auto pause = armed_ || now - changed_ < std::chrono::seconds(2) ? kTryEvery : kTrySlowly;
   return (newcomer && !armed_) || tried_ == Clock::time_point{} || now - tried_ >= pause;
@@ -503,7 +527,8 @@ void CachedFile::arm(const std::shared_ptr<gluster::File>& file, std::function<v
 void CachedFile::armed(uint64_t epoch, Clock::time_point since,
                        const gluster::Mount::Proof& answer) {
   const std::lock_guard lock(mutex_);
-  if (epoch != epoch_ || cache_.stopped()) return;  // somebody has opened it meanwhile
+  // Somebody has opened it meanwhile; or nobody has it open any more.
+  if (epoch != epoch_ || cache_.stopped() || use_.expired()) return;
   if (!answer) {
     armed_ = false;
     show_validity(since);
@@ -520,7 +545,7 @@ void CachedFile::armed(uint64_t epoch, Clock::time_point since,
     if (known && !same) changed_ = Clock::now();
   }
   attributes_ = answer->attributes;
-  watch_ = answer->watch;
+  if (answer->lease) lease_ = answer->lease;
   validated_ = since;
   armed_ = true;
   show_validity(Clock::now());

@@ -16,9 +16,11 @@ using common::Reason;
 
 namespace {
 
+/// Bricks that have not answered by then let openers go into FUSE's own waiting.
+constexpr std::chrono::milliseconds kAnswerWithin{1000};
 /// A fence that has not come by then waits for the kernel's lock on the file, which a program can
 /// hold for ever.
-constexpr std::chrono::seconds kFenceWithin{10};
+constexpr std::chrono::milliseconds kFenceWithin{10'000};
 
 }  // namespace
 
@@ -30,11 +32,7 @@ Delegation::Delegation(boost::asio::io_context& io, const std::shared_ptr<Channe
       logs_(logs),
       mounts_(mounts),
       inode_(channel->find_slot(index)->handle.file()->inode()),
-      fence_timer_(io) {}
-
-Delegation::~Delegation() {
-  mounts_.unwatch(inode_);
-}
+      timer_(io) {}
 
 Channel::Slot* Delegation::slot(Channel& channel) const {
   Channel::Slot* found = channel.find_slot(index_);
@@ -43,17 +41,30 @@ Channel::Slot* Delegation::slot(Channel& channel) const {
 
 void Delegation::begin(std::function<gluster::Alone()> prove) {
   const std::shared_ptr<Channel> channel = channel_.lock();
-  if (!channel || !inode_->set_open_listener(weak_from_this())) {
-    return begun({Reason::kNotAlone, 0});
+  if (!channel || !inode_->delegate_to(weak_from_this())) {
+    return begun({Reason::kNotAlone, 0}, nullptr);
   }
-  mounts_.prove_alone(channel->find_slot(index_)->handle.file(), std::move(prove),
-                      [self = shared_from_this()](const gluster::Alone& alone) {
-                        boost::asio::post(self->io_, [self, alone] { self->begun(alone); });
-                      });
+  mounts_.prove_alone(
+      channel->find_slot(index_)->handle.file(),
+      [weak = weak_from_this(), &wakes = mounts_.wakes()] {
+        auto self = weak.lock();
+        if (!self) return false;
+        const bool waits = self->opened();
+        wakes.post([self = std::move(self)] {});
+        return waits;
+      },
+      std::move(prove),
+      [self = shared_from_this()](const gluster::Alone& alone,
+                                  std::shared_ptr<gluster::OpenWatch> watch) {
+        boost::asio::post(self->io_, [self, alone, watch = std::move(watch)]() mutable {
+          self->begun(alone, std::move(watch));
+        });
+      });
 }
 
-void Delegation::begun(const gluster::Alone& alone) {
+void Delegation::begun(const gluster::Alone& alone, std::shared_ptr<gluster::OpenWatch> watch) {
   Reason reason = alone.reason;
+  watch_ = std::move(watch);
   {
     const std::lock_guard lock(mutex_);
     if (state_ == State::kBeginning) {
@@ -62,6 +73,7 @@ void Delegation::begun(const gluster::Alone& alone) {
       reason = Reason::kNotAlone;  // somebody has come meanwhile
     }
   }
+  if (reason != Reason::kNone) watch_.reset();
   const std::shared_ptr<Channel> channel = channel_.lock();
   Channel::Slot* mine = channel ? slot(*channel) : nullptr;
   if (!mine) return;
@@ -75,7 +87,8 @@ void Delegation::begun(const gluster::Alone& alone) {
   }
 }
 
-bool Delegation::opens(std::shared_ptr<const void> held) {
+/// On the watch's thread: somebody wants to open the file. False: he need not wait.
+bool Delegation::opened() {
   {
     const std::lock_guard lock(mutex_);
     if (state_ == State::kBeginning) {
@@ -83,12 +96,10 @@ bool Delegation::opens(std::shared_ptr<const void> held) {
       state_ = State::kOver;
       return false;
     }
-    if (state_ == State::kOver) return false;
-    held_.push_back(std::move(held));
-    if (state_ == State::kRevoking) return true;
+    if (state_ != State::kGranted) return state_ == State::kRevoking;
     state_ = State::kRevoking;
   }
-  // This may be a thread without the common descriptors.
+  // This thread has not the common descriptors.
   mounts_.wakes().post(
       [self = shared_from_this()] { boost::asio::post(self->io_, [self] { self->revoke(); }); });
   return true;
@@ -115,44 +126,63 @@ void Delegation::revoke() {
   channel->when_written(index_, [self = shared_from_this()] { self->written(); });
 }
 
-/// On the pump's thread. What the client has not fenced itself is fenced for it.
+/// On the pump's thread. What the client has not fenced itself is fenced for it, which opens the
+/// file, if that can be done.
 void Delegation::written() {
   const std::shared_ptr<Channel> channel = channel_.lock();
   Channel::Slot* mine = channel ? slot(*channel) : nullptr;
   if (!mine || !channel->owes_fence(index_)) return over();
+  mounts_.probe(inode_, [self = shared_from_this(), owed = mounts_.owe_fence()](bool answers) {
+    boost::asio::post(self->io_, [self, owed, answers] { self->probed(answers, owed); });
+  });
+  over_by(kAnswerWithin, "bricks-silent", "who opens it waits for them as with FUSE alone");
+}
+
+void Delegation::probed(bool answers, const std::shared_ptr<const void>& owed) {
+  const std::shared_ptr<Channel> channel = channel_.lock();
+  Channel::Slot* mine = channel ? slot(*channel) : nullptr;
+  if (!mine || !answers || !watch_) return over();
   mine->written = false;
-  const std::shared_ptr<const void> owed = mounts_.owe_fence();
+  watch_->read();
   // Goes when the fence is done, on a thread without the common descriptors.
   const std::shared_ptr<const void> fenced(nullptr, [self = shared_from_this(), owed](const void*) {
     self->mounts_.wakes().post(
         [self, owed] { boost::asio::post(self->io_, [self, owed] { self->over(); }); });
   });
   mounts_.fence(inode_, mine->written_offset, fenced);
-  fence_timer_.expires_after(kFenceWithin);
-  fence_timer_.async_wait([weak = weak_from_this()](const boost::system::error_code& error) {
+  over_by(kFenceWithin, "fence-late", "others may see old bytes for a second");
+}
+
+/// Nobody waits for longer.
+void Delegation::over_by(std::chrono::milliseconds deadline, const char* event,
+                         const char* remedy) {
+  timer_.expires_after(deadline);
+  // One that has passed and waits for its turn cannot be cancelled.
+  timer_.async_wait([weak = weak_from_this(), set = ++deadlines_, event,
+                     remedy](const boost::system::error_code& error) {
     const auto self = weak.lock();
-    if (error || !self) return;
-    spdlog::warn("event=fence-late gfid={} remedy=\"others may see old bytes for a second\"",
-                 gluster::to_string(self->inode_->gfid()));
+    if (error || !self || set != self->deadlines_) return;
+    spdlog::warn("event={} gfid={} remedy=\"{}\"", event, gluster::to_string(self->inode_->gfid()),
+                 remedy);
     self->over();
   });
 }
 
 /// On the pump's thread: nobody has to wait any more.
 void Delegation::over() {
-  std::vector<std::shared_ptr<const void>> held;
   {
     const std::lock_guard lock(mutex_);
     state_ = State::kOver;
-    held.swap(held_);
   }
-  fence_timer_.cancel();
-  const std::shared_ptr<Channel> channel = channel_.lock();
-  Channel::Slot* mine = channel ? slot(*channel) : nullptr;
-  if (!mine) return;
+  ++deadlines_;
+  timer_.cancel();
   const std::shared_ptr<Delegation> self = shared_from_this();
-  mine->delegation.reset();
-  channel->show_not_delegated(index_, Reason::kNotAlone, 0);
+  const std::shared_ptr<Channel> channel = channel_.lock();
+  if (Channel::Slot* mine = channel ? slot(*channel) : nullptr) {
+    mine->delegation.reset();
+    channel->show_not_delegated(index_, Reason::kNotAlone, 0);
+  }
+  watch_.reset();
 }
 
 }  // namespace booster::daemon::data

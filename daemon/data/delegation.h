@@ -5,11 +5,11 @@
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/steady_timer.hpp>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <vector>
 
 #include "daemon/data/channel.h"
 #include "daemon/gluster/file.h"
@@ -17,14 +17,12 @@
 
 namespace booster::daemon::data {
 
-class Delegation final : public gluster::OpenListener,
-                         public std::enable_shared_from_this<Delegation> {
+class Delegation final : public std::enable_shared_from_this<Delegation> {
  public:
   /// For the ready slot `index` of `channel`. `io` is its pump's. `logs`: under it the client may
   /// write into its log; else it writes with requests that name it (LaneRequest::delegation).
   Delegation(boost::asio::io_context& io, const std::shared_ptr<Channel>& channel, uint32_t index,
              gluster::Mounts& mounts, bool logs);
-  ~Delegation() override;
   Delegation(const Delegation&) = delete;
   Delegation& operator=(const Delegation&) = delete;
 
@@ -36,21 +34,19 @@ class Delegation final : public gluster::OpenListener,
   /// As if somebody had come for the file.
   void take_back();
 
-  // --- on any thread ---
-
-  /// Keeps whoever wants to open the file waiting until `held` goes; false: it need not wait.
-  bool opens(std::shared_ptr<const void> held) override;
-
  private:
   enum class State { kBeginning, kGranted, kRevoking, kOver };
   class Revocation;
 
   /// The slot, if it is still the one that this is for.
   Channel::Slot* slot(Channel& channel) const;
-  void begun(const gluster::Alone& alone);
+  bool opened();
+  void begun(const gluster::Alone& alone, std::shared_ptr<gluster::OpenWatch> watch);
   void revoke();
   void written();
+  void probed(bool answers, const std::shared_ptr<const void>& owed);
   void over();
+  void over_by(std::chrono::milliseconds deadline, const char* event, const char* remedy);
 
   boost::asio::io_context& io_;
   const std::weak_ptr<Channel> channel_;
@@ -58,11 +54,13 @@ class Delegation final : public gluster::OpenListener,
   const bool logs_;
   gluster::Mounts& mounts_;
   const std::shared_ptr<gluster::Inode> inode_;
-  boost::asio::steady_timer fence_timer_;
+  // Of the pump's thread.
+  boost::asio::steady_timer timer_;
+  unsigned deadlines_ = 0;                     // set so far; only the last one counts
+  std::shared_ptr<gluster::OpenWatch> watch_;  // who opens the file waits until it goes
 
   std::mutex mutex_;
   State state_ = State::kBeginning;
-  std::vector<std::shared_ptr<const void>> held_;
 };
 
 }  // namespace booster::daemon::data

@@ -66,6 +66,11 @@ PageCache::PageCache(std::unique_ptr<CacheStore> store, uint64_t budget, gluster
 std::shared_ptr<CachedFile> PageCache::open(const std::shared_ptr<gluster::Inode>& inode) {
   if (!enabled()) return nullptr;
   if (open_files_.load(std::memory_order_relaxed) >= kMostFiles) forget_coldest();
+  const std::shared_ptr<CachedFile> file = find_or_make(inode);
+  return file ? file->use() : nullptr;
+}
+
+std::shared_ptr<CachedFile> PageCache::find_or_make(const std::shared_ptr<gluster::Inode>& inode) {
   const std::lock_guard lock(mutex_);
   std::weak_ptr<CachedFile>& entry = files_[inode.get()];
   std::shared_ptr<CachedFile> file = entry.lock();
@@ -180,10 +185,10 @@ void PageCache::tick() {
     make_room(0);
   }
   for (const auto& file : all()) {
-    if (mounts_.mounted(file->inode()->dev()) && !file->inode()->is_split()) {
+    if (mounts_.mounted(*file->inode()) && !file->inode()->is_split()) {
       file->sweep();
     } else {
-      file->writer_opens(false);
+      file->writer_opens();
       forget(file);
     }
   }
@@ -221,7 +226,7 @@ void PageCache::forget_coldest() {
 void PageCache::stop() {
   // seq_cst: partner of stopped(), which is asked under the file's mutex.
   stopped_.store(true, std::memory_order_seq_cst);
-  for (const auto& file : all()) file->writer_opens(false);
+  for (const auto& file : all()) file->writer_opens();
 }
 
 stats::CacheReport PageCache::report() {

@@ -89,8 +89,12 @@ class CachedFile final : public gluster::WriterListener,
   /// for reading. `done`, if there is one, is called once, on any thread, when that is known.
   void arm(const std::shared_ptr<gluster::File>& file, std::function<void()> done = {});
 
+  /// For who has it open. With the last copy of what this returns goes the lease by which writers
+  /// are heard of, and with it all that keeps the mount busy; what is filled stays.
+  std::shared_ptr<CachedFile> use();
+
   /// Somebody on this host opens it for writing: nothing is valid from now on.
-  void writer_opens(bool cuts) override;
+  void writer_opens() override;
 
   /// Every kRenewEvery: a program has it open. `used`: has read from it since the last time.
   void renew(const std::shared_ptr<gluster::File>& file, bool used, Clock::time_point now);
@@ -104,6 +108,7 @@ class CachedFile final : public gluster::WriterListener,
 
  private:
   class FillIo;
+  struct Use;
   struct Waiting;
   struct PageRange {
     uint64_t first;
@@ -125,6 +130,7 @@ class CachedFile final : public gluster::WriterListener,
   void unpublish(uint64_t index, CachedExtent& extent);
   void drop_all_locked();
   void finish(FillIo& io, int64_t result);
+  void unused();
   bool may_arm(Clock::time_point now, bool newcomer) const;
   void armed(uint64_t epoch, Clock::time_point since, const gluster::Mount::Proof& answer);
   void show_validity(Clock::time_point now);
@@ -152,10 +158,10 @@ class CachedFile final : public gluster::WriterListener,
   Clock::time_point doubted_from_ = Clock::time_point::max();  // the first of all pages'
   Clock::time_point tried_{};
   Clock::time_point validated_{};  // when the question was asked that confirmed the attributes
-  Clock::time_point cut_{};        // when somebody was about to cut it
   Clock::time_point changed_{};    // when they were seen to be others than before
   gluster::Attributes attributes_;
-  uint32_t watch_ = 0;  // that holds up openers
+  std::weak_ptr<Use> use_;
+  std::shared_ptr<gluster::Lease> lease_;  // while armed: it holds up who opens it for writing
 };
 
 class PageCache {
@@ -164,10 +170,10 @@ class PageCache {
   PageCache(std::unique_ptr<CacheStore> store, uint64_t budget, gluster::Mounts& mounts);
 
   bool enabled() const { return store_ != nullptr && budget_ != 0; }
-  /// For clients: see common::Watches. Where it is enabled.
-  int watches_descriptor() const { return store_->watches_descriptor(); }
+  /// For clients: see common::WatchWord. Where it is enabled.
+  int watch_descriptor() const { return store_->watch_descriptor(); }
 
-  /// The cache of that file; null if there is none to be had.
+  /// The cache of that file, see CachedFile::use(); null if there is none to be had.
   std::shared_ptr<CachedFile> open(const std::shared_ptr<gluster::Inode>& inode);
 
   /// Forgets every page of every file.
@@ -201,6 +207,7 @@ class PageCache {
   stats::Counter evicted_bytes;
 
  private:
+  std::shared_ptr<CachedFile> find_or_make(const std::shared_ptr<gluster::Inode>& inode);
   std::vector<std::shared_ptr<CachedFile>> all();
   bool make_room(uint64_t bytes, uint64_t budget);
   void forget(const std::shared_ptr<CachedFile>& file);

@@ -71,24 +71,14 @@ void Inode::note_opened(const std::shared_ptr<File>& file, bool is_new, const Fu
     split_ = split_ || (moved && std::any_of(files_.begin(), files_.end(), is_others));
     fuse_handle_ = handle;
   }
-  if (moved || file->access_mode() != O_RDONLY) writer_opens(false);
+  if (moved || file->access_mode() != O_RDONLY) writer_opens();
 }
 
-bool Inode::is_listened_to() {
+bool Inode::delegate_to(const std::weak_ptr<const void>& owner) {
   const std::lock_guard lock(mutex_);
-  return !writer_listener_.expired() || !open_listener_.expired();
-}
-
-bool Inode::set_open_listener(const std::weak_ptr<OpenListener>& listener) {
-  const std::lock_guard lock(mutex_);
-  if (!open_listener_.expired()) return false;
-  open_listener_ = listener;
+  if (!delegated_to_.expired()) return false;
+  delegated_to_ = owner;
   return true;
-}
-
-std::shared_ptr<OpenListener> Inode::open_listener() {
-  const std::lock_guard lock(mutex_);
-  return open_listener_.lock();
 }
 
 bool Inode::is_split() {
@@ -96,13 +86,13 @@ bool Inode::is_split() {
   return split_;
 }
 
-std::shared_ptr<WriterListener> Inode::writer_opens(bool cuts) {
+std::shared_ptr<WriterListener> Inode::writer_opens() {
   std::shared_ptr<WriterListener> listener;
   {
     const std::lock_guard lock(mutex_);
     listener = writer_listener_.lock();
   }
-  if (listener) listener->writer_opens(cuts);
+  if (listener) listener->writer_opens();
   return listener;
 }
 

@@ -100,17 +100,8 @@ struct Alone {
 class WriterListener {
  public:
   virtual ~WriterListener() = default;
-  /// Before the opener goes on. `cuts`: it may change the file a little later without being known
-  /// as a writer. Any thread; must not block.
-  virtual void writer_opens(bool cuts) = 0;
-};
-
-/// Hears of whoever opens a file on this host, and can keep him waiting.
-class OpenListener {
- public:
-  virtual ~OpenListener() = default;
-  /// True: he waits until `held`, and all copies of it, are gone. Any thread; must not block.
-  virtual bool opens(std::shared_ptr<const void> held) = 0;
+  /// Before the opener goes on. Any thread; must not block.
+  virtual void writer_opens() = 0;
 };
 
 /// Where an inode's size is shown: a word in a session's shared memory, kept mapped by the pointer.
@@ -135,17 +126,14 @@ class Inode {
   bool is_open();
 
   void set_writer_listener(std::weak_ptr<WriterListener> listener);
-  bool is_listened_to();
   /// Whether programs are known to have it open as more than one inode of the kernel, as after a
   /// change of the volume's graph: then what is heard of one says nothing of the other. It stays
   /// so.
   bool is_split();
   /// Tells it. For the caller to let go where the common descriptors are (Worker::Descriptors).
-  std::shared_ptr<WriterListener> writer_opens(bool cuts);
-  /// False: there is one already.
-  bool set_open_listener(const std::weak_ptr<OpenListener>& listener);
-  /// For the caller to let go where the common descriptors are.
-  std::shared_ptr<OpenListener> open_listener();
+  std::shared_ptr<WriterListener> writer_opens();
+  /// Makes `owner` the one who has it for writing, for as long as he lives; false: there is one.
+  bool delegate_to(const std::weak_ptr<const void>& owner);
 
  private:
   friend class File;
@@ -171,7 +159,7 @@ class Inode {
   std::mutex mutex_;
   FuseHandle fuse_handle_;
   std::weak_ptr<WriterListener> writer_listener_;
-  std::weak_ptr<OpenListener> open_listener_;
+  std::weak_ptr<const void> delegated_to_;
   bool split_ = false;                        // opened under two handles
   std::array<std::weak_ptr<File>, 3> files_;  // by access mode
   // A program may have thousands of handles on one inode, and drops them all at its end.

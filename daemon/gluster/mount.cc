@@ -24,13 +24,15 @@ using common::Reason;
 namespace {
 
 constexpr const char kActiveVolfile[] = ".meta/graphs/active/volfile";
+constexpr const char kNoAttribute[] = "user.booster.no-such-attribute";
 
 // Threads that ask the FUSE client of a mount, and that ask its bricks: enough that one slow file
 // does not hold up the next, and flushes of several files of a disperse volume overlap.
 constexpr unsigned kFuseThreads = 2;
 constexpr unsigned kGfapiThreads = 4;
 constexpr unsigned kFenceThreads = 2;
-constexpr unsigned kOpenThreads = 2;
+constexpr unsigned kLeaseThreads = 2;
+constexpr unsigned kProbeThreads = 8;
 constexpr unsigned kCompareThreads = 2;
 // Each waits for one flush.
 constexpr unsigned kProofThreads = 8;
@@ -63,20 +65,14 @@ FuseHandle fuse_handle_of(int fd) {
   return handle;
 }
 
-/// kNone: nobody on this host has the file open for writing, and the bricks have whatever was
-/// written through FUSE.
-Reason is_unwritten(int file) {
-  // The kernel gives a read lease only on a file that nobody has open for writing, through whatever
-  // descriptor, mapping or process (generic_add_lease in fs/locks.c).
-  if (::fcntl(file, F_SETLEASE, F_RDLCK) != 0) return Reason::kNotProven;
-  ::fcntl(file, F_SETLEASE, F_UNLCK);
-  // The last close of each description has waited for what was written through it. What a mapping
-  // wrote that was kept longer may still be with write-behind, which this waits for, unless
-  // md-cache answers it: then the next comparison with the bricks finds it.
+/// What was written through FUSE before the file was leased is with the bricks. The last close of
+/// each description has waited for what was written through it. What a mapping wrote that was kept
+/// longer may still be with write-behind, which this waits for, unless md-cache answers it: then
+/// the next comparison with the bricks finds it.
+bool is_written_out(int file) {
   struct statx status {};
   constexpr int kFlags = AT_EMPTY_PATH | AT_STATX_FORCE_SYNC;
-  const bool asked = ::statx(file, "", kFlags, STATX_BASIC_STATS, &status) == 0;
-  return asked ? Reason::kNone : Reason::kIoError;
+  return ::statx(file, "", kFlags, STATX_BASIC_STATS, &status) == 0;
 }
 
 /// The file has no name any more.
@@ -99,17 +95,18 @@ Mount::Mount(MountPlace place, MountSettings settings, Gate& gate, std::shared_p
       gfapi_(std::make_shared<Worker>("gfapi-" + device_name(place_.dev), kGfapiThreads)),
       fences_(std::make_shared<Worker>("fence-" + device_name(place_.dev), kFenceThreads,
                                        Worker::Descriptors::kOwn)),
-      opens_(std::make_shared<Worker>("open-" + device_name(place_.dev), kOpenThreads,
-                                      Worker::Descriptors::kOwn)),
+      probes_(std::make_shared<Worker>("probe-" + device_name(place_.dev), kProbeThreads,
+                                       Worker::Descriptors::kOwn)),
+      leases_(settings_.leases
+                  ? settings_.leases->make_worker("lease-" + device_name(place_.dev), kLeaseThreads)
+                  : nullptr),
       proofs_(std::make_shared<Worker>("proof-" + device_name(place_.dev), kProofThreads)),
       compares_(std::make_shared<Worker>("compare-" + device_name(place_.dev), kCompareThreads)),
       open_files_(std::make_shared<std::atomic<int64_t>>(0)),
       mount_points_(place_.mount_points),
       idle_since_(Clock::now()) {}
 
-Mount::~Mount() {
-  if (watch_) settings_.watch_groups->park(std::move(watch_));
-}
+Mount::~Mount() = default;
 
 void Mount::engage(EngageOrder order) {
   // Keeps the mount from being idle from now until the answer.
@@ -125,7 +122,7 @@ void Mount::engage(EngageOrder order) {
 
 void Mount::identify_and_engage(EngageOrder& order, const std::shared_ptr<void>& in_progress) {
   if (!order.wanted()) return;
-  Reason reason = identify(order.epoch);
+  Reason reason = identify();
   Wish wish;
   if (reason == Reason::kNone) {
     const auto mode = order.access_mode();
@@ -170,19 +167,17 @@ Outcome<UniqueFd> Mount::open_through_fuse(Inode& inode, int flags) {
     kernel.type = inode.fuse_handle_.type;
     std::copy(inode.fuse_handle_.bytes.begin(), inode.fuse_handle_.bytes.end(), kernel.bytes);
   }
-  const auto root = open_root();
+  const auto root = root_of_this_thread();
   if (!root) return Failure{root.error()};
-  const UniqueFd directory(::openat(root->get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  UniqueFd file(::open_by_handle_at(directory.get(), reinterpret_cast<file_handle*>(&kernel),
+  UniqueFd file(::open_by_handle_at(*root, reinterpret_cast<file_handle*>(&kernel),
                                     flags | O_CLOEXEC | O_NOFOLLOW));
   // ESTALE: the kernel holds nothing of it any more.
   if (!file && errno == ESTALE) return file;
   if (!file) return Failure{std::string("cannot open it: ") + strerrordesc_np(errno)};
-  Gfid gfid{};
-  if (!is_on(file.get(), place_.dev) ||
-      ::getxattr(fmt::format("/proc/thread-self/fd/{}", file.get()).c_str(), "glusterfs.gfid",
-                 gfid.data(), gfid.size()) != static_cast<ssize_t>(gfid.size()) ||
-      gfid != inode.gfid()) {
+  // FUSE's client makes it of the gfid, and the kernel has it: nobody is asked.
+  struct statx status {};
+  if (::statx(file.get(), "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &status) != 0 ||
+      status.stx_ino != inode.number()) {
     return Failure{std::string("its handle is another file's by now")};
   }
   return file;
@@ -218,26 +213,15 @@ struct Mount::Question {
   std::shared_ptr<Mount> mount;
   std::shared_ptr<File> file;
   std::function<void(Proof)> done;
-  uint32_t watch = 0;
+  std::shared_ptr<Lease> lease;
 };
-
-std::shared_ptr<OpenWatch> Mount::open_watch() {
-  const std::lock_guard lock(mutex_);
-  if (!settings_.watch_groups || (watch_ && watch_->serves())) return watch_;
-  constexpr std::chrono::seconds kPause{10};
-  const auto now = Clock::now();
-  if (watch_tried_ != Clock::time_point{} && now - watch_tried_ < kPause) return nullptr;
-  watch_tried_ = now;
-  watch_ = OpenWatch::start(*settings_.watch_groups, fuse_, wakes_);
-  return watch_;
-}
 
 void Mount::ask_bricks(const std::shared_ptr<Question>& question) {
   // A brick that hangs keeps these threads, and nobody else's.
   question->mount->compares_->post([question] {
     const auto attributes = question->file->attributes();
     if (attributes) {
-      question->done(Unwritten{*attributes, question->watch});
+      question->done(Unwritten{*attributes, question->lease});
     } else {
       question->done(Failure{Reason::kIoError});
     }
@@ -246,39 +230,33 @@ void Mount::ask_bricks(const std::shared_ptr<Question>& question) {
 
 void Mount::prove_unwritten(std::shared_ptr<File> file, bool proven,
                             std::function<void(Proof)> done) {
-  const auto question =
-      std::make_shared<Question>(Question{shared_from_this(), std::move(file), std::move(done)});
+  const auto question = std::make_shared<Question>(
+      Question{shared_from_this(), std::move(file), std::move(done), nullptr});
   if (question->file->inode()->is_split()) {
     return question->done(Failure{Reason::kNotProven});
   }
-  // relaxed: once true they stay so, and the latter was known before any file could be opened.
-  if (!trusts_root_.load(std::memory_order_relaxed) ||
-      wants_no_copies_.load(std::memory_order_relaxed)) {
+  // relaxed: once true it stays so, and was known before any file could be opened.
+  if (!leases_ || wants_no_copies_.load(std::memory_order_relaxed)) {
     return question->done(Failure{Reason::kNotProven});
   }
-  if (proven) {
-    bool watched = false;
-    {
-      const std::lock_guard lock(mutex_);
-      watched = watch_ != nullptr;
-      if (watched) question->watch = watch_->number();  // the proof was made with it
-    }
-    if (!watched) return question->done(Failure{Reason::kNotProven});
-    return ask_bricks(question);
-  }
-  fuse_->post([question] {
-    const std::shared_ptr<Inode>& inode = question->file->inode();
-    const auto watch = question->mount->open_watch();
-    auto opened = question->mount->open_through_fuse(*inode, O_PATH);
-    if (!watch || !opened || !*opened) {
-      question->done(Failure{Reason::kNotProven});
-      return;
-    }
-    question->watch = watch->number();
-    // First the mark, then the look: who opens it between the two is heard of.
-    watch->add(std::move(*opened), inode, [question](bool watched) {
-      if (watched) {
-        question->mount->look_for_writers(question);
+  if (proven) return ask_bricks(question);
+  // Not a copy of a constant, which could not be moved on.
+  leases_->post([question = std::shared_ptr<Question>(question)]() mutable {
+    Mount& mount = *question->mount;
+    int number = -1;
+    question->lease = mount.settings_.leases->hold(
+        mount.leases_, question->file->inode(), [&mount, &question, &number] {
+          auto opened = mount.open_through_fuse(*question->file->inode(), O_RDONLY);
+          UniqueFd file = opened ? std::move(*opened) : UniqueFd();
+          number = file.get();
+          return file;
+        });
+    // First the lease, then the look: who opens it between the two is heard of.
+    const bool proven_now = question->lease && is_written_out(number);
+    const std::shared_ptr<Worker> elsewhere = mount.fuse_;
+    elsewhere->post([question = std::move(question), proven_now] {
+      if (proven_now) {
+        ask_bricks(question);
       } else {
         question->done(Failure{Reason::kNotProven});
       }
@@ -286,67 +264,50 @@ void Mount::prove_unwritten(std::shared_ptr<File> file, bool proven,
   });
 }
 
-void Mount::look_for_writers(std::shared_ptr<Question> question) {
-  opens_->post([question = std::move(question)]() mutable {
-    Mount& mount = *question->mount;
-    auto opened = mount.open_through_fuse(*question->file->inode(), O_RDONLY);
-    const Reason reason = opened && *opened ? is_unwritten(opened->get()) : Reason::kNotProven;
-    // This may hang: like a fence, it waits for the kernel's lock on the file. So nobody is
-    // answered before, and a file takes no more than one thread.
-    if (opened) opened->reset();
-    const std::shared_ptr<Worker> elsewhere = mount.fuse_;
-    elsewhere->post([question = std::move(question), reason] {
-      if (reason == Reason::kNone) {
-        ask_bricks(question);
-      } else {
-        question->done(Failure{reason});
-      }
-    });
-  });
-}
-
-void Mount::prove_alone(std::shared_ptr<File> file, std::function<Alone()> prove,
-                        std::function<void(Alone)> done) {
-  fuse_->post([self = shared_from_this(), file = std::move(file), prove = std::move(prove),
-               done = std::move(done)]() mutable {
+void Mount::prove_alone(std::shared_ptr<File> file, std::function<bool()> opened,
+                        std::function<Alone()> prove, AloneAnswer done) {
+  // Marking a file may ask FUSE whether it may be read.
+  proofs_->post([self = shared_from_this(), file = std::move(file), opened = std::move(opened),
+                 prove = std::move(prove), done = std::move(done)]() mutable {
     const std::shared_ptr<Inode> inode = file->inode();
-    const auto watch = self->open_watch();
-    if (!watch || !self->trusts_root_.load(std::memory_order_relaxed) || inode->is_split()) {
-      return done({Reason::kNotProven, 0});
+    if (!self->trusts_root_.load(std::memory_order_relaxed) || inode->is_split()) {
+      return done({Reason::kNotProven, 0}, nullptr);
     }
-    auto opened = self->open_through_fuse(*inode, O_PATH);
-    if (!opened || !*opened) return done({Reason::kNotProven, 0});
+    const auto place = self->open_through_fuse(*inode, O_PATH);
+    if (!place || !*place) return done({Reason::kNotProven, 0}, nullptr);
     // First the mark, then the look: who opens it between the two is heard of.
-    watch->add(std::move(*opened), inode,
-               [self, file = std::move(file), prove = std::move(prove),
-                done = std::move(done)](bool watched) mutable {
-                 if (!watched) return done({Reason::kNotProven, 0});
-                 self->proofs_->post([self, file = std::move(file), prove = std::move(prove),
-                                      done = std::move(done)]() mutable {
-                   const Alone alone = prove();
-                   if (alone.reason != Reason::kNone) return done(alone);
-                   self->compares_->post([file = std::move(file), done = std::move(done)] {
-                     const auto attributes = file->attributes();
-                     if (!attributes) return done({Reason::kIoError, 0});
-                     file->inode()->set_size(attributes->size);
-                     done({});
-                   });
-                 });
-               });
+    auto watch = OpenWatch::start(*self->settings_.privileges, place->get(), std::move(opened));
+    if (!watch) {
+      spdlog::debug("event=no-open-watch error=\"{}\"", watch.error().message());
+      return done({Reason::kLimit, 0}, nullptr);
+    }
+    const Alone alone = prove();
+    if (alone.reason != Reason::kNone) return done(alone, nullptr);
+    self->compares_->post(
+        [file = std::move(file), done = std::move(done), watch = std::move(*watch)]() mutable {
+          const auto attributes = file->attributes();
+          if (!attributes) return done({Reason::kIoError, 0}, nullptr);
+          file->inode()->set_size(attributes->size);
+          done({}, std::move(watch));
+        });
   });
 }
 
-void Mount::unwatch(std::shared_ptr<Inode> inode) {
-  fuse_->post([self = shared_from_this(), inode = std::move(inode)] {
-    std::shared_ptr<OpenWatch> watch;
-    {
-      const std::lock_guard lock(self->mutex_);
-      watch = self->watch_;
-    }
-    if (!watch) return;
-    auto file = self->open_through_fuse(*inode, O_PATH);
-    if (file && *file) watch->remove(std::move(*file), *inode);
-  });
+void Mount::probe(std::shared_ptr<Inode> inode, std::function<void(bool)> done) {
+  probes_->post(
+      [self = shared_from_this(), inode = std::move(inode), done = std::move(done)]() mutable {
+        const auto file = self->open_through_fuse(*inode, O_PATH);
+        // statx would be answered by caches, for a file that another host has replaced, too. The
+        // bricks are asked for what nobody has.
+        const bool answers = file && *file &&
+                             ::getxattr(fmt::format("/proc/thread-self/fd/{}", file->get()).c_str(),
+                                        kNoAttribute, nullptr, 0) < 0 &&
+                             errno == ENODATA;
+        self->wakes_->post(
+            [self, inode = std::move(inode), done = std::move(done), answers] { done(answers); });
+        const std::shared_ptr<Worker> elsewhere = self->fuse_;
+        elsewhere->post([keep = std::move(self)] {});
+      });
 }
 
 // --- who the mount is --------------------------------------------------------------------
@@ -356,24 +317,49 @@ void Mount::note_place(const MountPlace& place) {
   mount_points_ = place.mount_points;
 }
 
-Outcome<UniqueFd> Mount::open_root() {
+Outcome<int> Mount::root() {
+  const std::lock_guard lock(root_mutex_);
+  if (root_) return root_.get();
+  if (has_own_descriptors()) return Failure{std::string("not open yet")};
+  if (!settings_.privileges) return Failure{std::string("the daemon has no CAP_SYS_ADMIN")};
   std::vector<std::string> mount_points;
   {
-    const std::lock_guard lock(mutex_);
+    const std::lock_guard places_lock(mutex_);
     mount_points = mount_points_;
   }
   for (const std::string& mount_point : mount_points) {
-    UniqueFd root(::open(mount_point.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    const UniqueFd top(::open(mount_point.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
     // Something else may be mounted over it by now, perhaps a hostile FUSE: it is asked nothing.
-    if (root && is_on(root.get(), place_.dev)) return root;
+    if (!top || !is_on(top.get(), place_.dev)) continue;
+    auto clone = settings_.privileges->clone_mount(top.get());
+    if (!clone) return Failure{"cannot mount it once more: " + clone.error().message()};
+    UniqueFd root(::openat(clone->get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!root) return Failure{std::string("cannot open its root: ") + strerrordesc_np(errno)};
+    clone_ = std::move(*clone);
+    root_ = std::move(root);
+    return root_.get();
   }
   return Failure{std::string("no mount point shows the root of the volume")};
 }
 
+/// Where the thread has descriptors of its own, one of those. A thread serves one mount.
+Outcome<int> Mount::root_of_this_thread() {
+  auto common = root();
+  if (!common || !has_own_descriptors()) return common;
+  thread_local UniqueFd mine;
+  if (!mine) {
+    // /proc/self is the process's first thread, whose descriptors are the common ones.
+    mine.reset(::open(fmt::format("/proc/self/fd/{}", *common).c_str(),
+                      O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  }
+  if (!mine) return Failure{std::string("cannot open the root: ") + strerrordesc_np(errno)};
+  return mine.get();
+}
+
 Outcome<std::string> Mount::read_meta(const char* name) {
-  const auto root = open_root();
-  if (!root) return Failure{root.error()};
-  const UniqueFd file(::openat(root->get(), name, O_RDONLY | O_CLOEXEC));
+  const auto top = root();
+  if (!top) return Failure{top.error()};
+  const UniqueFd file(::openat(*top, name, O_RDONLY | O_CLOEXEC));
   if (!file || !is_on(file.get(), place_.dev)) {
     return Failure{fmt::format("cannot open {}: {}", name, strerrordesc_np(errno))};
   }
@@ -390,27 +376,11 @@ Outcome<std::string> Mount::read_meta(const char* name) {
   return text;
 }
 
-Reason Mount::identify(uint64_t epoch) {
+/// The order's descriptor keeps the device number for the mount that has it now, until this one's
+/// own mount of it does (root()).
+Reason Mount::identify() {
   if (retired()) return Reason::kNotGenuine;
   const std::lock_guard lock(identity_mutex_);
-  // The order's descriptor pins the superblock that has this device number now. If the mount table
-  // has changed since the last look, this may be another one than then: every glusterfs process has
-  // its own uuid.
-  if (!identified_ || epoch > verified_epoch_) {
-    const auto uuid = read_meta(".meta/process_uuid");
-    if (!uuid) {
-      spdlog::warn("event=mount-unknown dev={} error=\"{}\"", device_name(place_.dev),
-                   uuid.error());
-      return Reason::kContextFailed;
-    }
-    if (identified_ && *uuid != process_uuid_) {
-      spdlog::info("event=mount-replaced dev={}", device_name(place_.dev));
-      retire();
-      return Reason::kContextFailed;
-    }
-    process_uuid_ = *uuid;
-    verified_epoch_ = epoch;
-  }
   if (!identified_) {
     const auto cmdline = read_meta(".meta/cmdline");
     if (!cmdline) {
@@ -603,8 +573,8 @@ void Mount::tick() {
     }
   }
   for (const Wish& wish : late) wish.done(Failure{Reason::kContextFailed});
-  for (const auto& worker : {fuse_, gfapi_, fences_, opens_, proofs_, compares_})
-    worker->serve_waiting();
+  for (const auto& worker : {fuse_, gfapi_, fences_, probes_, leases_, proofs_, compares_})
+    if (worker) worker->serve_waiting();
   if (ready) look_for_shards(ready, used);
   if (idle)
     spdlog::info("event=context-idle dev={} source={}", device_name(place_.dev), place_.source);
@@ -667,17 +637,20 @@ Mount::Answer Mount::open(const Wish& wish, const std::shared_ptr<Context>& cont
     file = inode->files_[mode].lock();
     if (file && file->context_ != context) file.reset();
   }
-  if (!file) {
+  struct stat status {};
+  if (file) {
+    if (glfs_fstat(file->fd_, &status) != 0) return Failure{Reason::kOpenFailed};
+  } else {
     Gfid gfid = wish.gfid;
     glfs_object_t* object = glfs_h_create_from_handle(context->fs(), gfid.data(),
-                                                      static_cast<int>(gfid.size()), nullptr);
+                                                      static_cast<int>(gfid.size()), &status);
     if (!object) {
       return Failure{is_gone(errno) ? Reason::kUnlinked : Reason::kOpenFailed};
     }
     // Only the access mode: the kernel has done what else the program's open asked for.
     glfs_fd_t* fd = glfs_h_open(context->fs(), object, wish.access_mode);
     const int error = errno;
-    if (fd && settings_.watch_groups) look_for_trust(context->fs(), object);
+    if (fd) look_for_trust(context->fs(), object);
     glfs_h_close(object);
     if (!fd) {
       spdlog::info("event=open-failed gfid={} error=\"{}\"", to_string(wish.gfid),
@@ -687,8 +660,6 @@ Mount::Answer Mount::open(const Wish& wish, const std::shared_ptr<Context>& cont
     file = std::make_shared<File>(inode, context, gfapi_, gate_, fd, wish.access_mode, open_files_);
   }
 
-  struct stat status {};
-  if (glfs_fstat(file->fd_, &status) != 0) return Failure{Reason::kOpenFailed};
   if (!S_ISREG(status.st_mode)) return Failure{Reason::kNotRegular};
   if (status.st_nlink == 0) return Failure{Reason::kUnlinked};
   // The kernel takes these rights away when an ordinary user writes; through booster root writes.
@@ -710,6 +681,12 @@ Mount::Answer Mount::open(const Wish& wish, const std::shared_ptr<Context>& cont
   inode->set_size(static_cast<uint64_t>(status.st_size));
   inode->note_opened(file, is_new, wish.fuse_handle);
   return file;
+}
+
+bool Mount::has(const Inode& inode) {
+  const std::lock_guard lock(mutex_);
+  const auto found = inodes_.find(inode.gfid());
+  return found != inodes_.end() && found->second.lock().get() == &inode;
 }
 
 MountReport Mount::report() {

@@ -16,7 +16,9 @@
 #include "daemon/gluster/cmdline.h"
 #include "daemon/gluster/context.h"
 #include "daemon/gluster/file.h"
+#include "daemon/gluster/lease_watch.h"
 #include "daemon/gluster/open_watch.h"
+#include "daemon/gluster/privileges.h"
 #include "daemon/gluster/worker.h"
 #include "daemon/result.h"
 #include "daemon/unique_fd.h"
@@ -36,7 +38,8 @@ struct MountPlace {
 
 struct MountSettings {
   ContextSettings context;
-  std::shared_ptr<WatchGroups> watch_groups;  // null: openers are not watched, nothing is cached
+  std::shared_ptr<Privileges> privileges;
+  std::shared_ptr<LeaseWatch> leases;  // null: nothing is cached
   // Read when they are needed; may change while the daemon runs.
   std::shared_ptr<const std::atomic<int64_t>> idle_seconds;
   std::shared_ptr<const std::atomic<int64_t>> build_timeout_seconds;
@@ -49,7 +52,6 @@ struct EngageOrder {
   uint64_t inode = 0;  // its number
   /// O_RDONLY, O_WRONLY or O_RDWR. May wait; a thread that may asks, once.
   std::function<Result<int, common::Reason>()> access_mode;
-  uint64_t epoch = 0;            // Mounts::epoch() after the mount table was read
   std::function<bool()> wanted;  // false: nobody waits any more. Any thread.
   /// The answer, once, on any thread; not called if not wanted.
   std::function<void(Result<std::shared_ptr<File>, common::Reason>)> done;
@@ -91,22 +93,25 @@ class Mount : public std::enable_shared_from_this<Mount> {
   /// Makes sure that nobody on this host has `file`'s inode open for writing, that its
   /// WriterListener will hear of whoever opens it so from now on, and that the bricks have what was
   /// written through FUSE before; then asks the bricks for its attributes. Returns at once; `done`
-  /// is called once, on any thread. kNotProven: somebody has it open. `proven`: that has been made
-  /// sure of before, and the listener has heard of nobody since; only the bricks are asked.
+  /// is called once, on any thread. kNotProven: somebody has it open. `proven`: the lease of an
+  /// earlier proof is still there, and the listener has heard of nobody since; only the bricks are
+  /// asked.
   struct Unwritten {
     Attributes attributes;
-    uint32_t watch = 0;  // place in Watches of what holds up openers
+    std::shared_ptr<Lease> lease;  // null if `proven`
   };
   using Proof = Result<Unwritten, common::Reason>;
   void prove_unwritten(std::shared_ptr<File> file, bool proven, std::function<void(Proof)> done);
-  /// The inode's listeners need not hear any more.
-  void unwatch(std::shared_ptr<Inode> inode);
-  /// Has the inode's OpenListener hear of whoever opens it from now on; then asks `prove`, which
-  /// may wait, whether one description is all that the file has; then asks the bricks for its size.
-  /// `done` is called once, on a thread with the common descriptors, or never when FUSE does not
-  /// answer.
-  void prove_alone(std::shared_ptr<File> file, std::function<Alone()> prove,
-                   std::function<void(Alone)> done);
+  /// Holds up whoever opens the inode from now on, and tells `opened` (OpenWatch::start()); then
+  /// asks `prove`, which may wait, whether one description is all that the file has; then asks the
+  /// bricks for its size. `done` is called once, on a thread with the common descriptors, or never
+  /// when FUSE does not answer; the watch is null unless it is alone.
+  using AloneAnswer = std::function<void(Alone, std::shared_ptr<OpenWatch>)>;
+  void prove_alone(std::shared_ptr<File> file, std::function<bool()> opened,
+                   std::function<Alone()> prove, AloneAnswer done);
+  /// Asks through FUSE whether its bricks know the inode, and answer. `done` is called once, on a
+  /// thread with the common descriptors, or never when they do not.
+  void probe(std::shared_ptr<Inode> inode, std::function<void(bool)> done);
 
   /// Once a second: refuses those who have waited too long, closes an idle context, looks whether
   /// the volume can still be served.
@@ -117,6 +122,7 @@ class Mount : public std::enable_shared_from_this<Mount> {
   bool retired() const { return retired_.load(std::memory_order_acquire); }
 
   MountReport report();
+  bool has(const Inode& inode);
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -136,12 +142,12 @@ class Mount : public std::enable_shared_from_this<Mount> {
 
   // On the FUSE worker.
   void identify_and_engage(EngageOrder& order, const std::shared_ptr<void>& in_progress);
-  common::Reason identify(uint64_t epoch);
-  Outcome<UniqueFd> open_root();
+  common::Reason identify();
+  /// The root of the volume, open for reading.
+  Outcome<int> root();
+  Outcome<int> root_of_this_thread();
   Outcome<UniqueFd> open_through_fuse(Inode& inode, int flags);
   struct Question;
-  std::shared_ptr<OpenWatch> open_watch();
-  void look_for_writers(std::shared_ptr<Question> question);
   static void ask_bricks(const std::shared_ptr<Question>& question);
   Outcome<std::string> read_meta(const char* name);
 
@@ -162,18 +168,15 @@ class Mount : public std::enable_shared_from_this<Mount> {
   const MountSettings settings_;
   Gate& gate_;
   const std::shared_ptr<Worker> wakes_;
-  std::shared_ptr<Worker> fuse_;  // asks the FUSE mount
-  // Made with the first file that needs it, and again some time after it has given up; under
-  // mutex_.
-  std::shared_ptr<OpenWatch> watch_;
-  Clock::time_point watch_tried_{};
+  std::shared_ptr<Worker> fuse_;   // asks the FUSE mount
   std::shared_ptr<Worker> gfapi_;  // asks bricks
   // Asks the FUSE mount, too: thousands of fences hold up no engage. What a fence does waits for
   // the kernel's lock on the file, which a program can hold for ever (a write(2) to it from memory
   // that another, hostile, FUSE never brings): hence threads of its own, with descriptors of their
   // own.
   std::shared_ptr<Worker> fences_;
-  std::shared_ptr<Worker> opens_;           // the same, to look whether somebody writes a file
+  std::shared_ptr<Worker> probes_;          // the same, to ask through FUSE whether bricks answer
+  std::shared_ptr<Worker> leases_;          // the same, in the table of the leases; may be null
   const std::shared_ptr<Worker> proofs_;    // waits for who looks whether a description is alone
   const std::shared_ptr<Worker> compares_;  // asks the bricks whether cached files have changed
   std::atomic<bool> retired_{false};
@@ -183,9 +186,13 @@ class Mount : public std::enable_shared_from_this<Mount> {
   // Only identify() and what follows it on the FUSE worker; held while FUSE is asked.
   std::mutex identity_mutex_;
   bool identified_ = false;
-  uint64_t verified_epoch_ = 0;
-  std::string process_uuid_;
   MountOptions options_;
+
+  // A mount of the daemon's own of the same volume, where no path leads: what is opened through it
+  // holds up nobody's umount. Made with the first file; closed with this.
+  std::mutex root_mutex_;  // held while FUSE is asked
+  UniqueFd clone_;
+  UniqueFd root_;
 
   // The volume was sharded when somebody last looked, once for all: what was written since stays
   // sharded when the option is taken back. relaxed: see Context::condemned.
@@ -221,12 +228,6 @@ class Mounts {
     wakes_->post([] {});  // who needs it cannot start its thread
   }
 
-  /// The mount table has changed: device numbers may mean other mounts now, so that every mount
-  /// proves that it is still the same before the next engage.
-  void table_changed() { epoch_.fetch_add(1, std::memory_order_acq_rel); }
-  /// Load (acquire) after table_changed() of whatever the caller has noticed.
-  uint64_t epoch() const { return epoch_.load(std::memory_order_acquire); }
-
   std::shared_ptr<Mount> find_or_add(const MountPlace& place);
   /// See Mount::fence.
   void fence(const std::shared_ptr<Inode>& inode, uint64_t offset,
@@ -237,16 +238,16 @@ class Mounts {
   /// None is left: a daemon that ends now leaves nothing unseen behind.
   bool fences_done() const { return fences_owed_->load(std::memory_order_acquire) == 0; }
 
-  /// Whether files of that mount have been engaged, and it has not gone since.
-  bool mounted(dev_t dev);
+  /// Whether the inode's mount is still there; not another one that has its number now.
+  bool mounted(const Inode& inode);
   /// See Mount::prove_unwritten; kNotGenuine if the mount has gone.
   void prove_unwritten(const std::shared_ptr<File>& file, bool proven,
                        std::function<void(Mount::Proof)> done);
-  /// See Mount::unwatch.
-  void unwatch(const std::shared_ptr<Inode>& inode);
   /// See Mount::prove_alone; kNotGenuine, at once, if the mount has gone.
-  void prove_alone(const std::shared_ptr<File>& file, std::function<Alone()> prove,
-                   std::function<void(Alone)> done);
+  void prove_alone(const std::shared_ptr<File>& file, std::function<bool()> opened,
+                   std::function<Alone()> prove, Mount::AloneAnswer done);
+  /// See Mount::probe.
+  void probe(const std::shared_ptr<Inode>& inode, std::function<void(bool)> done);
   /// For short jobs that need the common descriptors. Any thread.
   Worker& wakes() { return *wakes_; }
 
@@ -259,10 +260,10 @@ class Mounts {
  private:
   std::vector<std::shared_ptr<Mount>> all();
   std::shared_ptr<Mount> find(dev_t dev);
+  std::shared_ptr<Mount> find_gone_or_not(dev_t dev);
 
   const MountSettings settings_;
   const std::shared_ptr<Worker> wakes_ = std::make_shared<Worker>("wake", 1);
-  std::atomic<uint64_t> epoch_{1};
   const std::shared_ptr<std::atomic<int64_t>> fences_owed_ =
       std::make_shared<std::atomic<int64_t>>(0);
   std::mutex mutex_;

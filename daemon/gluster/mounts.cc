@@ -20,10 +20,7 @@ std::shared_ptr<Mount> Mounts::find_or_add(const MountPlace& place) {
 
 void Mounts::fence(const std::shared_ptr<Inode>& inode, uint64_t offset,
                    const std::shared_ptr<const void>& owed) {
-  const std::lock_guard lock(mutex_);
-  const auto found = mounts_.find(inode->dev());
-  if (found != mounts_.end() && !found->second->retired())
-    found->second->fence(inode, offset, owed);
+  if (const auto mount = find_gone_or_not(inode->dev())) mount->fence(inode, offset, owed);
 }
 
 std::shared_ptr<const void> Mounts::owe_fence() {
@@ -35,13 +32,20 @@ std::shared_ptr<const void> Mounts::owe_fence() {
 }
 
 std::shared_ptr<Mount> Mounts::find(dev_t dev) {
-  const std::lock_guard lock(mutex_);
-  const auto found = mounts_.find(dev);
-  return found != mounts_.end() && !found->second->retired() ? found->second : nullptr;
+  auto mount = find_gone_or_not(dev);
+  return mount && !mount->retired() ? mount : nullptr;
 }
 
-bool Mounts::mounted(dev_t dev) {
-  return find(dev) != nullptr;
+/// Also one that no path leads to any more, but where files are still open.
+std::shared_ptr<Mount> Mounts::find_gone_or_not(dev_t dev) {
+  const std::lock_guard lock(mutex_);
+  const auto found = mounts_.find(dev);
+  return found != mounts_.end() ? found->second : nullptr;
+}
+
+bool Mounts::mounted(const Inode& inode) {
+  const auto mount = find(inode.dev());
+  return mount && mount->has(inode);
 }
 
 void Mounts::prove_unwritten(const std::shared_ptr<File>& file, bool proven,
@@ -53,16 +57,20 @@ void Mounts::prove_unwritten(const std::shared_ptr<File>& file, bool proven,
   }
 }
 
-void Mounts::unwatch(const std::shared_ptr<Inode>& inode) {
-  if (const auto mount = find(inode->dev())) mount->unwatch(inode);
+void Mounts::prove_alone(const std::shared_ptr<File>& file, std::function<bool()> opened,
+                         std::function<Alone()> prove, Mount::AloneAnswer done) {
+  if (const auto mount = find(file->inode()->dev())) {
+    mount->prove_alone(file, std::move(opened), std::move(prove), std::move(done));
+  } else {
+    done({common::Reason::kNotGenuine, 0}, nullptr);
+  }
 }
 
-void Mounts::prove_alone(const std::shared_ptr<File>& file, std::function<Alone()> prove,
-                         std::function<void(Alone)> done) {
-  if (const auto mount = find(file->inode()->dev())) {
-    mount->prove_alone(file, std::move(prove), std::move(done));
+void Mounts::probe(const std::shared_ptr<Inode>& inode, std::function<void(bool)> done) {
+  if (const auto mount = find_gone_or_not(inode->dev())) {
+    mount->probe(inode, std::move(done));
   } else {
-    done({common::Reason::kNotGenuine, 0});
+    done(false);
   }
 }
 

@@ -67,11 +67,20 @@ void note_own_descriptors() {
   t_own_descriptors = true;
 }
 
+bool has_own_descriptors() {
+  return t_own_descriptors;
+}
+
 Worker::Worker(std::string name, unsigned threads, Descriptors descriptors)
     : state_(std::make_shared<State>()) {
   state_->name = std::move(name);
   state_->max = threads;
   state_->descriptors = descriptors;
+}
+
+Worker::Worker(std::string name, unsigned threads, Starter start)
+    : Worker(std::move(name), threads, Descriptors::kOwn) {
+  state_->start = std::move(start);
 }
 
 Worker::~Worker() {
@@ -107,8 +116,13 @@ void Worker::serve_waiting(const std::shared_ptr<State>& state) noexcept {
   }
   if (start) {
     try {
-      std::thread([state] { work(state); }).detach();
-      return;
+      if (!state->start) {
+        std::thread([state] { work(state); }).detach();
+        return;
+      }
+      if (state->start([state] { work(state); })) return;
+      const std::lock_guard lock(state->mutex);
+      --state->running;
     } catch (const std::exception& e) {
       // EAGAIN: the host, or the service, has as many threads as it may have.
       job_failed(state->name.c_str(), e.what());
@@ -121,7 +135,9 @@ void Worker::serve_waiting(const std::shared_ptr<State>& state) noexcept {
 
 void Worker::work(const std::shared_ptr<State>& state) {
   begin_thread(state->name.c_str());
-  if (state->descriptors == Descriptors::kOwn && !leave_descriptors()) {
+  if (state->start) {
+    note_own_descriptors();
+  } else if (state->descriptors == Descriptors::kOwn && !leave_descriptors()) {
     spdlog::warn("event=worker-shares-descriptors worker={} error=\"{}\"", state->name,
                  strerrordesc_np(errno));
   }

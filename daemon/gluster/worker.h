@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <deque>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -26,6 +27,11 @@ class Worker {
 
   /// `name` is shown for its threads (at most 15 bytes). They start with the first job.
   Worker(std::string name, unsigned threads, Descriptors descriptors = Descriptors::kShared);
+
+  /// Like kOwn, but `start` runs its threads, in a table of descriptors of somebody's own; false if
+  /// it cannot.
+  using Starter = std::function<bool(std::function<void()> body)>;
+  Worker(std::string name, unsigned threads, Starter start);
 
   /// Jobs that wait already are still done; the threads end after the last.
   ~Worker();
@@ -63,6 +69,7 @@ class Worker {
     std::chrono::steady_clock::time_point moved{};  // when a job was last taken
     std::string name;
     Descriptors descriptors = Descriptors::kShared;
+    Starter start;
     unsigned idle = 0;
     unsigned running = 0;
     unsigned max = 0;
@@ -90,6 +97,7 @@ void gfapi_is_up();
 /// The calling thread has left the common descriptors. Every thread that it starts would have its
 /// own, too, so that no worker starts one from it.
 void note_own_descriptors();
+bool has_own_descriptors();
 
 /// What every thread but the main one begins with: its name, of which 15 bytes are shown, and
 /// nothing of what the main thread's signals are. One that met SIGTERM on a thread with descriptors

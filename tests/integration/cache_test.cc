@@ -183,7 +183,11 @@ for i in range(100): os.preadv(fd, [page], 4096 * i)
                                 path},
                                {.stdin_data = "\n\n"});
   EXPECT_EQ(result.status, 0) << result.err;
-  const auto stats = daemon_.stats();
+  // A session that ends just now may be counted as one that is there, and as one that was.
+  auto stats = daemon_.stats();
+  for (; stats.sessions_size() > 1; stats = daemon_.stats()) {
+    std::this_thread::sleep_for(milliseconds(1));
+  }
   EXPECT_GT(stats.totals().cached_calls(), before + 100);
   uint64_t direct = 0;
   for (const auto& passed : stats.passed()) {
@@ -265,11 +269,7 @@ TEST_F(Cached, AFileThatIsCutIsShortAtOnce) {
         EXPECT_EQ(::ftruncate(fd, static_cast<off_t>(size)), 0);
         ::close(fd);
       },
-      // Without an open nobody is told: within a second, as with any other host.
-      [&](size_t size) {
-        EXPECT_EQ(::truncate(path.c_str(), static_cast<off_t>(size)), 0);
-        std::this_thread::sleep_for(milliseconds(1000));
-      },
+      [&](size_t size) { EXPECT_EQ(::truncate(path.c_str(), static_cast<off_t>(size)), 0); },
   };
   for (int i = 0; i < rounds(); ++i) {
     for (const auto& cut : ways) {
@@ -280,7 +280,10 @@ TEST_F(Cached, AFileThatIsCutIsShortAtOnce) {
     }
   }
   ASSERT_TRUE(warm(reader, "r", 1));
+  // POSIX leaves open what this does. The kernel breaks no lease for it: within a second, as by any
+  // other host.
   const int fd = ::open(path.c_str(), O_RDONLY | O_TRUNC | O_CLOEXEC);
+  std::this_thread::sleep_for(milliseconds(1000));
   EXPECT_EQ(reader.tell("pread", "r", 0, kPage, 1), "0");
   ::close(fd);
 }

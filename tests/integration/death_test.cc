@@ -14,12 +14,12 @@
 #include <future>
 #include <memory>
 #include <random>
-#include <sstream>
 #include <thread>
 
 #include "common/abi.h"
 #include "proto/control.pb.h"
 #include "tests/integration/harness.h"
+#include "tests/integration/load.h"
 #include "tests/integration/puppet.h"
 #include "tests/programs/bytes.h"
 
@@ -52,97 +52,12 @@ constexpr const char* kDefaultQuarantine = "[failure]\n";
 
 // --- killed under load -------------------------------------------------------------------------
 
-/// Programs that read and write on the mount without pause, and judge every byte.
-class Load {
- public:
-  explicit Load(const ScratchDir& dir) : read_(dir.file("read")) {
-    write_file(read_, bytes_at(0, 8 << 20, 1));
-    const bool sooner = policy() == Policy::kSooner;
-    add("read-in-order", read_, 0, 8 << 20, sooner ? 65536 : 1 << 20, 1);
-    add("read-anywhere", read_, 0, 8 << 20, sooner ? 200'000 : 4 << 20, 1);
-    for (const char* name : {"dd", "small", "own", "shared"}) write_file(dir.file(name), "");
-    // Under the shipped policy blocks that pay, and as many of them; of whole stripes.
-    add("write-in-order", dir.file("dd"), 0, sooner ? 4 << 20 : 56 * paying(65536), paying(65536),
-        1'000'000);
-    add("write-in-order", dir.file("small"), 0, sooner ? 300'000 : 48 * (600 << 10),
-        sooner ? 1000 : 600 << 10, 2'000'000);
-    add("write-anywhere", dir.file("own"), 0, sooner ? 4 << 20 : 8 * paying(131072), paying(131072),
-        5'000'000);
-    // Two processes, each with its own half of one file, which is FUSE's as long as both have it.
-    const uint64_t half = sooner ? 256 << 10 : 8 * paying(4096);
-    add("write-anywhere", dir.file("shared"), 0, half, paying(4096), 3'000'000);
-    add("write-anywhere", dir.file("shared"), half, sooner ? 4 << 20 : 8 * paying(131072),
-        paying(131072), 4'000'000);
-    for (const auto& worker : workers_) EXPECT_EQ(worker->child.read_line(), "ready");
-  }
-
-  /// How many have their file alone, or read what nobody writes.
-  int delegable() const { return static_cast<int>(workers_.size()) - 2; }
-  const std::string& read_by_some() const { return read_; }
-
-  /// Ends them; none may have seen an error, and what they wrote must be there.
-  void expect_right() {
-    for (const auto& worker : workers_) {
-      const RunResult result = worker->child.wait();
-      EXPECT_EQ(result.status, 0) << worker->kind << ": " << result.out.substr(0, 500)
-                                  << result.err;
-      EXPECT_EQ(result.err, "") << worker->kind;
-      std::istringstream lines(result.out);
-      const std::string bytes = read_file(worker->file);
-      for (std::string line; std::getline(lines, line);) {
-        std::istringstream words(line);
-        std::string word;
-        uint64_t offset = 0;
-        size_t length = 0;
-        uint64_t seed = 0;
-        words >> word;
-        if (word == "done") slowest_ += worker->kind + ": " + line + "\n";
-        if (word != "extent") continue;
-        words >> offset >> length >> seed;
-        ASSERT_GE(bytes.size(), offset + length) << worker->kind;
-        const size_t right = first_wrong(bytes.data() + offset, length, offset, seed);
-        EXPECT_EQ(right, length) << worker->kind << ": wrong byte at " << offset + right
-                                 << ", seed should be " << seed;
-      }
-    }
-  }
-  const std::string& slowest() const { return slowest_; }
-
- private:
-  struct Worker {
-    std::string kind;
-    std::string file;
-    Child child;
-  };
-  void add(const std::string& kind, const std::string& file, uint64_t start, uint64_t size,
-           uint64_t block, uint64_t seed) {
-    const std::vector<std::string> argv = {probe_path(),
-                                           "worker",
-                                           kind,
-                                           file,
-                                           std::to_string(start),
-                                           std::to_string(size),
-                                           std::to_string(block),
-                                           std::to_string(seed)};
-    workers_.push_back(std::unique_ptr<Worker>(
-        new Worker{kind, file, Child(argv, {.timeout = std::chrono::seconds(300)})}));
-  }
-
-  const std::string read_;
-  std::vector<std::unique_ptr<Worker>> workers_;
-  std::string slowest_;
-};
-
 /// All of the load that can goes through this daemon; of a disperse volume, where the kernel writes
 /// parts of stripes, what needs none.
 bool all_boosted(const Daemon& daemon, const Load& load) {
   // It does not pay to read past the kernel what it has.
   if (policy() == Policy::kShipped) forget(load.read_by_some());
-  const admin::Stats stats = daemon.stats();
-  int busy = 0;
-  for (const admin::Session& session : stats.sessions()) {
-    busy += session.write_bytes() > 0 || session.cached_bytes() > 0;
-  }
+  const int busy = busy_sessions(daemon);
   // Its two readers, and the writer in order of whole stripes.
   if (Lab::get().shape == "disperse") return busy >= 3;
   return busy == load.delegable();

@@ -1,10 +1,9 @@
-// What the page cache stands on: memory that clients cannot write, and knowing who opens a file for
-// writing. The cache as a whole is tested on a volume (tests/integration/cache_test.cc).
+// What the page cache stands on: memory that clients cannot write. The cache as a whole is tested
+// on a volume (tests/integration/cache_test.cc).
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -12,59 +11,9 @@
 
 #include "common/page_cache.h"
 #include "daemon/data/cache_store.h"
-#include "daemon/gluster/open_watch.h"
 
 namespace booster::daemon {
 namespace {
-
-using gluster::cuts_while_reading;
-using gluster::opens_for_writing;
-
-std::string line(long number, unsigned long a, unsigned long b, unsigned long c) {
-  char text[200];
-  std::snprintf(text, sizeof text, "%ld 0x%lx 0x%lx 0x%lx 0x1b6 0x0 0x0 0x7ffc 0x7f33\n", number, a,
-                b, c);
-  return text;
-}
-
-TEST(OpenWatch, TellsReadersFromWriters) {
-  constexpr unsigned long kHere = static_cast<unsigned long>(AT_FDCWD);
-  EXPECT_FALSE(opens_for_writing(line(SYS_openat, kHere, 0x1000, O_RDONLY | O_CLOEXEC)));
-  EXPECT_TRUE(opens_for_writing(line(SYS_openat, kHere, 0x1000, O_WRONLY)));
-  EXPECT_TRUE(opens_for_writing(line(SYS_openat, kHere, 0x1000, O_RDWR | O_CLOEXEC)));
-  EXPECT_TRUE(opens_for_writing(line(SYS_openat, kHere, 0x1000, O_RDONLY | O_TRUNC)));
-  EXPECT_FALSE(opens_for_writing(line(SYS_open_by_handle_at, 3, 0x1000, O_RDONLY)));
-  EXPECT_TRUE(opens_for_writing(line(SYS_open_by_handle_at, 3, 0x1000, O_RDWR)));
-  EXPECT_FALSE(opens_for_writing(line(SYS_execve, 0x1000, 0x2000, 0x3000)));
-  // Flags that are not in a register, other calls, and what cannot be read.
-  EXPECT_TRUE(opens_for_writing(line(SYS_openat2, kHere, 0x1000, 0)));
-  EXPECT_TRUE(opens_for_writing(line(SYS_io_uring_enter, 3, 1, 0)));
-  EXPECT_TRUE(opens_for_writing(line(SYS_creat, 0x1000, 0, 0)));
-  EXPECT_TRUE(opens_for_writing("running\n"));
-  EXPECT_TRUE(opens_for_writing("257\n"));
-  EXPECT_TRUE(opens_for_writing(""));
-  // A thread of io_uring's.
-  EXPECT_TRUE(opens_for_writing("257 0xffffff9c 0x1000 0x80000 0x0 0x0 0x0 0x0 0x0\n"));
-}
-
-TEST(OpenWatch, TellsWhoCutsAFileWithoutBeingAWriter) {
-  constexpr unsigned long kHere = static_cast<unsigned long>(AT_FDCWD);
-  EXPECT_TRUE(cuts_while_reading(line(SYS_openat, kHere, 0x1000, O_RDONLY | O_TRUNC)));
-  EXPECT_TRUE(cuts_while_reading(line(SYS_openat2, kHere, 0x1000, 0)));
-  EXPECT_FALSE(cuts_while_reading(line(SYS_openat, kHere, 0x1000, O_RDONLY)));
-  EXPECT_FALSE(cuts_while_reading(line(SYS_openat, kHere, 0x1000, O_WRONLY | O_TRUNC)));
-  EXPECT_FALSE(cuts_while_reading(line(SYS_creat, 0x1000, 0, 0)));
-}
-
-TEST(OpenWatch, GroupsRunOut) {
-  common::Watches watches{};
-  gluster::WatchGroups groups(2, watches);
-  const auto first = groups.take();
-  const auto second = groups.take();
-  EXPECT_TRUE(first.fd && second.fd);
-  EXPECT_NE(first.number, second.number);
-  EXPECT_FALSE(groups.take().fd);
-}
 
 class CacheStore : public testing::Test {
  protected:
