@@ -387,6 +387,8 @@ CacheView* Connector::take_view(Session& session, const HandleRef& handle) {
 }
 
 bool Connector::send_doorbell() {
+  // Or the number could be moved away, and be the program's own, between looking and sending.
+  LockGuard guard(lock_);
   const int socket = socket_.load(std::memory_order_relaxed);
   if (!is_our_socket(socket)) return false;
   const long sent = raw_syscall(SYS_sendto, socket, word(&common::kDoorbell), 1,

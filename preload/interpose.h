@@ -38,6 +38,15 @@ class Sharing {
   bool begun_ = false;
 };
 
+/// The kernel will let the process make fewer system calls from now on, and may kill it for those
+/// of the shim: everything is given back, and the kernel's from now on.
+inline void before_seccomp() {
+  if (t_thread.vfork_child) return;
+  const Sharing sharing;
+  if (const SessionRef live = current_session()) live->count(common::Reason::kSeccomp, 0);
+  stop_boosting();
+}
+
 /// The kernel has just made `fd` for this process, as a description of its own.
 inline void note_opened(int fd) {
   if (t_thread.vfork_child) return;

@@ -8,6 +8,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "preload/interpose.h"
@@ -33,6 +34,7 @@ BOOSTER_NEXT(int, execvp, (const char*, char* const*))
 BOOSTER_NEXT(int, execvpe, (const char*, char* const*, char* const*))
 BOOSTER_NEXT(int, fexecve, (int, char* const*, char* const*))
 BOOSTER_NEXT(int, execveat, (int, const char*, char* const*, char* const*, int))
+BOOSTER_NEXT(int, prctl, (int, ...))
 BOOSTER_NEXT(void, _exit, (int))
 BOOSTER_NEXT(void, _Exit, (int))
 BOOSTER_NEXT(void, quick_exit, (int))
@@ -184,6 +186,18 @@ BOOSTER_EXPORT int execle(const char* path, const char* first, ...) {
   char** envp = va_arg(arguments, char**);
   va_end(arguments);
   return execve(path, argv, envp);
+}
+
+BOOSTER_EXPORT int prctl(int option, ...) {
+  va_list arguments;
+  va_start(arguments, option);
+  const auto a = va_arg(arguments, unsigned long);
+  const auto b = va_arg(arguments, unsigned long);
+  const auto c = va_arg(arguments, unsigned long);
+  const auto d = va_arg(arguments, unsigned long);
+  va_end(arguments);
+  if (option == PR_SET_SECCOMP) before_seccomp();
+  return next_prctl()(option, a, b, c, d);
 }
 
 BOOSTER_EXPORT void _exit(int status) {

@@ -3,9 +3,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/aio_abi.h>
+#include <linux/seccomp.h>
 #include <stdarg.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -117,6 +119,10 @@ BOOSTER_EXPORT long syscall(long number, ...) {
 #endif
       // Not around it: vfork returns twice.
       { const Sharing sharing; }
+      break;
+    case SYS_prctl: return ::prctl(static_cast<int>(a), b, c, d, e);
+    case SYS_seccomp:
+      if (a == SECCOMP_SET_MODE_STRICT || a == SECCOMP_SET_MODE_FILTER) before_seccomp();
       break;
     case SYS_setrlimit:
     case SYS_prlimit64: {

@@ -389,9 +389,10 @@ bool Session::on_delegate(const proto::Delegate& delegate) {
     return true;
   }
   if (delegation) return true;  // under way, or being taken back: the answer comes
+  const auto admission = std::make_shared<const Ticket>(home_.shared.limits.admit_delegation(uid_));
   // relaxed: raised by this thread alone, and a late fall refuses one too many.
-  if (pending_delegates_->load(std::memory_order_relaxed) >=
-      home_.shared.live->pending_engages.load(std::memory_order_relaxed)) {
+  if (!*admission || pending_delegates_->load(std::memory_order_relaxed) >=
+                         home_.shared.live->pending_engages.load(std::memory_order_relaxed)) {
     channel_->show_not_delegated(delegate.slot(), Reason::kLimit, 0);
     return true;
   }
@@ -399,8 +400,9 @@ bool Session::on_delegate(const proto::Delegate& delegate) {
   const std::shared_ptr<const void> pending(nullptr, [count = pending_delegates_](const void*) {
     count->fetch_sub(1, std::memory_order_relaxed);
   });
-  delegation = std::make_shared<data::Delegation>(home_.pump.io(), channel_, delegate.slot(),
-                                                  home_.shared.mounts, home_.shared.write_log);
+  delegation =
+      std::make_shared<data::Delegation>(home_.pump.io(), channel_, delegate.slot(),
+                                         home_.shared.mounts, home_.shared.write_log, admission);
   slot->delegation = delegation;
   const gluster::Inode& inode = *slot->handle.file()->inode();
   delegation->begin([&provers = home_.shared.helpers.lease_provers, peer = peer_,

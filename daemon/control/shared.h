@@ -88,11 +88,20 @@ class Limits {
   /// An empty ticket: one handle too many.
   Ticket admit_handle();
 
+  /// An empty ticket: one file too many that is delegated for writing, of all or of this user's.
+  Ticket admit_delegation(uid_t uid);
+
  private:
+  struct Count {
+    int64_t all = 0;
+    std::unordered_map<uid_t, int64_t> by_uid;
+  };
+  Ticket admit(Count& count, uid_t uid, int64_t most, int64_t most_of_one);
+
   const LiveSettings& settings_;
-  std::mutex mutex_;
-  int64_t sessions_ = 0;
-  std::unordered_map<uid_t, int64_t> by_uid_;
+  std::mutex mutex_;  // of what follows
+  Count sessions_;
+  Count delegations_;
   std::atomic<int64_t> handles_{0};
 };
 

@@ -25,12 +25,14 @@ constexpr std::chrono::milliseconds kFenceWithin{10'000};
 }  // namespace
 
 Delegation::Delegation(boost::asio::io_context& io, const std::shared_ptr<Channel>& channel,
-                       uint32_t index, gluster::Mounts& mounts, bool logs)
+                       uint32_t index, gluster::Mounts& mounts, bool logs,
+                       std::shared_ptr<const void> admission)
     : io_(io),
       channel_(channel),
       index_(index),
       logs_(logs),
       mounts_(mounts),
+      admission_(std::move(admission)),
       inode_(channel->find_slot(index)->handle.file()->inode()),
       timer_(io) {}
 

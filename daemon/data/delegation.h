@@ -21,8 +21,9 @@ class Delegation final : public std::enable_shared_from_this<Delegation> {
  public:
   /// For the ready slot `index` of `channel`. `io` is its pump's. `logs`: under it the client may
   /// write into its log; else it writes with requests that name it (LaneRequest::delegation).
+  /// `admission` goes with it.
   Delegation(boost::asio::io_context& io, const std::shared_ptr<Channel>& channel, uint32_t index,
-             gluster::Mounts& mounts, bool logs);
+             gluster::Mounts& mounts, bool logs, std::shared_ptr<const void> admission);
   Delegation(const Delegation&) = delete;
   Delegation& operator=(const Delegation&) = delete;
 
@@ -36,7 +37,6 @@ class Delegation final : public std::enable_shared_from_this<Delegation> {
 
  private:
   enum class State { kBeginning, kGranted, kRevoking, kOver };
-  class Revocation;
 
   /// The slot, if it is still the one that this is for.
   Channel::Slot* slot(Channel& channel) const;
@@ -53,6 +53,7 @@ class Delegation final : public std::enable_shared_from_this<Delegation> {
   const uint32_t index_;
   const bool logs_;
   gluster::Mounts& mounts_;
+  const std::shared_ptr<const void> admission_;
   const std::shared_ptr<gluster::Inode> inode_;
   // Of the pump's thread.
   boost::asio::steady_timer timer_;

@@ -222,6 +222,25 @@ TEST_F(Alone, AProgramThatIsKilledRightAfterAWriteHoldsUpWhoOpensTheFile) {
   }
 }
 
+/// A filter kills a program for calls that it does not know of.
+TEST_F(Alone, AProgramThatEntersSeccompIsTheKernels) {
+  Puppet writer({.eager = false});
+  const std::string path = open_file(writer, "a");
+  ASSERT_TRUE(warm(writer, "a", 1));
+  const uint64_t before = boosted();
+  ASSERT_EQ(writer.tell("seccomp"), "0");
+  expect_seen(path, 0, kLarge, 1);
+  for (uint64_t seed = 2; seed < 10; ++seed) {
+    ASSERT_EQ(writer.tell("pwrite", "a", 0, kLarge, seed), right(kLarge));
+    ASSERT_EQ(writer.tell("pread", "a", 0, kLarge, seed), right(kLarge));
+  }
+  ASSERT_EQ(writer.tell("close", "a", "close"), "0");
+  writer.leave();
+  expect_seen(path, 0, kLarge, 9);
+  EXPECT_EQ(boosted(), before);
+  EXPECT_EQ(passed("seccomp"), 1U);
+}
+
 TEST_F(Alone, WhenTheDaemonDiesWritesGoOnThroughTheKernel) {
   Puppet writer(kAsUsersDo);
   const std::string path = open_file(writer, "a");

@@ -301,11 +301,13 @@ class Coherence : public testing::Test {
     judge(log, log);
     const auto after = daemon.stats().totals();
     EXPECT_GT(after.cached_calls(), before.cached_calls());
-    EXPECT_GT(after.write_calls(), before.write_calls());
+    delegated_ = delegated_ || after.write_calls() > before.write_calls();
     if (HasFailure()) return false;
     std::filesystem::remove_all(log);
     return true;
   }
+
+  bool delegated_ = false;  // in one of the histories somebody had a file alone
 };
 
 TEST_F(Coherence, EveryReadSeesWhatWasPromised) {
@@ -314,9 +316,13 @@ TEST_F(Coherence, EveryReadSeesWhatWasPromised) {
   Daemon daemon("[cache]\nbytes = 6291456\n");
   const char* given = std::getenv("BOOSTER_SEED");
   const uint64_t first = given != nullptr ? std::stoull(given) : std::random_device()();
-  for (int i = 0; i < rounds("histories"); ++i) {
-    if (!run_once(daemon, first + static_cast<uint64_t>(i), rounds("calls"))) break;
+  // Whether anybody has a file alone for long enough is up to chance.
+  constexpr int kTimesAsMany = 4;
+  for (int i = 0; i < rounds("histories") * kTimesAsMany; ++i) {
+    if (i >= rounds("histories") && delegated_) break;
+    if (!run_once(daemon, first + static_cast<uint64_t>(i), rounds("calls"))) return;
   }
+  EXPECT_TRUE(delegated_);
 }
 
 }  // namespace

@@ -35,7 +35,7 @@ inline constexpr Count kCounts[] = {
     {"CachedOnTwoHosts.AnOpenShowsWhatAnotherHostHasClosed", "", 20, 200, 0},
     {"CachedOnTwoHosts.ALockShowsWhatWasWrittenUnderItElsewhere", "", 20, 200, 0},
     {"Coherence.EveryReadSeesWhatWasPromised", "histories", 2, 20, 0},
-    {"Coherence.EveryReadSeesWhatWasPromised", "calls", 3000, 20'000, 0},
+    {"Coherence.EveryReadSeesWhatWasPromised", "calls", 6000, 20'000, 0},
     {"Context.AMountWhoseFilesAreClosedCanBeUnmountedAndComeBack", "", 3, 20, 0},
     {"Context.ManyShortSessionsLeaveNothingInTheDaemon", "", 20, 1000, 0},
     {"Corners.ANumberThatIsReplacedDuringACallTakesNoBytesAlong", "", 300, 1000, 0},
