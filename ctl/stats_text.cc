@@ -165,6 +165,11 @@ std::string boosted(const admin::Stats& now, const admin::Stats* before, const R
                         count_of(totals.errors(), "request"));
   }
   if (all > 0 || totals.errors() > 0) text += '\n';
+  if (now.held_answers() > 0) {
+    text += fmt::format(
+        "{} could not be told to have failed: bricks may still do them; each waits {}\n",
+        count_of(now.held_answers(), "write"), duration_text(now.quarantine_ms() / 1000.0));
+  }
   return text;
 }
 

@@ -344,6 +344,7 @@ void Server::collect(std::function<void(stats::Snapshot)> done) {
             std::chrono::duration<double>(std::chrono::steady_clock::now() - since_).count();
         collection->snapshot.mounts = shared_.mounts.report();
         collection->snapshot.cache = shared_.cache.report();
+        collection->snapshot.quarantine_ms = shared_.quarantine.ms();
         collection->snapshot.totals = &shared_.totals;
         for (const auto& pump : pumps_) collection->snapshot.pumps.push_back(&pump->stats());
         collection->done(std::move(collection->snapshot));

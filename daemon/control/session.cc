@@ -169,9 +169,8 @@ bool Session::on_hello(const proto::Hello& hello) {
                       });
 
   const UniqueFd memory_fd = (*memory)->take_fd();
-  channel_ = std::make_shared<data::Channel>(
-      *memory, home_.pump.stats(), home_.shared.quarantine, ticket_,
-      [&pump = home_.pump](const std::shared_ptr<data::Channel>& channel) { pump.poke(channel); });
+  channel_ = std::make_shared<data::Channel>(*memory, home_.pump.stats(), home_.shared.quarantine,
+                                             ticket_, home_.pump);
   proto::FromDaemon message;
   proto::Welcome& welcome = *message.mutable_welcome();
   welcome.set_abi_version(common::kAbiVersion);

@@ -17,7 +17,7 @@ using common::Op;
 void Quarantine::note_write(std::chrono::nanoseconds duration) {
   // Ten times the slowest answer, rounded up to a tenth of a second.
   const int64_t wanted = (duration.count() * 10 / 1'000'000 + 99) / 100 * 100;
-  const auto ms = static_cast<uint32_t>(std::clamp<int64_t>(wanted, 0, 3'600'000));
+  const auto ms = static_cast<uint32_t>(std::clamp<int64_t>(wanted, 0, kMostMs));
   uint32_t current = period_.load(std::memory_order_relaxed);
   while (ms > current && !period_.compare_exchange_weak(current, ms, std::memory_order_relaxed)) {
   }
@@ -39,11 +39,56 @@ uint32_t Quarantine::ms() const {
 
 // --- answers -----------------------------------------------------------------------------
 
+namespace {
+
+/// The way to a brick has broken while a request was on it: the brick may have it, and do it later.
+bool may_still_land(int error, uint32_t write_unit) {
+  switch (error) {
+    case ENOTCONN:
+    case ETIMEDOUT:
+    case ECONNRESET:
+    case ECONNABORTED:
+    case EPIPE:
+    case EHOSTUNREACH:
+    case ENETUNREACH:
+    case ENETDOWN: return true;
+    // On a disperse volume: too few bricks have answered, whatever became of the others.
+    case EIO: return write_unit > 1;
+    default: return false;
+  }
+}
+
+}  // namespace
+
+bool Channel::hold_answer(int error, uint32_t write_unit, std::function<void()> answer) noexcept {
+  if (!may_still_land(error, write_unit)) return false;
+  // relaxed: a gauge.
+  pump_stats_.held_answers.fetch_add(1, std::memory_order_relaxed);
+  const auto over = [this] { pump_stats_.held_answers.fetch_sub(1, std::memory_order_relaxed); };
+  try {
+    keeper_.later(std::chrono::milliseconds(quarantine_.ms()), [over, answer = std::move(answer)] {
+      over();
+      answer();
+    });
+  } catch (const std::exception&) {  // out of memory
+    over();
+    return false;
+  }
+  return true;
+}
+
 void Lane::filled(bool all) noexcept {
   finished(all ? request_.length : -1, all ? 0 : ENODATA);
 }
 
 void Lane::finished(int64_t result, int error) noexcept {
+  const bool held =
+      result < 0 && request_.op == Op::kWrite &&
+      channel_->hold_answer(error, write_unit_, [this, result, error] { answer(result, error); });
+  if (!held) answer(result, error);
+}
+
+void Lane::answer(int64_t result, int error) noexcept {
   // Everything that is needed after in_flight_ goes: the lane may carry the next request then.
   const std::shared_ptr<Channel> channel = std::move(channel_);
   const uint32_t number = taken_;
@@ -79,20 +124,19 @@ void Lane::finished(int64_t result, int error) noexcept {
     common::futex_wake_all(reply.completed);
   }
   // After the fence above; partner of the one in when_written().
-  if (channel->waited_for_.load(std::memory_order_relaxed)) channel->poke_(channel);
+  if (channel->waited_for_.load(std::memory_order_relaxed)) channel->keeper_.poke(channel);
 }
 
 // --- requests ----------------------------------------------------------------------------
 
 Channel::Channel(std::shared_ptr<SessionMemory> memory, stats::PumpStats& pump_stats,
-                 Quarantine& quarantine, std::shared_ptr<const void> place,
-                 std::function<void(const std::shared_ptr<Channel>&)> poke)
+                 Quarantine& quarantine, std::shared_ptr<const void> place, ChannelKeeper& keeper)
     : place_(std::move(place)),
       memory_(std::move(memory)),
       pump_stats_(pump_stats),
       quarantine_(quarantine),
-      poke_(std::move(poke)),
-      log_(**memory_, [this] { poke_(shared_from_this()); }) {
+      keeper_(keeper),
+      log_(**memory_, [this] { keeper_.poke(shared_from_this()); }) {
   for (uint32_t i = 0; i < common::kLanes; ++i) lanes_[i].index_ = i;
 }
 
@@ -139,7 +183,7 @@ void Channel::when_written(uint32_t index, std::function<void()> done) {
     // Partner: the one in Lane::finished() behind `in_flight_`. Either run_waiters() sees that it
     // has finished, or that sees that somebody waits.
     std::atomic_thread_fence(std::memory_order_seq_cst);
-    self->poke_(self);
+    self->keeper_.poke(self);
   });
 }
 
@@ -249,7 +293,7 @@ Channel::Scan Channel::take(Lane& lane, uint32_t number, Submitter& submitter,
   }
   if (request.op == Op::kFill) return fill(lane, slot->handle.file(), slot->cache, submitter);
   if (request.op == Op::kWrite) {
-    const uint32_t unit = slot->handle.file()->write_unit();
+    const uint32_t unit = lane.write_unit_ = slot->handle.file()->write_unit();
     if (request.offset % unit != 0 || request.length % unit != 0) {
       lane.finished(-1, EINVAL);
       return Scan::kWorked;

@@ -32,6 +32,9 @@ class Quarantine {
  public:
   /// What is older than twice this is forgotten, and nothing that is younger than this.
   static constexpr std::chrono::minutes kPeriod{10};
+  /// Whatever bricks do: programs wait for this. Clients give a silent brick up after 42 s
+  /// (network.ping-timeout).
+  static constexpr int64_t kMostMs = 120'000;
 
   explicit Quarantine(uint32_t min_ms) : min_ms_(min_ms) {}
 
@@ -50,6 +53,18 @@ class Quarantine {
   Clock::time_point period_start_{};  // guarded by mutex_
 };
 
+/// What a channel asks of its pump. Any thread.
+class ChannelKeeper {
+ public:
+  /// Looks at the channel's log soon.
+  virtual void poke(const std::shared_ptr<Channel>& channel) = 0;
+  /// Calls `what` on the pump's thread when `delay` has passed, unless the pump ends before.
+  virtual void later(std::chrono::milliseconds delay, std::function<void()> what) = 0;
+
+ protected:
+  ~ChannelKeeper() = default;
+};
+
 /// One request of a client, from taking it to its answer.
 class Lane final : public gluster::Io, public FillWaiter {
  public:
@@ -58,6 +73,7 @@ class Lane final : public gluster::Io, public FillWaiter {
 
  private:
   friend class Channel;
+  void answer(int64_t result, int error) noexcept;
 
   uint32_t index_ = 0;
   uint32_t taken_ = 0;  // number of the last request taken; the daemon's own count
@@ -68,6 +84,7 @@ class Lane final : public gluster::Io, public FillWaiter {
   std::atomic<bool> in_flight_{false};
   std::shared_ptr<Channel> channel_;  // while in flight: keeps the memory mapped
   Request request_;
+  uint32_t write_unit_ = 1;  // of the file that is written
   Clock::time_point start_;
 };
 
@@ -88,11 +105,9 @@ class Channel : public std::enable_shared_from_this<Channel> {
   /// kGone: the session is to end although the client has not lied.
   enum class Scan { kNothing, kWorked, kLie, kGone, kThreadLost };
 
-  /// `place` is what the memory counts against, and is let go after it. `poke` is called, on any
-  /// thread, when there may be something to do for the log.
+  /// `place` is what the memory counts against, and is let go after it.
   Channel(std::shared_ptr<SessionMemory> memory, stats::PumpStats& pump_stats,
-          Quarantine& quarantine, std::shared_ptr<const void> place,
-          std::function<void(const std::shared_ptr<Channel>&)> poke);
+          Quarantine& quarantine, std::shared_ptr<const void> place, ChannelKeeper& keeper);
 
   SessionMemory& memory() { return *memory_; }
   const stats::Traffic& traffic() const { return traffic_; }
@@ -141,6 +156,9 @@ class Channel : public std::enable_shared_from_this<Channel> {
   void leave() { left_ = true; }
   /// For the log: so many records have been written, or not. Any thread.
   void note_logged(uint32_t records, uint64_t bytes, int error, std::chrono::nanoseconds duration);
+  /// For a write that was answered with `error`: whether a brick may still do it, so that nothing
+  /// may overtake it. Then `answer` is called when the quarantine is over. Any thread.
+  bool hold_answer(int error, uint32_t write_unit, std::function<void()> answer) noexcept;
 
   /// Answers what has been asked since the last look, all of it with ESHUTDOWN.
   void refuse_requests();
@@ -186,7 +204,7 @@ class Channel : public std::enable_shared_from_this<Channel> {
   std::vector<std::unique_ptr<Slot>> slots_;  // grown as the client uses them
   uint64_t touches_seen_ = 0;                 // calls that the client had counted at the last look
   uint32_t delegation_answers_ = 0;
-  const std::function<void(const std::shared_ptr<Channel>&)> poke_;
+  ChannelKeeper& keeper_;
   WriteLog log_;
   /// Who waits for the writes through a slot. `waited_for_`: somebody does.
   std::vector<std::pair<uint32_t, std::function<void()>>> waiters_;

@@ -127,6 +127,15 @@ void Pump::poke(const std::shared_ptr<Channel>& channel) {
   });
 }
 
+void Pump::later(std::chrono::milliseconds delay, std::function<void()> what) {
+  boost::asio::post(io_, [this, delay, what = std::move(what)]() mutable {
+    const auto timer = std::make_shared<boost::asio::steady_timer>(io_, delay);
+    timer->async_wait([timer, what = std::move(what)](const boost::system::error_code& error) {
+      if (!error) what();
+    });
+  });
+}
+
 void Pump::drain() {
   boost::asio::post(io_, [this] {
     draining_ = true;

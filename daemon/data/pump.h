@@ -21,7 +21,7 @@
 
 namespace booster::daemon::data {
 
-class Pump {
+class Pump final : public ChannelKeeper {
  public:
   Pump(unsigned number, std::chrono::microseconds max_spin, Quarantine& quarantine);
   ~Pump();
@@ -52,8 +52,8 @@ class Pump {
 
   // --- on any thread ---
 
-  /// Looks at the channel's log soon. For Channel.
-  void poke(const std::shared_ptr<Channel>& channel);
+  void poke(const std::shared_ptr<Channel>& channel) override;
+  void later(std::chrono::milliseconds delay, std::function<void()> what) override;
 
   /// Takes no further requests; drained() is true once nothing is in flight.
   void drain();

@@ -186,7 +186,12 @@ bool WriteLog::submit(Batch& batch, Submitter& submitter) {
 // --- answers -----------------------------------------------------------------------------------
 
 void WriteLog::Batch::finished(int64_t result, int error) noexcept {
-  if (result < 0) return log_->batch_finished(*this, error > 0 ? error : EIO);
+  if (result < 0) {
+    const int told = error > 0 ? error : EIO;
+    const auto tell = [this, told] { log_->batch_finished(*this, told); };
+    if (!channel_->hold_answer(told, target_->write_unit(), tell)) tell();
+    return;
+  }
   written_ += static_cast<uint32_t>(result);
   if (written_ >= length_) return log_->batch_finished(*this, 0);
   // As after a short write(2): the rest is tried, and tells why.

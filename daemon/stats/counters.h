@@ -33,6 +33,8 @@ struct alignas(64) Traffic {
 
 struct PumpStats {
   Traffic traffic;
+  /// A gauge: answers of writes that wait, since a brick may still do them.
+  std::atomic<uint64_t> held_answers{0};
   Histogram reads;
   Histogram writes;
 };

@@ -206,12 +206,16 @@ admin::Stats to_message(Snapshot& snapshot) {
   stats.mutable_totals()->set_cached_calls(cached_calls);
   stats.mutable_totals()->set_cached_bytes(cached_bytes);
   fill(snapshot.cache, *stats.mutable_cache());
+  stats.set_quarantine_ms(snapshot.quarantine_ms);
 
   HistogramSums reads{};
   HistogramSums writes{};
   for (const PumpStats* pump : snapshot.pumps) {
     pump->reads.add_to(reads);
     pump->writes.add_to(writes);
+    // relaxed: a gauge.
+    stats.set_held_answers(stats.held_answers() +
+                           pump->held_answers.load(std::memory_order_relaxed));
   }
   fill(reads, *stats.mutable_read_latency());
   fill(writes, *stats.mutable_write_latency());

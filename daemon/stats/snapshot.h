@@ -47,6 +47,7 @@ struct CacheReport {
 
 struct Snapshot {
   double uptime_seconds = 0;
+  uint32_t quarantine_ms = 0;
   CacheReport cache;
   std::vector<gluster::MountReport> mounts;
   std::vector<SessionReport> sessions;

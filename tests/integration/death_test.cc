@@ -230,6 +230,68 @@ TEST_P(Death, TheQuarantineFollowsTheSlowestAnswer) {
   daemon.start();
 }
 
+// --- its connections break -------------------------------------------------------------------
+
+void cut_connections(const Daemon& daemon) {
+  const RunResult result =
+      shell("ports=$(ss -Htnp | grep 'pid=" + std::to_string(daemon.pid()) +
+                ",' | awk '{ sub(/.*:/, \"\", $4); print $4 }'); test \"$ports\" || exit 1; "
+                "for port in $ports; do ss -HK sport = :$port; done",
+            {.preload = false});
+  EXPECT_EQ(result.status, 0) << result.out << result.err;
+}
+
+/// The brick has the write and does it later, whatever the daemon was told of it.
+TEST_P(Death, WhatTheProgramWritesAfterAConnectionHasBrokenStays) {
+  if (!full_run() && (Lab::get().shape != "one" || policy() != Policy::kShipped)) {
+    GTEST_SKIP() << "only in full runs";
+  }
+  for (const char* log : {"off", "on"}) {
+    SCOPED_TRACE(log);
+    Daemon daemon("[data]\nwrite_log = \"" + std::string(log) + "\"\n" + kDefaultQuarantine);
+    constexpr milliseconds kDelay{500};
+    const SlowBrick slow(kDelay, 50);
+    ScratchDir dir;
+    std::vector<std::unique_ptr<Puppet>> puppets;
+    constexpr int kFiles = 6;
+    for (int i = 0; i < kFiles; ++i) {
+      write_file(dir.file(std::to_string(i)), "");
+      puppets.push_back(std::make_unique<Puppet>());
+      ASSERT_EQ(puppets.back()->tell("open", "a", "rw", dir.file(std::to_string(i))), "0");
+    }
+    boost_all(daemon, puppets);
+    const std::string done = std::to_string(slow_size());
+    for (const auto& puppet : puppets) puppet->order("pwrite", "a", 0, slow_size(), 2);
+    std::this_thread::sleep_for(milliseconds(200));
+    const uint64_t errors = daemon.stats().totals().errors();
+    cut_connections(daemon);
+    bool held = false;
+    for (int look = 0; look < 100 && !held; ++look) {
+      held = daemon.stats().held_answers() > 0;
+      std::this_thread::sleep_for(milliseconds(10));
+    }
+    EXPECT_TRUE(held);
+    for (const auto& puppet : puppets) {
+      EXPECT_EQ(puppet->answer(), done);
+      // An error of a logged write is told once, and the program decides.
+      EXPECT_TRUE(eventually([&] {
+        return puppet->tell("pwrite", "a", 0, slow_size(), 3) == done &&
+               puppet->tell("fsync", "a") == "0";
+      }));
+    }
+    EXPECT_GT(daemon.stats().totals().errors(), errors);
+    EXPECT_EQ(daemon.stats().held_answers(), 0U);
+    for (const auto& puppet : puppets) puppet->leave();
+    // Time for whatever is still queued.
+    std::this_thread::sleep_for(2 * kDelay + milliseconds(500));
+    for (int i = 0; i < kFiles; ++i) {
+      EXPECT_TRUE(read_past_caches(dir.file(std::to_string(i)), slow_size()) ==
+                  bytes_at(0, slow_size(), 3))
+          << i;
+    }
+  }
+}
+
 // --- stopped -----------------------------------------------------------------------------------
 
 TEST_P(Death, AStoppedDaemonIsWaitedForAndNothingIsDoneTwice) {

@@ -1049,9 +1049,9 @@ class Puppet {
   static std::string enter_seccomp() {
     std::vector<sock_filter> filter = {
         {BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(seccomp_data, nr)}};
-    for (const unsigned number : {SYS_statx, SYS_fcntl, SYS_fadvise64, SYS_sendto, SYS_recvmsg,
-                                  SYS_ppoll, SYS_lseek, SYS_getsockopt}) {
-      filter.push_back({BPF_JMP | BPF_JEQ | BPF_K, 0, 1, number});
+    for (const long number : {SYS_statx, SYS_fcntl, SYS_fadvise64, SYS_sendto, SYS_recvmsg,
+                              SYS_ppoll, SYS_lseek, SYS_getsockopt}) {
+      filter.push_back({BPF_JMP | BPF_JEQ | BPF_K, 0, 1, static_cast<unsigned>(number)});
       filter.push_back({BPF_RET | BPF_K, 0, 0, SECCOMP_RET_KILL_PROCESS});
     }
     filter.push_back({BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW});

@@ -86,15 +86,16 @@ TEST(SessionMemory, IsSealedPrivateAndFilled) {
 }
 
 // A channel without a pump: what is submitted is answered with EBADF, or is a lie.
-class ChannelTest : public ::testing::Test, public Submitter {
+class ChannelTest : public ::testing::Test, public Submitter, public ChannelKeeper {
  protected:
   ChannelTest() {
     auto memory = SessionMemory::create(5000);
-    channel_ = std::make_shared<Channel>(*memory, stats_, quarantine_, nullptr,
-                                         [](const std::shared_ptr<Channel>&) {});
+    channel_ = std::make_shared<Channel>(*memory, stats_, quarantine_, nullptr, *this);
   }
   void begin(gluster::Gate&) override {}
   bool end(gluster::Gate&) override { return true; }
+  void poke(const std::shared_ptr<Channel>&) override {}
+  void later(std::chrono::milliseconds, std::function<void()>) override {}
 
   common::SessionMemory& shared() { return *channel_->memory(); }
   void submit(uint32_t lane, uint32_t number, uint32_t length = 1) {
