@@ -30,15 +30,8 @@ static_assert(kPagesPerExtent == 64);
 constexpr uint64_t kWordsPerPage = kPageSize / sizeof(PageWord);
 /// One request to the bricks.
 constexpr uint64_t kMaxFillPages = kMaxFillBytes / kPageSize;
-/// How much may be on its way ahead of a reader, in requests of a file. With more than libgfapi
-/// keeps buffers for (8 of 256 KiB, iobuf_init_pool), it maps and unmaps memory for each request:
-/// counted, 119 page faults a MiB with 32, 9 with 6...
-constexpr size_t kFillsAhead = 6;
-/// ...which is what bricks that are far away need. One more for so much that an answer takes...
-constexpr size_t kMostFillsAhead = 32;
-constexpr std::chrono::microseconds kOneMoreFor{250};
-/// ...beyond what it may take when they are near.
-constexpr std::chrono::microseconds kNear{2000};
+/// How much may be on its way ahead of a reader, in requests of a file.
+constexpr size_t kMaxFillsAhead = 32;
 
 /// A file is compared with the bricks this often while it is read...
 constexpr milliseconds kValidateEvery{400};
@@ -92,13 +85,12 @@ struct CachedFile::Waiting {
 class CachedFile::FillIo final : public gluster::Io {
  public:
   FillIo(std::shared_ptr<CachedFile> file, PageRange range, uint64_t epoch,
-         Clock::time_point doubted_from, bool ahead, bool alone)
+         Clock::time_point doubted_from, bool ahead)
       : file_(std::move(file)),
         range_(range),
         epoch_(epoch),
         doubted_from_(doubted_from),
-        ahead_(ahead),
-        alone_(alone) {}
+        ahead_(ahead) {}
 
   PageRange range() const { return range_; }
   uint64_t bytes() const { return (range_.end - range_.first) * kPageSize; }
@@ -117,8 +109,6 @@ class CachedFile::FillIo final : public gluster::Io {
   const uint64_t epoch_;
   const Clock::time_point doubted_from_;
   const bool ahead_;  // when it was begun nobody waited for it
-  const bool alone_;  // and no other of the file was on its way
-  const Clock::time_point begun_ = Clock::now();
   FillBuffer buffer_;
   std::vector<std::shared_ptr<Waiting>> waiting_;  // under the file's mutex
 };
@@ -252,9 +242,9 @@ void CachedFile::plan(PageRange range, uint64_t wanted_end, const std::shared_pt
     }
     while (end < limit && !is_cached(end)) ++end;
     auto fill = std::make_shared<FillIo>(shared_from_this(), PageRange{page, end}, epoch_,
-                                         doubted_from(Clock::now()), !waiting, in_flight_.empty());
+                                         doubted_from(Clock::now()), !waiting);
     if (!waiting &&
-        (in_flight_.size() >= fills_ahead() || !cache_.may_fetch_ahead(fill->bytes()))) {
+        (in_flight_.size() >= kMaxFillsAhead || !cache_.may_fetch_ahead(fill->bytes()))) {
       return;
     }
     if (!have_words(fill->range())) {
@@ -315,20 +305,6 @@ CachedFile::Fill CachedFile::fill(const std::shared_ptr<gluster::File>& file, ui
   return Fill::kUnderWay;
 }
 
-size_t CachedFile::fills_ahead() const {
-  if (answer_takes_ <= kNear) return kFillsAhead;
-  const auto more = static_cast<size_t>((answer_takes_ - kNear) / kOneMoreFor);
-  return std::min(kFillsAhead + more, kMostFillsAhead);
-}
-
-/// Of a fill that waited for no other.
-void CachedFile::note_answer(std::chrono::nanoseconds took) {
-  constexpr int kSlowly = 8;  // a processor that was busy is no distance
-  const bool first = answer_takes_ == std::chrono::nanoseconds{};
-  answer_takes_ =
-      first || took < answer_takes_ ? took : answer_takes_ + (took - answer_takes_) / kSlowly;
-}
-
 void CachedFile::finish(FillIo& io, int64_t result) {
   if (io.ahead_) cache_.fetched_ahead(io.bytes());
   // Nobody else fills these pages meanwhile, and nobody reads them before publish().
@@ -352,7 +328,6 @@ void CachedFile::finish(FillIo& io, int64_t result) {
       keep = std::move(*place);
       in_flight_.erase(place);
     }
-    if (io.alone_ && result > 0) note_answer(Clock::now() - io.begun_);
     const uint64_t wanted =
         std::min(io.bytes(), attributes_.size > offset ? attributes_.size - offset : 0);
     // Another length: the file is not what it was. The next comparison finds out.

@@ -23,7 +23,7 @@ constexpr uint64_t kMaxAheadInAll = uint64_t{256} << 20;
 /// Memory that the kernel has to clear each time costs more than what is copied into it. Buffers
 /// for requests of this length and more are kept, so many of them.
 constexpr uint64_t kLongFill = 64 << 10;
-constexpr size_t kSpareBuffers = 32;
+constexpr size_t kSpareBuffers = 64;
 /// Files, each of which costs two descriptors and a mapping (vm.max_map_count is 65,530).
 constexpr uint32_t kMostFiles = 8192;
 /// So much of the host's memory is left to others whatever the budget.

@@ -130,8 +130,6 @@ class CachedFile final : public gluster::WriterListener,
   void unpublish(uint64_t index, CachedExtent& extent);
   void drop_all_locked();
   void finish(FillIo& io, int64_t result);
-  size_t fills_ahead() const;
-  void note_answer(std::chrono::nanoseconds took);
   void unused();
   bool may_arm(Clock::time_point now, bool newcomer) const;
   void armed(uint64_t epoch, Clock::time_point since, const gluster::Mount::Proof& answer);
@@ -152,9 +150,8 @@ class CachedFile final : public gluster::WriterListener,
   std::unordered_map<uint64_t, uint32_t> words_;
   std::unordered_map<uint64_t, CachedExtent> extents_;
   std::vector<std::shared_ptr<FillIo>> in_flight_;
-  std::chrono::nanoseconds answer_takes_{};  // of one fill alone, lately; 0: not known
-  uint32_t number_ = 0;                      // of the last fill
-  uint64_t epoch_ = 0;                       // raised by everything that makes pages wrong
+  uint32_t number_ = 0;  // of the last fill
+  uint64_t epoch_ = 0;   // raised by everything that makes pages wrong
   bool armed_ = false;
   bool arming_ = false;
   std::vector<std::function<void()>> wait_for_arming_;
