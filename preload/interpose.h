@@ -43,6 +43,9 @@ class Sharing {
 inline void before_seccomp() {
   if (t_thread.vfork_child) return;
   const Sharing sharing;
+  Entry entry;
+  // Not entered: it is stopped already, perhaps in the parent, whose session is not mapped here.
+  if (!entry) return;
   if (const SessionRef live = current_session()) live->count(common::Reason::kSeccomp, 0);
   stop_boosting();
 }

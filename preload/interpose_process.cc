@@ -2,6 +2,7 @@
 // since afterwards others look at the files, and descriptions that others will hold are marked, so
 // that no offset is claimed any more by a process that may be killed.
 #include <errno.h>
+#include <linux/seccomp.h>
 #include <pty.h>
 #include <sched.h>
 #include <spawn.h>
@@ -196,7 +197,8 @@ BOOSTER_EXPORT int prctl(int option, ...) {
   const auto c = va_arg(arguments, unsigned long);
   const auto d = va_arg(arguments, unsigned long);
   va_end(arguments);
-  if (option == PR_SET_SECCOMP) before_seccomp();
+  // Without a filter it asks whether there could be one.
+  if (option == PR_SET_SECCOMP && (a != SECCOMP_MODE_FILTER || b != 0)) before_seccomp();
   return next_prctl()(option, a, b, c, d);
 }
 

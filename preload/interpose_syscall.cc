@@ -122,7 +122,9 @@ BOOSTER_EXPORT long syscall(long number, ...) {
       break;
     case SYS_prctl: return ::prctl(static_cast<int>(a), b, c, d, e);
     case SYS_seccomp:
-      if (a == SECCOMP_SET_MODE_STRICT || a == SECCOMP_SET_MODE_FILTER) before_seccomp();
+      if (a == SECCOMP_SET_MODE_STRICT || (a == SECCOMP_SET_MODE_FILTER && c != 0)) {
+        before_seccomp();
+      }
       break;
     case SYS_setrlimit:
     case SYS_prlimit64: {

@@ -81,7 +81,14 @@ void Lane::filled(bool all) noexcept {
   finished(all ? request_.length : -1, all ? 0 : ENODATA);
 }
 
+void Lane::refuse(int error) noexcept {
+  end_ = Clock::now();
+  answer(-1, error);
+}
+
 void Lane::finished(int64_t result, int error) noexcept {
+  end_ = Clock::now();
+  held_.store(true, std::memory_order_relaxed);
   const bool held =
       result < 0 && request_.op == Op::kWrite &&
       channel_->hold_answer(error, write_unit_, [this, result, error] { answer(result, error); });
@@ -89,6 +96,7 @@ void Lane::finished(int64_t result, int error) noexcept {
 }
 
 void Lane::answer(int64_t result, int error) noexcept {
+  held_.store(false, std::memory_order_relaxed);
   // Everything that is needed after in_flight_ goes: the lane may carry the next request then.
   const std::shared_ptr<Channel> channel = std::move(channel_);
   const uint32_t number = taken_;
@@ -96,7 +104,7 @@ void Lane::answer(int64_t result, int error) noexcept {
   LaneReply& reply = memory.replies[index_];
   LaneRequest& request = memory.requests[index_];
 
-  const std::chrono::nanoseconds duration = Clock::now() - start_;
+  const std::chrono::nanoseconds duration = end_ - start_;
   const auto moved = static_cast<uint32_t>(result < 0 ? 0 : result);
   // The client asks the kernel, and nothing else has happened.
   const bool refused = result < 0 && (error == ESHUTDOWN || error == common::kDelegationLost);
@@ -339,7 +347,7 @@ Channel::Scan Channel::submit(Lane& lane, const std::shared_ptr<gluster::File>& 
     const int error = request.op == Op::kRead
                           ? target.read(payload, request.length, request.offset, lane)
                           : target.write(payload, request.length, request.offset, lane);
-    if (error != 0) lane.finished(-1, error);
+    if (error != 0) lane.refuse(error);
   };
   gluster::Gate& gate = file->gate();
   if (gate.stalled()) {
@@ -368,7 +376,8 @@ void Channel::note_writes_in_flight(Clock::time_point now) {
   log_.note_in_flight(quarantine_, now);
   for (const Lane& lane : lanes_) {
     // Pump-written fields: request_ and start_ can be read while in flight, and after.
-    if (lane.in_flight_.load(std::memory_order_relaxed) && lane.request_.op == Op::kWrite) {
+    if (lane.in_flight_.load(std::memory_order_relaxed) && lane.request_.op == Op::kWrite &&
+        !lane.held_.load(std::memory_order_relaxed)) {
       quarantine_.note_write(now - lane.start_);
     }
   }

@@ -74,6 +74,8 @@ class Lane final : public gluster::Io, public FillWaiter {
  private:
   friend class Channel;
   void answer(int64_t result, int error) noexcept;
+  /// Of a request that has not been sent: no brick has it.
+  void refuse(int error) noexcept;
 
   uint32_t index_ = 0;
   uint32_t taken_ = 0;  // number of the last request taken; the daemon's own count
@@ -86,6 +88,8 @@ class Lane final : public gluster::Io, public FillWaiter {
   Request request_;
   uint32_t write_unit_ = 1;  // of the file that is written
   Clock::time_point start_;
+  Clock::time_point end_;  // when GlusterFS has answered, however long the program waits for it
+  std::atomic<bool> held_{false};  // by Channel::hold_answer(). relaxed: for statistics
 };
 
 /// Handed to Channel::scan by the pump: how to call into libgfapi from its thread.

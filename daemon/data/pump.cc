@@ -128,11 +128,15 @@ void Pump::poke(const std::shared_ptr<Channel>& channel) {
 }
 
 void Pump::later(std::chrono::milliseconds delay, std::function<void()> what) {
-  boost::asio::post(io_, [this, delay, what = std::move(what)]() mutable {
-    const auto timer = std::make_shared<boost::asio::steady_timer>(io_, delay);
-    timer->async_wait([timer, what = std::move(what)](const boost::system::error_code& error) {
-      if (!error) what();
-    });
+  boost::asio::post(io_, [this, delay, what = std::move(what)] {
+    try {
+      const auto timer = std::make_shared<boost::asio::steady_timer>(io_, delay);
+      timer->async_wait([timer, what](const boost::system::error_code& error) {
+        if (!error) what();
+      });
+    } catch (const std::exception&) {  // out of memory: early is better than never
+      what();
+    }
   });
 }
 

@@ -170,7 +170,9 @@ bool WriteLog::submit(Batch& batch, Submitter& submitter) {
   const std::shared_ptr<Channel> channel = batch.channel_;
   const auto write = [&batch](gluster::File& target) {
     const int error = target.write(batch.bytes_, batch.length_, batch.offset_, batch);
-    if (error != 0) batch.finished(-1, error);
+    if (error == 0) return;
+    batch.end_ = Clock::now();  // no brick has it
+    batch.log_->batch_finished(batch, error);
   };
   gluster::Gate& gate = file->gate();
   if (gate.stalled()) {
@@ -186,9 +188,14 @@ bool WriteLog::submit(Batch& batch, Submitter& submitter) {
 // --- answers -----------------------------------------------------------------------------------
 
 void WriteLog::Batch::finished(int64_t result, int error) noexcept {
+  end_ = Clock::now();
   if (result < 0) {
     const int told = error > 0 ? error : EIO;
-    const auto tell = [this, told] { log_->batch_finished(*this, told); };
+    const auto tell = [this, told] {
+      held_.store(false, std::memory_order_relaxed);
+      log_->batch_finished(*this, told);
+    };
+    held_.store(true, std::memory_order_relaxed);
     if (!channel_->hold_answer(told, target_->write_unit(), tell)) tell();
     return;
   }
@@ -207,7 +214,7 @@ void WriteLog::batch_finished(Batch& batch, int error) noexcept {
   // The channel has this log.
   const std::shared_ptr<Channel> channel = batch.channel_;
   const std::shared_ptr<gluster::File> file = batch.target_;
-  channel->note_logged(batch.records_, batch.length_, error, Clock::now() - batch.start_);
+  channel->note_logged(batch.records_, batch.length_, error, batch.end_ - batch.start_);
   if (error != 0) {
     int32_t none = 0;
     // relaxed: published with `done`.
@@ -285,7 +292,9 @@ void WriteLog::note_in_flight(Quarantine& quarantine, Clock::time_point now) {
   const std::lock_guard lock(mutex_);
   for (size_t i = 0; i < count_; ++i) {
     const Batch& batch = batches_[(first_ + i) % kBatches];
-    if (!batch.finished_) quarantine.note_write(now - batch.start_);
+    if (!batch.finished_ && !batch.held_.load(std::memory_order_relaxed)) {
+      quarantine.note_write(now - batch.start_);
+    }
   }
 }
 

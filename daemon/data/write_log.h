@@ -73,6 +73,8 @@ class WriteLog {
     uint32_t written_ = 0;
     bool finished_ = false;
     Clock::time_point start_;
+    Clock::time_point end_;          // when GlusterFS has answered, however long that is kept back
+    std::atomic<bool> held_{false};  // by Channel::hold_answer(). relaxed: for statistics
   };
   struct Record {
     uint32_t slot;

@@ -234,6 +234,8 @@ TEST_F(Alone, AProgramThatEntersSeccompIsTheKernels) {
     ASSERT_EQ(writer.tell("pwrite", "a", 0, kLarge, seed), right(kLarge));
     ASSERT_EQ(writer.tell("pread", "a", 0, kLarge, seed), right(kLarge));
   }
+  // Once more in a child, where nothing of the parent's session is.
+  ASSERT_EQ(writer.tell("seccomp-in-child"), "0");
   ASSERT_EQ(writer.tell("close", "a", "close"), "0");
   writer.leave();
   expect_seen(path, 0, kLarge, 9);

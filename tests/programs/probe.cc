@@ -1148,6 +1148,14 @@ class Puppet {
       {"times", [this](Words& w) { return set_times(w); }},
       {"times-of-path", [](Words& w) { return set_times_of_path(w); }},
       {"seccomp", [](Words&) { return enter_seccomp(); }},
+      {"seccomp-in-child",
+       [](Words&) {
+         const pid_t child = fork();
+         if (child == 0) _exit(enter_seccomp() == "0" ? 0 : 1);
+         int status = -1;
+         waitpid(child, &status, 0);
+         return told(status);
+       }},
       {"fork", [](Words&) { return fork_holder(); }},
       {"exec",
        [](Words&) {
