@@ -60,10 +60,7 @@ void fence_when_idle(const std::shared_ptr<const LeftFiles>& left) {
     }
     return;
   }
-  const auto timer = std::make_shared<boost::asio::steady_timer>(left->home.pump.io(), kIdleLook);
-  timer->async_wait([left, timer](const boost::system::error_code& error) {
-    if (!error) fence_when_idle(left);
-  });
+  left->home.pump.later(kIdleLook, [left] { fence_when_idle(left); });
 }
 
 }  // namespace

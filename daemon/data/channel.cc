@@ -77,26 +77,31 @@ bool Channel::hold_answer(int error, uint32_t write_unit, std::function<void()> 
   return true;
 }
 
-void Lane::filled(bool all) noexcept {
-  finished(all ? request_.length : -1, all ? 0 : ENODATA);
+void ClientIo::finished(int64_t result, int error) noexcept {
+  end_ = Clock::now();
+  if (result < 0 && error <= 0) error = EIO;
+  if (result < 0 && write_unit_ != 0) {
+    held_.store(true, std::memory_order_relaxed);
+    const auto over = [this, result, error] {
+      held_.store(false, std::memory_order_relaxed);
+      answer(result, error);
+    };
+    if (channel_->hold_answer(error, write_unit_, over)) return;
+    held_.store(false, std::memory_order_relaxed);
+  }
+  answer(result, error);
 }
 
-void Lane::refuse(int error) noexcept {
+void ClientIo::refuse(int error) noexcept {
   end_ = Clock::now();
   answer(-1, error);
 }
 
-void Lane::finished(int64_t result, int error) noexcept {
-  end_ = Clock::now();
-  held_.store(true, std::memory_order_relaxed);
-  const bool held =
-      result < 0 && request_.op == Op::kWrite &&
-      channel_->hold_answer(error, write_unit_, [this, result, error] { answer(result, error); });
-  if (!held) answer(result, error);
+void Lane::filled(bool all) noexcept {
+  finished(all ? request_.length : -1, all ? 0 : ENODATA);
 }
 
 void Lane::answer(int64_t result, int error) noexcept {
-  held_.store(false, std::memory_order_relaxed);
   // Everything that is needed after in_flight_ goes: the lane may carry the next request then.
   const std::shared_ptr<Channel> channel = std::move(channel_);
   const uint32_t number = taken_;
@@ -120,7 +125,7 @@ void Lane::answer(int64_t result, int error) noexcept {
   }
   if (request_.op == Op::kWrite) channel->quarantine_.note_write(duration);
 
-  reply.error = result < 0 ? (error > 0 ? error : EIO) : 0;
+  reply.error = result < 0 ? error : 0;
   reply.length = moved;
   // Before `completed`: an honest client submits again only when it has seen that, and then the
   // pump must find the lane free.
@@ -268,6 +273,7 @@ void Channel::refuse_requests() {
     if (number != lane.taken_ + 1 || lane.in_flight_.load(std::memory_order_acquire)) continue;
     lane.taken_ = number;
     lane.request_ = {};
+    lane.write_unit_ = 0;
     lane.start_ = Clock::now();
     lane.channel_ = shared_from_this();
     lane.in_flight_.store(true, std::memory_order_relaxed);
@@ -285,6 +291,7 @@ Channel::Scan Channel::take(Lane& lane, uint32_t number, Submitter& submitter,
 
   lane.taken_ = number;
   lane.request_ = request;
+  lane.write_unit_ = 0;
   lane.start_ = now;
   lane.channel_ = shared_from_this();
   lane.in_flight_.store(true, std::memory_order_relaxed);  // set and cleared in turns only
@@ -377,7 +384,7 @@ void Channel::note_writes_in_flight(Clock::time_point now) {
   for (const Lane& lane : lanes_) {
     // Pump-written fields: request_ and start_ can be read while in flight, and after.
     if (lane.in_flight_.load(std::memory_order_relaxed) && lane.request_.op == Op::kWrite &&
-        !lane.held_.load(std::memory_order_relaxed)) {
+        lane.waits_for_bricks()) {
       quarantine_.note_write(now - lane.start_);
     }
   }

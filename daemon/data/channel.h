@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "common/abi.h"
+#include "daemon/data/client_io.h"
 #include "daemon/data/clock.h"
 #include "daemon/data/page_cache.h"
 #include "daemon/data/request.h"
@@ -66,16 +67,13 @@ class ChannelKeeper {
 };
 
 /// One request of a client, from taking it to its answer.
-class Lane final : public gluster::Io, public FillWaiter {
+class Lane final : public ClientIo, public FillWaiter {
  public:
-  void finished(int64_t result, int error) noexcept override;
   void filled(bool all) noexcept override;
 
  private:
   friend class Channel;
-  void answer(int64_t result, int error) noexcept;
-  /// Of a request that has not been sent: no brick has it.
-  void refuse(int error) noexcept;
+  void answer(int64_t result, int error) noexcept override;
 
   uint32_t index_ = 0;
   uint32_t taken_ = 0;  // number of the last request taken; the daemon's own count
@@ -84,12 +82,7 @@ class Lane final : public gluster::Io, public FillWaiter {
   // release by the completing thread; the pump's acquire load is the partner, so that the fields
   // below are the pump's again.
   std::atomic<bool> in_flight_{false};
-  std::shared_ptr<Channel> channel_;  // while in flight: keeps the memory mapped
   Request request_;
-  uint32_t write_unit_ = 1;  // of the file that is written
-  Clock::time_point start_;
-  Clock::time_point end_;  // when GlusterFS has answered, however long the program waits for it
-  std::atomic<bool> held_{false};  // by Channel::hold_answer(). relaxed: for statistics
 };
 
 /// Handed to Channel::scan by the pump: how to call into libgfapi from its thread.

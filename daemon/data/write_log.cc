@@ -101,6 +101,7 @@ WriteLog::Plan WriteLog::plan(Channel& channel, uint32_t published, bool hurry, 
   batch.written_ = 0;
   batch.finished_ = false;
   batch.target_ = file;
+  batch.write_unit_ = unit;
   slot->written = true;
   slot->written_offset = first.offset;
   return Plan::kReady;
@@ -170,9 +171,7 @@ bool WriteLog::submit(Batch& batch, Submitter& submitter) {
   const std::shared_ptr<Channel> channel = batch.channel_;
   const auto write = [&batch](gluster::File& target) {
     const int error = target.write(batch.bytes_, batch.length_, batch.offset_, batch);
-    if (error == 0) return;
-    batch.end_ = Clock::now();  // no brick has it
-    batch.log_->batch_finished(batch, error);
+    if (error != 0) batch.refuse(error);
   };
   gluster::Gate& gate = file->gate();
   if (gate.stalled()) {
@@ -187,18 +186,8 @@ bool WriteLog::submit(Batch& batch, Submitter& submitter) {
 
 // --- answers -----------------------------------------------------------------------------------
 
-void WriteLog::Batch::finished(int64_t result, int error) noexcept {
-  end_ = Clock::now();
-  if (result < 0) {
-    const int told = error > 0 ? error : EIO;
-    const auto tell = [this, told] {
-      held_.store(false, std::memory_order_relaxed);
-      log_->batch_finished(*this, told);
-    };
-    held_.store(true, std::memory_order_relaxed);
-    if (!channel_->hold_answer(told, target_->write_unit(), tell)) tell();
-    return;
-  }
+void WriteLog::Batch::answer(int64_t result, int error) noexcept {
+  if (result < 0) return log_->batch_finished(*this, error);
   written_ += static_cast<uint32_t>(result);
   if (written_ >= length_) return log_->batch_finished(*this, 0);
   // As after a short write(2): the rest is tried, and tells why.
@@ -292,9 +281,7 @@ void WriteLog::note_in_flight(Quarantine& quarantine, Clock::time_point now) {
   const std::lock_guard lock(mutex_);
   for (size_t i = 0; i < count_; ++i) {
     const Batch& batch = batches_[(first_ + i) % kBatches];
-    if (!batch.finished_ && !batch.held_.load(std::memory_order_relaxed)) {
-      quarantine.note_write(now - batch.start_);
-    }
+    if (!batch.finished_ && batch.waits_for_bricks()) quarantine.note_write(now - batch.start_);
   }
 }
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "common/abi.h"
+#include "daemon/data/client_io.h"
 #include "daemon/data/clock.h"
 #include "daemon/gluster/file.h"
 #include "daemon/stats/counters.h"
@@ -56,13 +57,10 @@ class WriteLog {
 
  private:
   /// One write, of one record or more.
-  class Batch final : public gluster::Io {
-   public:
-    void finished(int64_t result, int error) noexcept override;
-
-   private:
+  class Batch final : public ClientIo {
     friend class WriteLog;
-    std::shared_ptr<Channel> channel_;  // while in flight: keeps log and memory
+    void answer(int64_t result, int error) noexcept override;
+
     std::shared_ptr<gluster::File> target_;
     WriteLog* log_ = nullptr;
     uint32_t slot_ = 0;
@@ -72,9 +70,6 @@ class WriteLog {
     uint32_t length_ = 0;
     uint32_t written_ = 0;
     bool finished_ = false;
-    Clock::time_point start_;
-    Clock::time_point end_;          // when GlusterFS has answered, however long that is kept back
-    std::atomic<bool> held_{false};  // by Channel::hold_answer(). relaxed: for statistics
   };
   struct Record {
     uint32_t slot;

@@ -224,7 +224,7 @@ TEST_F(Alone, AProgramThatIsKilledRightAfterAWriteHoldsUpWhoOpensTheFile) {
 
 /// A filter kills a program for calls that it does not know of.
 TEST_F(Alone, AProgramThatEntersSeccompIsTheKernels) {
-  Puppet writer({.eager = false});
+  Puppet writer(kAsUsersDo);
   const std::string path = open_file(writer, "a");
   ASSERT_TRUE(warm(writer, "a", 1));
   const uint64_t before = boosted();

@@ -353,7 +353,7 @@ TEST_F(Cached, AReaderAsksTheNextDaemon) {
 /// What comes for a file that is closed before the program has looked for the answer must not wait
 /// for the next file that gets its place.
 TEST_F(Cached, TheCacheOfAFileThatWasClosedEarlyIsNoOthers) {
-  Puppet reader({.eager = false});
+  Puppet reader(kAsUsersDo);
   // Reads until the daemon has answered, but does not look at the answer: that is the next read's.
   const auto ask = [&](const std::string& name, uint64_t seed) {
     const auto engaged = [&] { return daemon_.stats().totals().engaged(); };

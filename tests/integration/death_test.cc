@@ -32,8 +32,9 @@ using Clock = std::chrono::steady_clock;
 class Death : public PolicyTest {};
 BOOSTER_UNDER_EACH_POLICY(Death);
 
-bool eventually(const std::function<bool()>& done) {
-  const auto deadline = Clock::now() + std::chrono::seconds(60);
+bool eventually(const std::function<bool()>& done,
+                std::chrono::seconds within = std::chrono::seconds(60)) {
+  const auto deadline = Clock::now() + within;
   while (!done()) {
     if (Clock::now() > deadline) return false;
     std::this_thread::sleep_for(milliseconds(10));
@@ -237,7 +238,7 @@ void cut_connections(const Daemon& daemon) {
       shell("ports=$(ss -Htnp | grep 'pid=" + std::to_string(daemon.pid()) +
                 ",' | awk '{ sub(/.*:/, \"\", $4); print $4 }'); test \"$ports\" || exit 1; "
                 "for port in $ports; do ss -HK sport = :$port; done",
-            {.preload = false});
+            kPlain);
   EXPECT_EQ(result.status, 0) << result.out << result.err;
 }
 
@@ -265,12 +266,8 @@ TEST_P(Death, WhatTheProgramWritesAfterAConnectionHasBrokenStays) {
     std::this_thread::sleep_for(milliseconds(200));
     const uint64_t errors = daemon.stats().totals().errors();
     cut_connections(daemon);
-    bool held = false;
-    for (int look = 0; look < 100 && !held; ++look) {
-      held = daemon.stats().held_answers() > 0;
-      std::this_thread::sleep_for(milliseconds(10));
-    }
-    EXPECT_TRUE(held);
+    EXPECT_TRUE(
+        eventually([&] { return daemon.stats().held_answers() > 0; }, std::chrono::seconds(1)));
     for (const auto& puppet : puppets) {
       EXPECT_EQ(puppet->answer(), done);
       // An error of a logged write is told once, and the program decides.

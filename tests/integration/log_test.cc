@@ -71,8 +71,8 @@ TEST_F(Logged, AStreamOfSmallWritesNeedsFewRequestsAndDoorbells) {
   uint64_t calls = 0;
   for (int i = 0; i < kTries && calls <= kSize / kPage * 3 / 4; ++i) {
     const auto before = daemon_.stats().totals();
-    const RunResult result = run(
-        {"dd", "if=" + source, "of=" + dir_.file("a"), "bs=4k", "status=none"}, {.eager = false});
+    const RunResult result =
+        run({"dd", "if=" + source, "of=" + dir_.file("a"), "bs=4k", "status=none"}, kAsUsersDo);
     EXPECT_EQ(result.status, 0) << result.err;
     EXPECT_EQ(result.err, "");
     const std::string bytes = read_file(dir_.file("a"));
