@@ -36,7 +36,8 @@
 //     else: waits for done == n              done = n                       (release)
 //
 // The two fences are partners: either the client sees that the delegation is being taken away and
-// waits, or the daemon sees the record before it lets go on whoever came for the file.
+// waits, or the daemon sees the record before it lets go on whoever came for the file. When the
+// daemon has died, its recovery agent stands in its place there.
 //
 // No lock lives here. A client that dies at any instruction leaves words that nobody waits on.
 #pragma once
@@ -53,7 +54,7 @@
 namespace booster::common {
 
 /// Raised with every change of this file or of control.proto that an old peer would misread.
-inline constexpr uint32_t kAbiVersion = 6;
+inline constexpr uint32_t kAbiVersion = 7;
 
 /// "BOOSTER1", to tell a wrong descriptor from a session memory.
 inline constexpr uint64_t kSessionMagic = 0x31524554534f4f42;
@@ -164,7 +165,29 @@ struct alignas(64) LogTail {
   /// 1: the daemon looks by itself again within a millisecond, and needs no doorbell. Stored as 0
   /// before a fence and a last look, which are partners of the client's fence after `published`.
   std::atomic<uint32_t> looks;
+  /// LogOwner: who does what is unanswered. The one word that both sides change: by compare and
+  /// swap, and only one who has found the other silent takes it from him.
+  std::atomic<uint32_t> owner;
+  /// Written by the recovery agent (daemon/control/recovery.h), another number every kBeatMs while
+  /// it owns the log.
+  std::atomic<uint32_t> beats;
+  /// Written by it before it says kLogRecovered: the records before this are done, but for those of
+  /// slots whose log_error is kLeftToClient, and those that the client publishes from then on.
+  std::atomic<uint32_t> recovered;
 };
+/// HandleSlot::log_error of a file that only who has it open can reach: it has no name any more.
+inline constexpr int32_t kLeftToClient = EKEYREJECTED;
+
+enum LogOwner : uint32_t {
+  kLogDaemon = 0,      // nobody else; when it has died, the client
+  kLogGuarded = 1,     // the daemon; when it has died, the recovery agent
+  kLogRecovering = 2,  // the recovery agent
+  kLogClient = 3,      // the client
+  kLogRecovered = 4,   // nobody: all is done that was published when the agent took the delegations
+};
+inline constexpr uint32_t kBeatMs = 100;
+/// An owner who has not been heard of for so long is dead.
+inline constexpr uint32_t kSilentMs = 5000;
 
 enum HandleFlags : uint32_t {
   kHandleReadable = 1,

@@ -205,6 +205,8 @@ class Session {
   bool log_has_changed(uint32_t seen);
   bool make_log_room(uint32_t length, uint32_t& place);
   void drop_log_notes();
+  bool take_log_over();
+  void forget_what_was_left();
   void replay_log();
 
   int acquire_lane(bool wait);

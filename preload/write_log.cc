@@ -113,17 +113,65 @@ void Session::await_log(uint32_t number) {
   }
 }
 
-/// Under log_lock_. The daemon is gone: writes through FUSE what it has not answered.
+/// Under log_lock_, when the daemon is gone or does not hear of this session any more. Waits as
+/// long as somebody else works the log off: the daemon, if only the socket is gone, or its recovery
+/// agent. True: now it is the client's. False: what is left was published after the agent had
+/// looked, by calls that have not returned.
+bool Session::take_log_over() {
+  common::LogTail& tail = memory_->log_tail;
+  uint64_t heard_ms = raw::coarse_now_ms();
+  uint32_t beats = tail.beats.load(std::memory_order_relaxed);
+  uint32_t heard_done = log_published_;
+  while (true) {
+    const uint32_t done = tail.done.load(std::memory_order_acquire);
+    // Acquire: partner of the agent's; what it has told of errors is there.
+    uint32_t owner = tail.owner.load(std::memory_order_acquire);
+    if (owner == common::kLogRecovered) return false;
+    if (done == log_published_ && owner != common::kLogRecovering) return true;
+    const uint32_t now_beats = tail.beats.load(std::memory_order_relaxed);
+    const uint64_t now = raw::coarse_now_ms();
+    if (now_beats != beats || done != heard_done) heard_ms = now;
+    beats = now_beats;
+    heard_done = done;
+    if (owner == common::kLogDaemon || owner == common::kLogClient ||
+        now - heard_ms >= common::kSilentMs) {
+      // acq_rel: partner of the agent's when it takes the log. Whoever was there before stops.
+      if (tail.owner.compare_exchange_strong(owner, common::kLogClient,
+                                             std::memory_order_acq_rel)) {
+        return true;
+      }
+      continue;
+    }
+    common::futex_wait(tail.done, done, common::kBeatMs);
+  }
+}
+
+/// Errors that were none.
+void Session::forget_what_was_left() {
+  for (common::HandleSlot& slot : memory_->slots) {
+    int32_t left = common::kLeftToClient;
+    slot.log_error.compare_exchange_strong(left, 0, std::memory_order_relaxed);
+  }
+}
+
+/// Under log_lock_. The daemon is gone: sees to it that everything that it has not answered is
+/// written.
 void Session::replay_log() {
   if (log_replayed_.load(std::memory_order_relaxed)) return;
   dead_.store(true, std::memory_order_relaxed);
   common::LogTail& tail = memory_->log_tail;
+  const bool ours = take_log_over();
   // Release: partner of the daemon's acquire, should it live and only the socket be gone.
   memory_->log_head.abandoned.store(1, std::memory_order_release);
   // What was in flight may still be queued at a brick and land after whatever is written next.
-  if (tail.done.load(std::memory_order_acquire) != log_published_) raw::sleep_ms(quarantine_ms());
+  if (ours && tail.done.load(std::memory_order_acquire) != log_published_) {
+    raw::sleep_ms(quarantine_ms());
+  }
+  const uint32_t recovered = tail.recovered.load(std::memory_order_relaxed);
   for (uint32_t n = tail.done.load(std::memory_order_acquire); n != log_published_; ++n) {
     const common::LogRecord& record = memory_->log_records[n % kLogRecords];
+    const bool left = log_error(record.slot) == common::kLeftToClient;
+    if (!ours && !left && static_cast<int32_t>(n - recovered) < 0) continue;
     Inode& inode = *log_notes_[n % kLogRecords].inode;
     const int fd = writable_descriptor(inode);
     if (fd < 0) {
@@ -144,6 +192,8 @@ void Session::replay_log() {
     }
     note_own_change(inode);
   }
+  if (!ours) forget_what_was_left();
+  if (ours) tail.owner.store(common::kLogRecovered, std::memory_order_release);
   // Release: partner of the acquire in await_log().
   log_replayed_.store(true, std::memory_order_release);
 }

@@ -87,6 +87,7 @@ Server::Server(Config config, Listeners listeners, MountTable mount_table, Helpe
       stop_timer_(io_) {
   std::signal(SIGPIPE, SIG_IGN);
   raise_descriptor_limit();
+  shared_.helpers.recovery.start();
   admin_ = std::make_unique<stats::AdminServer>(
       io_, listeners.admin.release(), [this](auto done) { collect(std::move(done)); },
       [this] { return drop_cache(); });

@@ -27,6 +27,12 @@ constexpr uint64_t kMinCacheMap = 1 << 20;
 // How often the end of a dead client's last writes is looked for.
 constexpr std::chrono::milliseconds kIdleLook{5};
 
+/// What goes with the last that needs a session's memory.
+struct Place {
+  std::shared_ptr<const Ticket> ticket;
+  gluster::Recovery::Guard guard;
+};
+
 /// Each inode once, whatever number of handles on it was written through: a fence at one place
 /// makes FUSE forget all of it.
 struct LeftFiles {
@@ -166,8 +172,12 @@ bool Session::on_hello(const proto::Hello& hello) {
                       });
 
   const UniqueFd memory_fd = (*memory)->take_fd();
+  auto guard = home_.shared.helpers.recovery.guard_memory(id_, memory_fd.get());
+  // relaxed: sending the descriptor orders it before the client's first look.
+  if (guard) (**memory)->log_tail.owner.store(common::kLogGuarded, std::memory_order_relaxed);
+  const auto place = std::make_shared<const Place>(Place{ticket_, std::move(guard)});
   channel_ = std::make_shared<data::Channel>(*memory, home_.pump.stats(), home_.shared.quarantine,
-                                             ticket_, home_.pump);
+                                             place, home_.pump);
   proto::FromDaemon message;
   proto::Welcome& welcome = *message.mutable_welcome();
   welcome.set_abi_version(common::kAbiVersion);
@@ -396,9 +406,9 @@ bool Session::on_delegate(const proto::Delegate& delegate) {
   const std::shared_ptr<const void> pending(nullptr, [count = pending_delegates_](const void*) {
     count->fetch_sub(1, std::memory_order_relaxed);
   });
-  delegation =
-      std::make_shared<data::Delegation>(home_.pump.io(), channel_, delegate.slot(),
-                                         home_.shared.mounts, home_.shared.write_log, admission);
+  delegation = std::make_shared<data::Delegation>(
+      home_.pump.io(), channel_, delegate.slot(), home_.shared.mounts,
+      home_.shared.helpers.recovery, id_, home_.shared.write_log, admission);
   slot->delegation = delegation;
   const gluster::Inode& inode = *slot->handle.file()->inode();
   delegation->begin([&provers = home_.shared.helpers.lease_provers, peer = peer_,
@@ -410,6 +420,7 @@ bool Session::on_delegate(const proto::Delegate& delegate) {
 void Session::free_slot(uint32_t index) {
   data::Channel::Slot& slot = channel_->make_slot(index);
   slot.delegation.reset();
+  slot.guard.reset();
   slot.delegation_word = 0;
   slot.written = slot.may_log = false;
   slot.state = data::Channel::Slot::State::kFree;

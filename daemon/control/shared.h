@@ -19,6 +19,7 @@
 #include "daemon/control/fdinfo_readers.h"
 #include "daemon/control/lease_provers.h"
 #include "daemon/control/reclaimer.h"
+#include "daemon/control/recovery.h"
 #include "daemon/data/channel.h"
 #include "daemon/data/page_cache.h"
 #include "daemon/gluster/mount.h"
@@ -133,6 +134,7 @@ struct Helpers {
   FdinfoReaders fdinfo_readers;
   LeaseProvers lease_provers;
   Reclaimer reclaimer;
+  RecoveryAgent recovery;
 };
 
 struct Shared {

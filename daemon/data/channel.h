@@ -122,6 +122,7 @@ class Channel : public std::enable_shared_from_this<Channel> {
     uint32_t delegation_word = 0;  // what the client has been shown, while it is delegated
     bool may_log = false;          // it has been delegated: records are no lie
     std::shared_ptr<Delegation> delegation;
+    std::shared_ptr<const void> guard;  // of the file, while there may be records (Recovery)
     gluster::Handle handle;
     std::shared_ptr<CachedFile> cache;          // if the client has been given it
     std::shared_ptr<std::atomic<bool>> wanted;  // while pending; false once nobody waits

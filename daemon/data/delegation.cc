@@ -25,13 +25,15 @@ constexpr std::chrono::milliseconds kFenceWithin{10'000};
 }  // namespace
 
 Delegation::Delegation(boost::asio::io_context& io, const std::shared_ptr<Channel>& channel,
-                       uint32_t index, gluster::Mounts& mounts, bool logs,
-                       std::shared_ptr<const void> admission)
+                       uint32_t index, gluster::Mounts& mounts, gluster::Recovery& recovery,
+                       uint64_t session, bool logs, std::shared_ptr<const void> admission)
     : io_(io),
       channel_(channel),
       index_(index),
       logs_(logs),
       mounts_(mounts),
+      recovery_(recovery),
+      guarded_{session, index, channel->find_slot(index)->generation},
       admission_(std::move(admission)),
       inode_(channel->find_slot(index)->handle.file()->inode()),
       timer_(io) {}
@@ -46,22 +48,26 @@ void Delegation::begin(std::function<gluster::Alone()> prove) {
   if (!channel || !inode_->delegate_to(weak_from_this())) {
     return begun({Reason::kNotAlone, 0}, nullptr);
   }
-  mounts_.prove_alone(
-      channel->find_slot(index_)->handle.file(),
-      [weak = weak_from_this(), &wakes = mounts_.wakes()] {
-        auto self = weak.lock();
-        if (!self) return false;
-        const bool waits = self->opened();
-        wakes.post([self = std::move(self)] {});
-        return waits;
-      },
-      std::move(prove),
-      [self = shared_from_this()](const gluster::Alone& alone,
-                                  std::shared_ptr<gluster::OpenWatch> watch) {
-        boost::asio::post(self->io_, [self, alone, watch = std::move(watch)]() mutable {
-          self->begun(alone, std::move(watch));
-        });
-      });
+  gluster::Mount::AloneQuestion question;
+  question.guard = [self = shared_from_this()](int file, int group) {
+    self->file_guard_ = self->recovery_.guard_file(self->guarded_, file);
+    return self->file_guard_ ? self->recovery_.guard_watch(self->guarded_, group) : nullptr;
+  };
+  question.opened = [weak = weak_from_this(), &wakes = mounts_.wakes()] {
+    auto self = weak.lock();
+    if (!self) return false;
+    const bool waits = self->opened();
+    wakes.post([self = std::move(self)] {});
+    return waits;
+  };
+  question.prove = std::move(prove);
+  question.done = [self = shared_from_this()](const gluster::Alone& alone,
+                                              std::shared_ptr<gluster::OpenWatch> watch) {
+    boost::asio::post(self->io_, [self, alone, watch = std::move(watch)]() mutable {
+      self->begun(alone, std::move(watch));
+    });
+  };
+  mounts_.prove_alone(channel->find_slot(index_)->handle.file(), std::move(question));
 }
 
 void Delegation::begun(const gluster::Alone& alone, std::shared_ptr<gluster::OpenWatch> watch) {
@@ -82,6 +88,7 @@ void Delegation::begun(const gluster::Alone& alone, std::shared_ptr<gluster::Ope
   const std::shared_ptr<Delegation> self = shared_from_this();
   if (reason == Reason::kNone) {
     if (logs_) mine->may_log = true;
+    mine->guard = std::move(file_guard_);
     channel->show_delegation(index_, DelegationState::kDelegated);
   } else {
     mine->delegation.reset();

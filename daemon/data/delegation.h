@@ -14,6 +14,7 @@
 #include "daemon/data/channel.h"
 #include "daemon/gluster/file.h"
 #include "daemon/gluster/mount.h"
+#include "daemon/gluster/recovery.h"
 
 namespace booster::daemon::data {
 
@@ -21,9 +22,10 @@ class Delegation final : public std::enable_shared_from_this<Delegation> {
  public:
   /// For the ready slot `index` of `channel`. `io` is its pump's. `logs`: under it the client may
   /// write into its log; else it writes with requests that name it (LaneRequest::delegation).
-  /// `admission` goes with it.
+  /// `admission` goes with it. `session` is the channel's name for `recovery`.
   Delegation(boost::asio::io_context& io, const std::shared_ptr<Channel>& channel, uint32_t index,
-             gluster::Mounts& mounts, bool logs, std::shared_ptr<const void> admission);
+             gluster::Mounts& mounts, gluster::Recovery& recovery, uint64_t session, bool logs,
+             std::shared_ptr<const void> admission);
   Delegation(const Delegation&) = delete;
   Delegation& operator=(const Delegation&) = delete;
 
@@ -53,8 +55,11 @@ class Delegation final : public std::enable_shared_from_this<Delegation> {
   const uint32_t index_;
   const bool logs_;
   gluster::Mounts& mounts_;
+  gluster::Recovery& recovery_;
+  const gluster::GuardedSlot guarded_;
   const std::shared_ptr<const void> admission_;
   const std::shared_ptr<gluster::Inode> inode_;
+  gluster::Recovery::Guard file_guard_;  // from the question to the answer
   // Of the pump's thread.
   boost::asio::steady_timer timer_;
   unsigned deadlines_ = 0;                     // set so far; only the last one counts

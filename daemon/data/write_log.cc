@@ -3,10 +3,10 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <limits>
 
 #include "common/futex.h"
 #include "daemon/data/channel.h"
+#include "daemon/data/log_record.h"
 
 namespace booster::daemon::data {
 namespace {
@@ -25,23 +25,6 @@ WriteLog::WriteLog(common::SessionMemory& memory, std::function<void()> progress
 
 // --- records -----------------------------------------------------------------------------------
 
-WriteLog::Record WriteLog::copy_record(uint32_t number) const {
-  common::LogRecord& record = memory_.log_records[number % common::kLogRecords];
-  // Atomic loads, so that the compiler can neither repeat nor invent one.
-  const auto once = [](auto& word) {
-    return std::atomic_ref(word).load(std::memory_order_relaxed);
-  };
-  return {once(record.slot), once(record.generation), once(record.offset), once(record.length),
-          once(record.place)};
-}
-
-bool WriteLog::is_well_formed(const Record& record) {
-  constexpr auto kMaxOffset = static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
-  return record.slot < common::kHandleSlots && record.length >= 1 &&
-         record.length <= common::kMaxRecord && record.place <= common::kLogBytes - record.length &&
-         record.offset <= kMaxOffset - record.length;
-}
-
 bool WriteLog::overlaps_in_flight(const gluster::Inode& inode, uint64_t offset, uint64_t length) {
   const std::lock_guard lock(mutex_);
   for (size_t i = 0; i < count_; ++i) {
@@ -57,7 +40,7 @@ bool WriteLog::overlaps_in_flight(const gluster::Inode& inode, uint64_t offset, 
 /// What the next write is: the records from taken_ to `next`.
 WriteLog::Plan WriteLog::plan(Channel& channel, uint32_t published, bool hurry, Batch& batch,
                               uint32_t& next) {
-  const Record first = copy_record(taken_);
+  const common::LogRecord first = copy_record(memory_, taken_);
   if (!is_well_formed(first)) return Plan::kLie;
   Channel::Slot* slot = channel.find_slot(first.slot);
   // A client gives a handle back when its records have been answered, and logs only what it was
@@ -70,7 +53,7 @@ WriteLog::Plan WriteLog::plan(Channel& channel, uint32_t published, bool hurry, 
   uint64_t length = first.length;
   next = taken_ + 1;
   while (next != published && length < kMaxBatch) {
-    const Record record = copy_record(next);
+    const common::LogRecord record = copy_record(memory_, next);
     if (!is_well_formed(record)) return Plan::kLie;
     if (record.slot != first.slot || record.generation != first.generation ||
         record.offset != first.offset + length || record.place != first.place + length ||

@@ -71,17 +71,8 @@ class WriteLog {
     uint32_t written_ = 0;
     bool finished_ = false;
   };
-  struct Record {
-    uint32_t slot;
-    uint32_t generation;
-    uint64_t offset;
-    uint32_t length;
-    uint32_t place;
-  };
   enum class Plan { kReady, kLater, kLie, kGone };
 
-  Record copy_record(uint32_t number) const;
-  static bool is_well_formed(const Record& record);
   Plan plan(Channel& channel, uint32_t published, bool hurry, Batch& batch, uint32_t& next);
   bool overlaps_in_flight(const gluster::Inode& inode, uint64_t offset, uint64_t length);
   bool submit(Batch& batch, Submitter& submitter);

@@ -264,32 +264,33 @@ void Mount::prove_unwritten(std::shared_ptr<File> file, bool proven,
   });
 }
 
-void Mount::prove_alone(std::shared_ptr<File> file, std::function<bool()> opened,
-                        std::function<Alone()> prove, AloneAnswer done) {
+void Mount::prove_alone(std::shared_ptr<File> file, AloneQuestion question) {
   // Marking a file may ask FUSE whether it may be read.
-  proofs_->post([self = shared_from_this(), file = std::move(file), opened = std::move(opened),
-                 prove = std::move(prove), done = std::move(done)]() mutable {
+  proofs_->post([self = shared_from_this(), file = std::move(file),
+                 question = std::move(question)]() mutable {
     const std::shared_ptr<Inode> inode = file->inode();
     if (!self->trusts_root_.load(std::memory_order_relaxed) || inode->is_split()) {
-      return done({Reason::kNotProven, 0}, nullptr);
+      return question.done({Reason::kNotProven, 0}, nullptr);
     }
     const auto place = self->open_through_fuse(*inode, O_PATH);
-    if (!place || !*place) return done({Reason::kNotProven, 0}, nullptr);
+    if (!place || !*place) return question.done({Reason::kNotProven, 0}, nullptr);
     // First the mark, then the look: who opens it between the two is heard of.
-    auto watch = OpenWatch::start(*self->settings_.privileges, place->get(), std::move(opened));
+    auto watch = OpenWatch::start(
+        *self->settings_.privileges, place->get(), std::move(question.opened),
+        [&question, &place](int group) { return question.guard(place->get(), group); });
     if (!watch) {
       spdlog::debug("event=no-open-watch error=\"{}\"", watch.error().message());
-      return done({Reason::kLimit, 0}, nullptr);
+      return question.done({Reason::kLimit, 0}, nullptr);
     }
-    const Alone alone = prove();
-    if (alone.reason != Reason::kNone) return done(alone, nullptr);
-    self->compares_->post(
-        [file = std::move(file), done = std::move(done), watch = std::move(*watch)]() mutable {
-          const auto attributes = file->attributes();
-          if (!attributes) return done({Reason::kIoError, 0}, nullptr);
-          file->inode()->set_size(attributes->size);
-          done({}, std::move(watch));
-        });
+    const Alone alone = question.prove();
+    if (alone.reason != Reason::kNone) return question.done(alone, nullptr);
+    self->compares_->post([file = std::move(file), done = std::move(question.done),
+                           watch = std::move(*watch)]() mutable {
+      const auto attributes = file->attributes();
+      if (!attributes) return done({Reason::kIoError, 0}, nullptr);
+      file->inode()->set_size(attributes->size);
+      done({}, std::move(watch));
+    });
   });
 }
 

@@ -106,9 +106,16 @@ class Mount : public std::enable_shared_from_this<Mount> {
   /// asks `prove`, which may wait, whether one description is all that the file has; then asks the
   /// bricks for its size. `done` is called once, on a thread with the common descriptors, or never
   /// when FUSE does not answer; the watch is null unless it is alone.
+  /// `guard` is given an O_PATH descriptor of the file, and the watch's group, before anybody is
+  /// held up.
   using AloneAnswer = std::function<void(Alone, std::shared_ptr<OpenWatch>)>;
-  void prove_alone(std::shared_ptr<File> file, std::function<bool()> opened,
-                   std::function<Alone()> prove, AloneAnswer done);
+  struct AloneQuestion {
+    std::function<Recovery::Guard(int file, int group)> guard;
+    std::function<bool()> opened;
+    std::function<Alone()> prove;
+    AloneAnswer done;
+  };
+  void prove_alone(std::shared_ptr<File> file, AloneQuestion question);
   /// Asks through FUSE whether its bricks know the inode, and answer. `done` is called once, on a
   /// thread with the common descriptors, or never when they do not.
   void probe(std::shared_ptr<Inode> inode, std::function<void(bool)> done);
@@ -244,8 +251,7 @@ class Mounts {
   void prove_unwritten(const std::shared_ptr<File>& file, bool proven,
                        std::function<void(Mount::Proof)> done);
   /// See Mount::prove_alone; kNotGenuine, at once, if the mount has gone.
-  void prove_alone(const std::shared_ptr<File>& file, std::function<bool()> opened,
-                   std::function<Alone()> prove, Mount::AloneAnswer done);
+  void prove_alone(const std::shared_ptr<File>& file, Mount::AloneQuestion question);
   /// See Mount::probe.
   void probe(const std::shared_ptr<Inode>& inode, std::function<void(bool)> done);
   /// For short jobs that need the common descriptors. Any thread.

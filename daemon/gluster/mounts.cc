@@ -57,12 +57,11 @@ void Mounts::prove_unwritten(const std::shared_ptr<File>& file, bool proven,
   }
 }
 
-void Mounts::prove_alone(const std::shared_ptr<File>& file, std::function<bool()> opened,
-                         std::function<Alone()> prove, Mount::AloneAnswer done) {
+void Mounts::prove_alone(const std::shared_ptr<File>& file, Mount::AloneQuestion question) {
   if (const auto mount = find(file->inode()->dev())) {
-    mount->prove_alone(file, std::move(opened), std::move(prove), std::move(done));
+    mount->prove_alone(file, std::move(question));
   } else {
-    done({common::Reason::kNotGenuine, 0}, nullptr);
+    question.done({common::Reason::kNotGenuine, 0}, nullptr);
   }
 }
 

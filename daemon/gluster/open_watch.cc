@@ -20,6 +20,7 @@
 #include <system_error>
 #include <vector>
 
+#include "daemon/gluster/own_opens.h"
 #include "daemon/gluster/worker.h"
 
 namespace booster::daemon::gluster {
@@ -128,7 +129,7 @@ void OpenWatch::Thread::read_events() {
   for (; left > 0 && FAN_EVENT_OK(event, left); event = FAN_EVENT_NEXT(event, left)) {
     if (event->fd < 0) continue;
     // The daemon itself opens it to fence it, so that whoever waits can go on.
-    if (::tgkill(::getpid(), event->pid, 0) == 0) {
+    if (is_boosters_own(event->pid)) {
       allow(event->fd);
       let_by.push_back(event->fd);
     } else {
@@ -137,8 +138,9 @@ void OpenWatch::Thread::read_events() {
   }
 }
 
-Result<std::shared_ptr<OpenWatch>> OpenWatch::start(Privileges& privileges, int file,
-                                                    std::function<bool()> opened) {
+Result<std::shared_ptr<OpenWatch>> OpenWatch::start(
+    Privileges& privileges, int file, std::function<bool()> opened,
+    const std::function<Recovery::Guard(int)>& guard) {
   const auto failed = [](int error) {
     return Failure{std::error_code(error, std::generic_category())};
   };
@@ -147,8 +149,11 @@ Result<std::shared_ptr<OpenWatch>> OpenWatch::start(Privileges& privileges, int 
   if (!group) return Failure{group.error()};
   int ends[2];
   if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) return errno_failure();
-  std::shared_ptr<OpenWatch> watch(new OpenWatch(UniqueFd(ends[0])));
+  UniqueFd ours(ends[0]);
   UniqueFd theirs(ends[1]);
+  Recovery::Guard guarded = guard(group->get());
+  if (!guarded) return failed(EPIPE);
+  std::shared_ptr<OpenWatch> watch(new OpenWatch(std::move(ours), std::move(guarded)));
   const auto thread = std::make_shared<Thread>(std::move(opened));
   if (!run_detached("open-watch", [thread, number = group->get(), orders = theirs.get(), file] {
         thread->run(number, orders, file);

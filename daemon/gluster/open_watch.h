@@ -8,10 +8,11 @@
 // need only be when the daemon itself has to open the file meanwhile, and else it just lets go
 // (docs/open-watch.md).
 //
-// Nothing may keep a group from being closed when the daemon ends, not even a thread that waits in
-// the kernel for ever: each is in the descriptor table of one thread, and of no other. Closing what
-// an event has opened can wait for the kernel's lock on the file, which a hostile program can hold,
-// and is done after the group is gone.
+// No thread of the daemon's may keep a group from being closed when that is due, not even one that
+// waits in the kernel for ever: each is in the descriptor table of one thread, and of no other.
+// (The recovery agent has it as well, so that openers wait on when the daemon has died.) Closing
+// what an event has opened can wait for the kernel's lock on the file, which a hostile program can
+// hold, and is done after the group is gone.
 #pragma once
 
 #include <functional>
@@ -19,6 +20,7 @@
 #include <utility>
 
 #include "daemon/gluster/privileges.h"
+#include "daemon/gluster/recovery.h"
 #include "daemon/result.h"
 #include "daemon/unique_fd.h"
 
@@ -29,10 +31,12 @@ class OpenWatch {
  public:
   /// Marks `file`, an O_PATH descriptor. `opened` is called once, on a thread without the common
   /// descriptors, when somebody waits to open it; must not block; false: he need not wait, and
-  /// nobody is held up from then on. May wait for FUSE. Fails with EMFILE when the
-  /// host has no more groups.
-  static Result<std::shared_ptr<OpenWatch>> start(Privileges& privileges, int file,
-                                                  std::function<bool()> opened);
+  /// nobody is held up from then on. `guard` is given the group, so that it outlives the daemon;
+  /// what it returns goes with the watch. May wait for FUSE. Fails with EMFILE when the host has no
+  /// more groups.
+  static Result<std::shared_ptr<OpenWatch>> start(
+      Privileges& privileges, int file, std::function<bool()> opened,
+      const std::function<Recovery::Guard(int group)>& guard);
   ~OpenWatch();
   OpenWatch(const OpenWatch&) = delete;
   OpenWatch& operator=(const OpenWatch&) = delete;
@@ -43,8 +47,10 @@ class OpenWatch {
 
  private:
   struct Thread;
-  explicit OpenWatch(UniqueFd orders) : orders_(std::move(orders)) {}
+  OpenWatch(UniqueFd orders, Recovery::Guard guard)
+      : guard_(std::move(guard)), orders_(std::move(orders)) {}
 
+  const Recovery::Guard guard_;
   const UniqueFd orders_;  // the thread ends with it
 };
 

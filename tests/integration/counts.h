@@ -60,6 +60,8 @@ inline constexpr Count kCounts[] = {
     {"Logged.TwoWritersHandTheFileOver", "", 200, 5000, 0},
     {"LoggedAndKilled.ADeadDaemonsRecordsAreWrittenByTheProgram", "", 8, 100, 0},
     {"LoggedAndKilled.ATerminatedDaemonLeavesNothingUnwritten", "", 4, 30, 0},
+    {"LoggedAndKilled.WhatAProgramHasLoggedOutlivesItAndTheDaemon", "", 4, 30, 0},
+    {"LoggedAndKilled.NobodysNewerBytesAreOverwrittenByALog", "", 4, 30, 0},
     {"Offset.TwoThreadsAtAGrowingEndLoseAndRepeatNothing", "", 5, 100, 0},
     {"Offset.AKilledWriterLeavesNoHoleForTheNext", "", 25, 1000, 0},
     {"Recall.WhoOpensAFileUnderLoadSeesWhatWasAcknowledged", "", 300, 10'000, 0},

@@ -253,6 +253,16 @@ TEST_F(Logged, TwoWritersHandTheFileOver) {
 class LoggedAndKilled : public Logged {
  protected:
   LoggedAndKilled() : Logged("[failure]\nquarantine_min_ms = 300\n") {}
+
+  /// How often an agent has written what a log still had.
+  int logs_recovered() const {
+    const std::string log = read_file(daemon_.log_path());
+    int count = 0;
+    for (size_t at = 0; (at = log.find("event=log-recovered", at)) != std::string::npos; ++at) {
+      ++count;
+    }
+    return count;
+  }
 };
 
 TEST_F(LoggedAndKilled, ADeadDaemonsRecordsAreWrittenByTheProgram) {
@@ -311,6 +321,132 @@ TEST_F(LoggedAndKilled, ATerminatedDaemonLeavesNothingUnwritten) {
     ASSERT_EQ(first_wrong(bytes.data(), 200 * kPage, 0, seed + 1), 200 * kPage) << i;
     daemon_.start();
   }
+}
+
+// --- the recovery agent ------------------------------------------------------------------------
+
+/// What outlives the daemon, or -1.
+pid_t agent_of(const Daemon& daemon) {
+  const RunResult found =
+      run({"pgrep", "-P", std::to_string(daemon.pid()), "booster-recover"}, {.preload = false});
+  return found.status == 0 ? std::stoi(found.out) : -1;
+}
+
+/// Whoever opens the file comes back with what the program has written, and not before.
+TEST_F(LoggedAndKilled, WhatAProgramHasLoggedOutlivesItAndTheDaemon) {
+  constexpr size_t kWrites = 200;
+  for (int i = 0; i < rounds(); ++i) {
+    const auto seed = static_cast<uint64_t>(i) * 10 + 1;
+    auto writer = std::make_unique<Puppet>();
+    const std::string name = std::to_string(i);
+    const std::string path = open_file(*writer, name);
+    ASSERT_TRUE(warm(*writer, name, seed));
+    daemon_.signal(SIGSTOP);  // or it would be done before it dies
+    for (size_t w = 0; w < kWrites; ++w) {
+      ASSERT_EQ(writer->tell("pwrite", name, w * kPage, kPage, seed + 1), right(kPage));
+    }
+    ASSERT_EQ(::kill(writer->pid(), SIGKILL), 0);
+    daemon_.kill(SIGKILL);
+    if (i % 2 != 0) daemon_.start();
+    const std::string bytes = read_file(path);
+    ASSERT_EQ(bytes.size(), kWrites * kPage) << i;
+    ASSERT_EQ(first_wrong(bytes.data(), bytes.size(), 0, seed + 1), bytes.size()) << i;
+    ASSERT_EQ(logs_recovered(), i + 1);
+    if (i % 2 == 0) daemon_.start();
+  }
+}
+
+/// Newer bytes stay, also where the program whose log it is comes back late.
+TEST_F(LoggedAndKilled, NobodysNewerBytesAreOverwrittenByALog) {
+  constexpr size_t kWrites = 100;
+  for (int i = 0; i < rounds(); ++i) {
+    const auto seed = static_cast<uint64_t>(i) * 10 + 1;
+    Puppet writer;
+    Puppet other({.preload = i % 2 == 0});
+    const std::string name = std::to_string(i);
+    const std::string path = open_file(writer, name);
+    ASSERT_TRUE(warm(writer, name, seed));
+    daemon_.signal(SIGSTOP);
+    for (size_t w = 0; w < kWrites; ++w) {
+      ASSERT_EQ(writer.tell("pwrite", name, w * kPage, kPage, seed + 1), right(kPage));
+    }
+    ASSERT_EQ(::kill(writer.pid(), SIGSTOP), 0);
+    daemon_.kill(SIGKILL);
+    daemon_.start();
+    const auto start = steady_clock::now();
+    ASSERT_EQ(other.tell("open", "o", "rw", path), "0");
+    // It waits for no client.
+    EXPECT_LT(steady_clock::now() - start, std::chrono::seconds(10)) << i;
+    ASSERT_EQ(other.tell("pread", "o", 0, kWrites * kPage, seed + 1), right(kWrites * kPage));
+    ASSERT_EQ(other.tell("pwrite", "o", kPage, kPage, seed + 2), right(kPage));
+    ASSERT_EQ(::kill(writer.pid(), SIGCONT), 0);
+    ASSERT_EQ(writer.tell("fsync", name), "0");
+    ASSERT_EQ(writer.tell("pread", name, kPage, kPage, seed + 2), right(kPage)) << i;
+    ASSERT_EQ(writer.tell("pwrite", name, 0, kPage, seed + 3), right(kPage));
+    ASSERT_EQ(other.tell("pread", "o", 0, kPage, seed + 3), right(kPage)) << i;
+    writer.leave();
+    other.leave();
+  }
+}
+
+TEST_F(LoggedAndKilled, WithoutItsAgentTheProgramDoesItsLogItself) {
+  Puppet writer;
+  const std::string path = open_file(writer, "a");
+  ASSERT_TRUE(warm(writer, "a", 1));
+  const pid_t agent = agent_of(daemon_);
+  ASSERT_GT(agent, 0);
+  daemon_.signal(SIGSTOP);
+  for (size_t w = 0; w < 100; ++w) {
+    ASSERT_EQ(writer.tell("pwrite", "a", w * kPage, kPage, 2), right(kPage));
+  }
+  ASSERT_EQ(::kill(agent, SIGKILL), 0);
+  daemon_.kill(SIGKILL);
+  ASSERT_EQ(writer.tell("fsync", "a"), "0");
+  const std::string bytes = read_file(path);
+  EXPECT_EQ(first_wrong(bytes.data(), 100 * kPage, 0, 2), 100 * kPage);
+  daemon_.start();
+  ASSERT_TRUE(warm(writer, "a", 3)) << "not boosted by the next daemon";
+}
+
+TEST_F(LoggedAndKilled, WithoutItsAgentADaemonDelegatesNothingNew) {
+  Puppet writer;
+  const std::string path = open_file(writer, "a");
+  ASSERT_TRUE(warm(writer, "a", 1));
+  const pid_t agent = agent_of(daemon_);
+  ASSERT_GT(agent, 0);
+  ASSERT_EQ(::kill(agent, SIGKILL), 0);
+  ASSERT_EQ(writer.tell("pwrite", "a", 0, kPage, 2), right(kPage));
+  const std::string bytes = read_file(path);  // takes it back
+  EXPECT_EQ(first_wrong(bytes.data(), kPage, 0, 2), kPage);
+  const uint64_t before = logged();
+  for (int i = 0; i < 50; ++i) {
+    ASSERT_EQ(writer.tell("pwrite", "a", 0, kPage, 3), right(kPage));
+    std::this_thread::sleep_for(milliseconds(10));
+  }
+  EXPECT_EQ(logged(), before);
+  EXPECT_NE(read_file(daemon_.log_path()).find("event=recovery-lost"), std::string::npos);
+}
+
+/// Only who has it open can reach it.
+TEST_F(LoggedAndKilled, AFileWithoutANameIsWrittenByItsProgram) {
+  Puppet writer;
+  const std::string path = open_file(writer, "a");
+  open_file(writer, "b");
+  ASSERT_TRUE(warm(writer, "a", 1));
+  ASSERT_TRUE(warm(writer, "b", 1));
+  daemon_.signal(SIGSTOP);
+  for (size_t w = 0; w < 100; ++w) {
+    ASSERT_EQ(writer.tell("pwrite", "a", w * kPage, kPage, 2), right(kPage));
+    ASSERT_EQ(writer.tell("pwrite", "b", w * kPage, kPage, 3), right(kPage));
+  }
+  ASSERT_EQ(::unlink(path.c_str()), 0);
+  daemon_.kill(SIGKILL);
+  EXPECT_EQ(writer.tell("fsync", "a"), "0");
+  EXPECT_EQ(writer.tell("pread", "a", 0, 100 * kPage, 2), right(100 * kPage));
+  EXPECT_EQ(writer.tell("pread", "b", 0, 100 * kPage, 3), right(100 * kPage));
+  EXPECT_EQ(writer.tell("close", "a", "close"), "0");
+  EXPECT_EQ(writer.tell("close", "b", "close"), "0");
+  daemon_.start();
 }
 
 }  // namespace

@@ -77,10 +77,13 @@ class OpenWatches : public LocalFile {
   }
   std::shared_ptr<OpenWatch> start(bool wait) {
     const UniqueFd file(::open(name_, O_PATH | O_CLOEXEC));
-    auto watch = OpenWatch::start(privileges_, file.get(), [this, wait] {
-      told_.fetch_add(1);
-      return wait;
-    });
+    auto watch = OpenWatch::start(
+        privileges_, file.get(),
+        [this, wait] {
+          told_.fetch_add(1);
+          return wait;
+        },
+        [](int) { return std::make_shared<const int>(0); });
     EXPECT_TRUE(watch) << watch.error().message();
     return watch ? *watch : nullptr;
   }

@@ -1,0 +1,387 @@
+// One thread a session, and one that says that the agent lives.
+#include "daemon/control/takeover.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <spdlog/spdlog.h>
+#include <sys/fanotify.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <boost/interprocess/exceptions.hpp>
+#include <boost/interprocess/mapped_region.hpp>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "common/abi.h"
+#include "common/fence.h"
+#include "common/futex.h"
+#include "daemon/data/log_record.h"
+#include "daemon/gluster/own_opens.h"
+#include "daemon/gluster/worker.h"
+
+namespace booster::daemon::control {
+namespace {
+
+using std::chrono::milliseconds;
+using Clock = std::chrono::steady_clock;
+
+/// Bricks that are not there for so long are given up, and the program is told; FUSE's client would
+/// tell it at once.
+constexpr milliseconds kBricksWithin{10'000};
+constexpr milliseconds kAgain{100};
+/// A client that has found the agent silent does its log itself; its files' openers wait so long.
+constexpr milliseconds kClientWithin{60'000};
+/// What the quarantine can be at most (data::Quarantine): the memory says, and may lie.
+constexpr uint32_t kMostQuarantineMs = 120'000;
+constexpr int kFenceAttempts = 3;
+/// No file has it.
+constexpr const char* kNoAttribute = "user.booster.no-such-attribute";
+
+std::string path_of(int fd) {
+  return fmt::format("/proc/self/fd/{}", fd);
+}
+
+/// The file has no name any more.
+bool is_gone(int error) {
+  return error == ENOENT || error == ESTALE;
+}
+
+/// Reads the events of a group from when this process opens the file: its own open goes by, and so
+/// does that of a new daemon, on which it may have to wait; whoever else comes waits on. The kernel
+/// refuses an opener whose event cannot be read (OpenWatch), so the bricks must have been asked
+/// before.
+class EventReader {
+ public:
+  explicit EventReader(int group) : group_(group), thread_([this] { run(); }) {}
+  ~EventReader() {
+    // relaxed: the thread looks at nothing else.
+    over_.store(true, std::memory_order_relaxed);
+    thread_.join();
+  }
+  EventReader(const EventReader&) = delete;
+  EventReader& operator=(const EventReader&) = delete;
+
+ private:
+  void run() {
+    gluster::begin_thread("events");
+    while (!over_.load(std::memory_order_relaxed)) {
+      pollfd ready{group_, POLLIN, 0};
+      constexpr int kLookMs = 20;
+      if (::poll(&ready, 1, kLookMs) > 0) read();
+    }
+  }
+
+  void read() {
+    alignas(fanotify_event_metadata) char buffer[4096];
+    ssize_t left = ::read(group_, buffer, sizeof buffer);
+    const auto* event = reinterpret_cast<const fanotify_event_metadata*>(buffer);
+    for (; left > 0 && FAN_EVENT_OK(event, left); event = FAN_EVENT_NEXT(event, left)) {
+      if (event->fd < 0) continue;
+      // Descriptors stay open until this process ends: closing one can wait for whoever holds the
+      // kernel's lock on the file.
+      if (!gluster::is_boosters_own(event->pid)) continue;
+      const fanotify_response response{event->fd, FAN_ALLOW};
+      if (::write(group_, &response, sizeof response) < 0) {
+        spdlog::warn("event=recovery-answer-failed error=\"{}\"", strerrordesc_np(errno));
+      }
+    }
+  }
+
+  const int group_;
+  std::atomic<bool> over_{false};
+  std::thread thread_;
+};
+
+/// One file of a session.
+struct Slot {
+  uint32_t index = 0;
+  uint32_t generation = 0;
+  int file = -1;  // O_PATH
+  UniqueFd watch;
+  std::unique_ptr<EventReader> reader;
+  UniqueFd open;  // for writing
+  uint64_t offset = 0;
+  bool unanswered = false;  // a write of it may be queued at a brick, or has not been done
+  int error = 0;
+};
+
+class Recovery {
+ public:
+  Recovery(boost::interprocess::mapped_region region, Estate estate)
+      : region_(std::move(region)),
+        memory_(*static_cast<common::SessionMemory*>(region_.get_address())),
+        estate_(std::move(estate)) {
+    for (const Estate::Held& held : estate_.files) {
+      Slot& slot = slots_[{held.slot, held.generation}];
+      slot.index = held.slot;
+      slot.generation = held.generation;
+      slot.file = held.descriptor.get();
+    }
+    for (Estate::Held& held : estate_.watches) {
+      const auto found = slots_.find({held.slot, held.generation});
+      if (found != slots_.end()) found->second.watch = std::move(held.descriptor);
+    }
+  }
+
+  /// Before anything that can wait: from now on the client waits for this.
+  void begin() {
+    uint32_t guarded = common::kLogGuarded;
+    // acq_rel: partner of the client's when it takes the log over.
+    ours_ = memory_.log_tail.owner.compare_exchange_strong(guarded, common::kLogRecovering,
+                                                           std::memory_order_acq_rel);
+  }
+
+  /// relaxed: the client looks whether it changes.
+  void beat() { memory_.log_tail.beats.fetch_add(1, std::memory_order_relaxed); }
+
+  void run() {
+    if (!ours_) {
+      wait_for_client();
+      return;
+    }
+    for (auto& [key, slot] : slots_) {
+      if (slot.watch) show(slot, common::kRevoking);
+    }
+    // Partner: the client's fence after `published` in Session::log_write() of the shim. What it
+    // publishes after this, it does itself.
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    const uint32_t published = memory_.log_head.published.load(std::memory_order_acquire);
+    const uint32_t done = memory_.log_tail.done.load(std::memory_order_acquire);
+    if (published - done > common::kLogRecords) {
+      spdlog::warn("event=recovery-lie");
+    } else {
+      mark_unanswered(done, published);
+    }
+    // Whose bytes are all there waits for nobody.
+    for (auto& [key, slot] : slots_) {
+      if (!slot.unanswered) finish(slot);
+    }
+    if (std::any_of(slots_.begin(), slots_.end(),
+                    [](auto& item) { return item.second.unanswered; })) {
+      wait_for_bricks();
+      write_out(done, published);
+    }
+    for (auto& [key, slot] : slots_) {
+      if (slot.unanswered) finish_written(slot);
+    }
+    const bool all = std::none_of(slots_.begin(), slots_.end(),
+                                  [](auto& item) { return is_gone(item.second.error); });
+    memory_.log_tail.recovered.store(published, std::memory_order_relaxed);
+    // Release: partner of the client's acquire; errors are there.
+    if (all) memory_.log_tail.done.store(published, std::memory_order_release);
+    uint32_t recovering = common::kLogRecovering;
+    memory_.log_tail.owner.compare_exchange_strong(recovering, common::kLogRecovered,
+                                                   std::memory_order_acq_rel);
+    common::futex_wake_all(memory_.log_tail.done);
+    for (auto& [key, slot] : slots_) release(slot);
+  }
+
+ private:
+  Slot* find(uint32_t index, uint32_t generation) {
+    const auto found = slots_.find({index, generation});
+    return found == slots_.end() ? nullptr : &found->second;
+  }
+
+  void mark_unanswered(uint32_t done, uint32_t published) {
+    for (uint32_t n = done; n != published; ++n) {
+      const common::LogRecord record = data::copy_record(memory_, n);
+      if (Slot* slot = find(record.slot, record.generation)) slot->unanswered = true;
+    }
+    // What was under way without the log is the client's to do again; others wait until it cannot
+    // land any more.
+    for (uint32_t lane = 0; lane < common::kLanes; ++lane) {
+      common::LaneRequest& request = memory_.requests[lane];
+      if (request.submitted.load(std::memory_order_acquire) ==
+              memory_.replies[lane].completed.load(std::memory_order_acquire) ||
+          std::atomic_ref(request.op).load(std::memory_order_relaxed) !=
+              static_cast<uint32_t>(common::Op::kWrite)) {
+        continue;
+      }
+      if (Slot* slot = find(std::atomic_ref(request.slot).load(std::memory_order_relaxed),
+                            std::atomic_ref(request.generation).load(std::memory_order_relaxed))) {
+        slot->unanswered = true;
+      }
+    }
+  }
+
+  /// What the daemon had in flight may be queued at a brick: nothing may overtake it.
+  void wait_for_bricks() {
+    const uint32_t ms =
+        std::min(memory_.header.quarantine_ms.load(std::memory_order_relaxed), kMostQuarantineMs);
+    std::this_thread::sleep_for(milliseconds(ms));
+  }
+
+  void write_out(uint32_t done, uint32_t published) {
+    uint64_t bytes = 0;
+    for (uint32_t n = done; n != published; ++n) {
+      // acquire: a client that has found this silent has taken the log.
+      if (memory_.log_tail.owner.load(std::memory_order_acquire) != common::kLogRecovering) break;
+      const common::LogRecord record = data::copy_record(memory_, n);
+      Slot* slot = data::is_well_formed(record) ? find(record.slot, record.generation) : nullptr;
+      if (slot == nullptr) {
+        spdlog::warn("event=recovery-lie");
+        break;
+      }
+      if (!slot->open && slot->error == 0) open(*slot);
+      if (slot->open) write(*slot, record);
+      bytes += record.length;
+    }
+    spdlog::info("event=log-recovered records={} bytes={}", published - done, bytes);
+  }
+
+  void write(Slot& slot, const common::LogRecord& record) {
+    slot.offset = record.offset;
+    uint32_t written = 0;
+    while (written < record.length) {
+      const ssize_t n =
+          ::pwrite(slot.open.get(), memory_.log + record.place + written, record.length - written,
+                   static_cast<off_t>(record.offset + written));
+      if (n < 0 && errno == EINTR) continue;
+      if (n <= 0) {
+        if (slot.error == 0) slot.error = n == 0 ? EIO : errno;
+        return;
+      }
+      written += static_cast<uint32_t>(n);
+    }
+  }
+
+  /// For writing, while everybody else waits. May wait as long as FUSE does.
+  void open(Slot& slot) {
+    const std::string path = path_of(slot.file);
+    const auto deadline = Clock::now() + kBricksWithin;
+    while (true) {
+      // Answered by the bricks, and by no cache.
+      if (::getxattr(path.c_str(), kNoAttribute, nullptr, 0) < 0 && errno == ENODATA) break;
+      slot.error = errno;
+      if (is_gone(slot.error) || Clock::now() >= deadline) return;
+      std::this_thread::sleep_for(kAgain);
+    }
+    slot.error = 0;
+    if (slot.watch && !slot.reader) slot.reader = std::make_unique<EventReader>(slot.watch.get());
+    slot.open.reset(::open(path.c_str(), O_RDWR | O_CLOEXEC));
+    if (!slot.open) slot.error = errno;
+  }
+
+  void fence(Slot& slot) {
+    long result = -EIO;
+    for (int i = 0; i < kFenceAttempts && result != 0; ++i) {
+      result = common::fence(slot.open.get(), slot.offset);
+    }
+    if (result != 0) {
+      spdlog::warn("event=fence-failed error=\"{}\"", strerrordesc_np(static_cast<int>(-result)));
+    }
+  }
+
+  /// Nothing of it was unanswered.
+  void finish(Slot& slot) {
+    // acquire: partner of the client's release in Session::add_unsettled().
+    if (slot.watch && memory_.state.unsettled_in[slot.index].load(std::memory_order_acquire) != 0) {
+      open(slot);
+      if (slot.open) fence(slot);
+    }
+    release(slot);
+  }
+
+  void finish_written(Slot& slot) {
+    if (!slot.open && slot.error == 0) open(slot);
+    if (slot.open) {
+      fence(slot);
+      // Its flush tells what FUSE had accepted and could not keep.
+      if (::close(slot.open.release()) != 0 && slot.error == 0) slot.error = errno;
+    }
+    if (slot.error == 0) return;
+    std::atomic<int32_t>& told = memory_.slots[slot.index].log_error;
+    // relaxed: published with `done`, or the owner.
+    if (is_gone(slot.error)) return told.store(common::kLeftToClient, std::memory_order_relaxed);
+    spdlog::error("event=recovery-failed error=\"{}\"", strerrordesc_np(slot.error));
+    int32_t none = 0;
+    told.compare_exchange_strong(none, slot.error, std::memory_order_relaxed);
+  }
+
+  void release(Slot& slot) {
+    if (!slot.watch) return;
+    show(slot, common::kNotDelegated);
+    // Lets everybody go.
+    slot.reader.reset();
+    slot.watch.reset();
+  }
+
+  void show(const Slot& slot, common::DelegationState state) {
+    std::atomic<uint32_t>& word = memory_.slots[slot.index].delegation;
+    const uint32_t number = (word.load(std::memory_order_relaxed) >> 2) + 1;
+    word.store((number << 2) | state, std::memory_order_release);
+  }
+
+  /// It has found the agent silent, and does its log itself.
+  void wait_for_client() {
+    const auto deadline = Clock::now() + kClientWithin;
+    while (memory_.log_tail.owner.load(std::memory_order_acquire) == common::kLogClient &&
+           Clock::now() < deadline) {
+      std::this_thread::sleep_for(kAgain);
+    }
+    for (auto& [key, slot] : slots_) finish(slot);
+  }
+
+  const boost::interprocess::mapped_region region_;
+  common::SessionMemory& memory_;
+  Estate estate_;
+  std::map<std::pair<uint32_t, uint32_t>, Slot> slots_;
+  bool ours_ = false;
+};
+
+/// What Boost.Interprocess maps: anything with a mapping handle.
+struct Memfd {
+  int fd;
+  boost::interprocess::mapping_handle_t get_mapping_handle() const {
+    return boost::interprocess::ipcdetail::mapping_handle_from_file_handle(fd);
+  }
+};
+
+std::unique_ptr<Recovery> adopt(Estate estate) {
+  if (!estate.memory) return nullptr;
+  try {
+    boost::interprocess::mapped_region region(
+        Memfd{estate.memory.get()}, boost::interprocess::read_write, 0, common::kSessionBytes);
+    return std::make_unique<Recovery>(std::move(region), std::move(estate));
+  } catch (const boost::interprocess::interprocess_exception& e) {
+    spdlog::error("event=recovery-failed error=\"{}\"", e.what());
+    return nullptr;
+  }
+}
+
+}  // namespace
+
+void take_over(std::unordered_map<uint64_t, Estate>&& estates) {
+  std::vector<std::unique_ptr<Recovery>> recoveries;
+  for (auto& [session, estate] : estates) {
+    if (auto recovery = adopt(std::move(estate))) recoveries.push_back(std::move(recovery));
+  }
+  for (const auto& recovery : recoveries) recovery->begin();
+  std::atomic<size_t> left{recoveries.size()};
+  for (const auto& recovery : recoveries) {
+    const bool started = gluster::run_detached("recover", [&recovery = *recovery, &left] {
+      recovery.run();
+      // release: partner of the acquire below.
+      left.fetch_sub(1, std::memory_order_release);
+    });
+    if (!started) left.fetch_sub(1, std::memory_order_relaxed);
+  }
+  while (left.load(std::memory_order_acquire) != 0) {
+    for (const auto& recovery : recoveries) recovery->beat();
+    std::this_thread::sleep_for(milliseconds(common::kBeatMs));
+  }
+  // What waits for a lock on a file is waited for by nobody.
+  ::_exit(0);
+}
+
+}  // namespace booster::daemon::control
