@@ -73,7 +73,14 @@ enum class Op : uint32_t {
   // is in the page cache (common/page_cache.h), or an error when it cannot be now. The next `ahead`
   // bytes follow without anybody waiting.
   kFill = 3,
+  // fsync and fdatasync: answered when everything that was in the log before is on the bricks, and
+  // their disks. `length` and `offset` are 0.
+  kSync = 4,
+  kDataSync = 5,
 };
+constexpr bool is_sync(Op op) {
+  return op == Op::kSync || op == Op::kDataSync;
+}
 
 /// Client-written. One outstanding request per lane.
 struct alignas(64) LaneRequest {
@@ -82,17 +89,17 @@ struct alignas(64) LaneRequest {
   uint32_t op;                         // Op
   uint32_t slot;                       // handle slot
   uint32_t generation;                 // of the handle slot
-  uint32_t length;                     // bytes, 1 .. kLanePayload
+  uint32_t length;                     // bytes, 1 .. kLanePayload, but see Op
   uint64_t offset;                     // offset + length <= INT64_MAX
   uint32_t ahead;                      // for kFill: bytes, at most kMaxAhead
-  /// For kWrite: HandleSlot::delegation when it was looked at; answered with kNotDelegated unless
-  /// it is the same when the daemon takes the request. 0: whoever else has the file open.
+  /// For kWrite and the syncs: HandleSlot::delegation when it was looked at; answered with
+  /// kDelegationLost unless it is the same when the daemon takes the request.
   uint32_t delegation;
 };
 static_assert(sizeof(LaneRequest) == 64 && offsetof(LaneRequest, offset) == 24);
 
 inline constexpr uint32_t kMaxAhead = 64U << 20;
-/// LaneReply::error of a write whose delegation was taken back: nothing was written.
+/// LaneReply::error of a request whose delegation was taken back: nothing was done.
 inline constexpr int32_t kDelegationLost = EKEYREVOKED;
 
 /// Daemon-written.
@@ -118,8 +125,8 @@ struct alignas(64) HandleSlot {
   uint32_t write_unit;
   /// The answer to Delegate: (number of the answer << 2) | DelegationState; 0: none yet.
   std::atomic<uint32_t> delegation;
-  /// errno of the first record of this handle that could not be written; 0: none. After it the
-  /// delegation is taken away.
+  /// errno of the first record of this handle that could not be written, or of what FUSE had held
+  /// back; 0: none. The client puts 0 in its place when it has taken it, to tell its program.
   std::atomic<int32_t> log_error;
   std::atomic<uint32_t> delegation_reason;  // Reason; stored before `delegation` says "not granted"
 };

@@ -147,6 +147,24 @@ Reason boosted_write(Description& description, const Call& call, long& result) {
   return Reason::kNone;
 }
 
+bool boosted_sync(Description& description, int fd, bool data_only) {
+  if (description.writing.held.load(std::memory_order_relaxed) == 0) return false;
+  const SessionRef live = current_session();
+  if (!live || live->dead()) return false;
+  HandleRef handle;
+  const uint32_t delegation = held_delegation(description, *live, handle);
+  Inode& inode = *description.inode;
+  if (delegation == 0 || inode.never.load(std::memory_order_relaxed) != Reason::kNone ||
+      look_at_descriptor(description, fd) != Reason::kNone) {
+    return false;
+  }
+  if (!live->sync(handle, data_only ? common::Op::kDataSync : common::Op::kSync, delegation)) {
+    return false;
+  }
+  drain_log(inode);  // is empty: for errors
+  return true;
+}
+
 Reason reason_of(long flags) {
   if ((flags & O_DIRECT) != 0) return Reason::kDirect;
   if ((flags & O_APPEND) != 0) return Reason::kAppend;

@@ -11,6 +11,11 @@ namespace booster::preload {
 /// `sequential` for a call that moves the offset.
 common::Reason boosted_write(Description& description, const Call& call, long& result);
 
+/// fsync, or fdatasync, of a file that is written under a delegation: one request, which waits for
+/// what was logged, and for the bricks' disks. FUSE's view stays as it is, since nobody else has
+/// the file open. False: the kernel has to do it.
+bool boosted_sync(Description& description, int fd, bool data_only);
+
 /// Why writes through a description with these flags (F_GETFL) are always the kernel's, or kNone.
 common::Reason reason_of(long flags);
 

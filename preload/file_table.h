@@ -54,11 +54,10 @@ struct Inode {
   /// What of it is in a write log. `logged`: something was, in the session that `log_owner` refers
   /// to, whose memory it keeps.
   std::atomic<bool> logged{false};
-  Mutex log_lock;  // for the next four
+  Mutex log_lock;  // for the next three
   Session* log_owner = nullptr;
   uint32_t log_until = 0;  // number behind the last record
   uint32_t log_slot = 0;   // of that
-  bool log_error_told = false;
   /// errno of an accepted write that could not be kept, for the next write, fsync or close.
   std::atomic<int> deferred_error{0};
 

@@ -142,14 +142,13 @@ int told(int fd, int result) {
 
 }  // namespace
 
-#define BOOSTER_SYNC(name)              \
-  BOOSTER_NEXT(int, name, (int))        \
-  BOOSTER_EXPORT int name(int fd) {     \
-    before_kernel_look(fd);             \
-    return told(fd, next_##name()(fd)); \
+#define BOOSTER_SYNC(name, data_only)                                     \
+  BOOSTER_NEXT(int, name, (int))                                          \
+  BOOSTER_EXPORT int name(int fd) {                                       \
+    return told(fd, sync_boosted(fd, data_only) ? 0 : next_##name()(fd)); \
   }
-BOOSTER_SYNC(fsync)
-BOOSTER_SYNC(fdatasync)
+BOOSTER_SYNC(fsync, false)
+BOOSTER_SYNC(fdatasync, true)
 BOOSTER_NEXT(int, syncfs, (int))
 BOOSTER_EXPORT int syncfs(int fd) {
   return settled([=] { return next_syncfs()(fd); });

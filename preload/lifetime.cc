@@ -2,9 +2,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/stat.h>
 
 #include "common/futex.h"
+#include "preload/boosted_write.h"
 #include "preload/file_table.h"
 #include "preload/process.h"
 #include "preload/settle.h"
@@ -143,11 +145,16 @@ void before_kernel_look(int fd) {
   with_description(fd, true, [](Description& description) { settle(*description.inode); });
 }
 
-void before_sync(int fd) {
-  with_description(fd, false, [](Description& description) {
-    await_answer(description);
-    settle(*description.inode);
+bool sync_boosted(int fd, bool data_only) {
+  // A cancellation point; nothing is held yet.
+  if (t_thread.depth == 0 && !t_thread.vfork_child) pthread_testcancel();
+  bool done = false;
+  with_description(fd, false, [&](Description& description) {
+    done = boosted_sync(description, fd, data_only);
+    if (!done) await_answer(description);
   });
+  if (!done) before_kernel_look(fd);
+  return done;
 }
 
 FileChange::FileChange(int fd) {

@@ -53,8 +53,9 @@ class FileChange {
 long before_number_ends(int fd);
 /// The same for a call that has settled the file without ending anything.
 long deferred_error(int fd);
-/// Before a sync: an error that the daemon's flush has taken from FUSE is this process's to hear.
-void before_sync(int fd);
+/// fsync, or fdatasync: true if it is done. Else the kernel has to do it, and what was boosted is
+/// settled; an error that the daemon's flush has taken from FUSE is this process's to hear.
+bool sync_boosted(int fd, bool data_only);
 /// The same for [first, last] without `keep`, and what follows the kernel's call.
 void before_range_ends(unsigned first, unsigned last, int keep);
 void after_range_ended(unsigned first, unsigned last, int keep);

@@ -238,6 +238,17 @@ TransferResult Session::transfer(Op op, const HandleRef& handle, IoCursor& curso
   }
 }
 
+bool Session::sync(const HandleRef& handle, Op op, uint32_t delegation) {
+  const int lane = acquire_lane(true);
+  if (lane < 0) return false;
+  submit(lane, op, handle, 0, 0, 0, delegation);
+  ring_if_asleep();
+  if (!await(lane)) return false;  // lost with the session
+  const bool done = memory_->replies[lane].error == 0;
+  release_lane(lane);
+  return done;
+}
+
 bool Session::fill(const HandleRef& handle, uint64_t offset, uint32_t length, uint32_t ahead) {
   const int lane = acquire_lane(true);
   if (lane < 0) return false;

@@ -129,6 +129,10 @@ class Session {
   TransferResult transfer(common::Op op, const HandleRef& handle, IoCursor& cursor, uint64_t offset,
                           size_t length, uint32_t delegation);
 
+  /// fsync, or fdatasync, of what was written under `delegation`, and of all before it. False when
+  /// the kernel has to be asked.
+  bool sync(const HandleRef& handle, common::Op op, uint32_t delegation);
+
   /// For people (boosterctl stats).
   void count(common::Reason reason, uint64_t bytes, uint64_t calls = 1);
 
@@ -170,6 +174,12 @@ class Session {
   /// errno of a record of this handle that could not be written, or 0.
   int log_error(uint32_t slot) const {
     return memory_->slots[slot].log_error.load(std::memory_order_acquire);
+  }
+  /// The same, once: it is told by whoever takes it.
+  int take_log_error(uint32_t slot) {
+    return log_error(slot) == 0
+               ? 0
+               : memory_->slots[slot].log_error.exchange(0, std::memory_order_acquire);
   }
   /// Puts the bytes into the log; returns when they are there, or, if `word` is not the delegation
   /// any more, when they are on the bricks. Returns how many; fewer than `length` when the daemon

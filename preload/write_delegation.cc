@@ -72,7 +72,7 @@ void ask_later(Description::Writing& writing) {
 /// FUSE told of it when the daemon flushed what it held back, and will not tell again. The handle
 /// bears it from now on: there will be another one. Under `engaging`.
 bool hear_of_error(Session& session, Description& description) {
-  const int error = session.log_error(description.handle.slot);
+  const int error = session.take_log_error(description.handle.slot);
   if (error == 0) return false;
   defer_error(*description.inode, error);
   settle(*description.inode);  // counts in the slot, which is another's afterwards

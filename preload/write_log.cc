@@ -200,20 +200,29 @@ void Session::replay_log() {
 
 // --- files -------------------------------------------------------------------------------------
 
+namespace {
+
+/// Under log_lock. All that was logged of the file is on the bricks, or its error is kept.
+void await_records(Inode& inode) {
+  Session* owner = inode.log_owner;
+  if (owner == nullptr) return;
+  owner->await_log(inode.log_until);
+  if (const int error = owner->take_log_error(inode.log_slot)) defer_error(inode, error);
+}
+
+}  // namespace
+
 size_t log_write(Session& session, const HandleRef& handle, Inode& inode, int fd,
                  uint32_t delegation, IoCursor& cursor, uint64_t offset, size_t length) {
   LockGuard guard(inode.log_lock);
   // The daemon may die in the middle of it.
   inode.fence_fd.store(fd, std::memory_order_relaxed);
+  if (inode.log_owner != &session || inode.log_slot != handle.slot) await_records(inode);
   if (inode.log_owner != &session) {
-    if (inode.log_owner != nullptr) {
-      inode.log_owner->await_log(inode.log_until);
-      g_connector.release(inode.log_owner);
-    }
+    if (inode.log_owner != nullptr) g_connector.release(inode.log_owner);
     session.refs.fetch_add(1, std::memory_order_relaxed);  // the caller has one
     inode.log_owner = &session;
   }
-  if (inode.log_slot != handle.slot) inode.log_error_told = false;
   inode.log_slot = handle.slot;
   inode.logged.store(true, std::memory_order_release);
   return session.log_write(inode, handle, delegation, cursor, offset, length, inode.log_until);
@@ -222,13 +231,7 @@ size_t log_write(Session& session, const HandleRef& handle, Inode& inode, int fd
 void drain_log(Inode& inode) {
   if (!inode.logged.load(std::memory_order_acquire)) return;
   LockGuard guard(inode.log_lock);
-  Session* owner = inode.log_owner;
-  if (owner == nullptr) return;
-  owner->await_log(inode.log_until);
-  if (const int error = owner->log_error(inode.log_slot)) {
-    if (!inode.log_error_told) defer_error(inode, error);
-    inode.log_error_told = true;
-  }
+  await_records(inode);
 }
 
 void defer_error(Inode& inode, int error) {

@@ -114,13 +114,14 @@ void Lane::answer(int64_t result, int error) noexcept {
   // The client asks the kernel, and nothing else has happened.
   const bool refused = result < 0 && (error == ESHUTDOWN || error == common::kDelegationLost);
   stats::PumpStats& pump = channel->pump_stats_;
+  const bool counts = request_.op == Op::kRead || request_.op == Op::kWrite;
   for (stats::Traffic* traffic : {&pump.traffic, &channel->traffic_}) {
-    if (request_.op == Op::kFill || refused) break;  // the program counts what it reads
+    if (!counts || refused) break;  // the program counts what it reads out of caches
     (request_.op == Op::kRead ? traffic->read_calls : traffic->write_calls).add();
     (request_.op == Op::kRead ? traffic->read_bytes : traffic->write_bytes).add(moved);
     if (result < 0) traffic->errors.add();
   }
-  if (request_.op != Op::kFill && !refused) {
+  if (counts && !refused) {
     (request_.op == Op::kRead ? pump.reads : pump.writes).add(duration);
   }
   if (request_.op == Op::kWrite) channel->quarantine_.note_write(duration);
@@ -167,6 +168,10 @@ Channel::Scan Channel::scan(Submitter& submitter, Clock::time_point now) {
   }
   run_waiters();
   if (closed_) return outcome;  // by somebody who waited
+  if (!syncs_.empty()) {
+    if (!begin_syncs(submitter)) return Scan::kThreadLost;
+    outcome = Scan::kWorked;
+  }
   if (left_) return outcome;
   for (Lane& lane : lanes_) {
     // acquire: partner of the client's release after it has filled request and payload.
@@ -307,14 +312,21 @@ Channel::Scan Channel::take(Lane& lane, uint32_t number, Submitter& submitter,
     return Scan::kLie;
   }
   if (request.op == Op::kFill) return fill(lane, slot->handle.file(), slot->cache, submitter);
+  if ((request.op == Op::kWrite || common::is_sync(request.op)) &&
+      (request.delegation == 0 || request.delegation != slot->delegation_word)) {
+    lane.finished(-1, common::kDelegationLost);
+    return Scan::kWorked;
+  }
+  if (common::is_sync(request.op)) {
+    if (log_.idle()) return submit(lane, slot->handle.file(), submitter);
+    when_written(request.slot,
+                 [this, &lane, file = slot->handle.file()] { syncs_.emplace_back(&lane, file); });
+    return Scan::kWorked;
+  }
   if (request.op == Op::kWrite) {
     const uint32_t unit = lane.write_unit_ = slot->handle.file()->write_unit();
     if (request.offset % unit != 0 || request.length % unit != 0) {
       lane.finished(-1, EINVAL);
-      return Scan::kWorked;
-    }
-    if (request.delegation == 0 || request.delegation != slot->delegation_word) {
-      lane.finished(-1, common::kDelegationLost);
       return Scan::kWorked;
     }
     slot->written = true;
@@ -346,14 +358,27 @@ Channel::Scan Channel::fill(Lane& lane, const std::shared_ptr<gluster::File>& fi
   return Scan::kWorked;
 }
 
+/// Of which everything that they are about is on the bricks. False: this thread has been given up.
+bool Channel::begin_syncs(Submitter& submitter) {
+  std::vector<std::pair<Lane*, std::shared_ptr<gluster::File>>> syncs;
+  syncs.swap(syncs_);
+  for (const auto& [lane, file] : syncs) {
+    if (submit(*lane, file, submitter) == Scan::kThreadLost) return false;
+  }
+  return true;
+}
+
 Channel::Scan Channel::submit(Lane& lane, const std::shared_ptr<gluster::File>& file,
                               Submitter& submitter) {
   const Request request = lane.request_;
   std::byte* payload = (*memory_)->payload[lane.index_];
   const auto call = [payload, request, &lane](gluster::File& target) {
-    const int error = request.op == Op::kRead
-                          ? target.read(payload, request.length, request.offset, lane)
-                          : target.write(payload, request.length, request.offset, lane);
+    int error = 0;
+    switch (request.op) {
+      case Op::kRead: error = target.read(payload, request.length, request.offset, lane); break;
+      case Op::kWrite: error = target.write(payload, request.length, request.offset, lane); break;
+      default: error = target.sync(request.op == Op::kDataSync, lane);
+    }
     if (error != 0) lane.refuse(error);
   };
   gluster::Gate& gate = file->gate();
@@ -471,6 +496,8 @@ void Channel::close() {
   std::vector<std::pair<uint32_t, std::function<void()>>> waiters;
   waiters.swap(waiters_);
   for (const auto& [index, call] : waiters) call();
+  for (const auto& [lane, file] : syncs_) lane->refuse(ESHUTDOWN);
+  syncs_.clear();
   for (const auto& slot : slots_) {
     if (slot && slot->wanted) slot->wanted->store(false, std::memory_order_relaxed);
   }

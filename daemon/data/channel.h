@@ -192,6 +192,7 @@ class Channel : public std::enable_shared_from_this<Channel> {
   Scan fill(Lane& lane, const std::shared_ptr<gluster::File>& file,
             const std::shared_ptr<CachedFile>& cache, Submitter& submitter);
   Scan submit(Lane& lane, const std::shared_ptr<gluster::File>& file, Submitter& submitter);
+  bool begin_syncs(Submitter& submitter);
 
   const std::shared_ptr<const void> place_;
   std::shared_ptr<SessionMemory> memory_;
@@ -207,6 +208,8 @@ class Channel : public std::enable_shared_from_this<Channel> {
   /// Who waits for the writes through a slot. `waited_for_`: somebody does.
   std::vector<std::pair<uint32_t, std::function<void()>>> waiters_;
   std::atomic<bool> waited_for_{false};
+  /// Requests of which everything that they are about is on the bricks.
+  std::vector<std::pair<Lane*, std::shared_ptr<gluster::File>>> syncs_;
   bool left_ = false;
   bool closed_ = false;
 };

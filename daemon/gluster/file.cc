@@ -264,6 +264,14 @@ int File::write(const std::byte* buffer, size_t length, uint64_t offset, Io& io)
                                          static_cast<off_t>(offset), 0, &File::on_answer, &io));
 }
 
+int File::sync(bool data_only, Io& io) {
+  if (context_->condemned()) return EIO;
+  prepare(io, false);
+  const GfapiCall call(context_->fs());
+  const auto begin = data_only ? glfs_fdatasync_async : glfs_fsync_async;
+  return submitted(io, begin(fd_, &File::on_answer, &io));
+}
+
 void File::prepare(Io& io, bool write) {
   io.file_ = shared_from_this();
   io.size_version_ = inode_->size_version_.load(std::memory_order_relaxed);

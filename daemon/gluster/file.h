@@ -208,6 +208,8 @@ class File : public std::enable_shared_from_this<File> {
   /// in glfs-fops.c), so the buffer is free then, but its owner does not rely on it. After a write
   /// the file is no set-user-id program.
   int write(const std::byte* buffer, size_t length, uint64_t offset, Io& io);
+  /// fsync, or fdatasync: 0 bytes when it is done.
+  int sync(bool data_only, Io& io);
 
  private:
   friend class Inode;

@@ -443,6 +443,8 @@ class Follower {
     EXPECT_EQ(program_.tell("open", "w", "rw+creat", path), kOk);
     boost("a write", [&] { return program_.tell("pwrite", "w", 0, kSize, 1); });
     EXPECT_EQ(program_.tell("pwrite", "w", 0, kSize, 2), kWhole);
+    // Two clients promise each other nothing of what has not come to the bricks yet.
+    EXPECT_EQ(program_.tell("fsync", "w"), "0");
     expect_soon("a plain opener", kWhole, [&] {
       EXPECT_EQ(plain_.tell("open", "it", "r", path), kOk);
       const std::string got = plain_.tell("pread", "it", 0, kSize, 2);
