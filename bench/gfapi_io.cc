@@ -40,8 +40,15 @@ class GfapiFile final : public File {
           length);
   }
   void data_sync() override { check("fdatasync", glfs_fdatasync(fd_, nullptr, nullptr), 0); }
+  void lock() override { set_lock(F_WRLCK); }
+  void unlock() override { set_lock(F_UNLCK); }
 
  private:
+  void set_lock(short type) {
+    struct flock whole {};
+    whole.l_type = type;
+    check("lock", glfs_posix_lock(fd_, F_SETLKW, &whole), 0);
+  }
   void check(const char* call, ssize_t result, size_t wanted) {
     if (result != static_cast<ssize_t>(wanted)) fail_at(call, result);
   }
@@ -75,8 +82,9 @@ void start_io(const std::string& where) {
 std::unique_ptr<File> open_file(const std::string& name, Open how) {
   const std::string path = directory + "/" + name;
   glfs_fd_t* fd = nullptr;
-  if (how == Open::kCreate) {
-    fd = glfs_creat(volume, path.c_str(), O_WRONLY | O_TRUNC, 0644);
+  if (how == Open::kCreate || how == Open::kAppend) {
+    const int flags = O_WRONLY | (how == Open::kAppend ? O_APPEND : O_TRUNC);
+    fd = glfs_creat(volume, path.c_str(), flags, 0644);
   } else {
     const int flags = how == Open::kRead ? O_RDONLY : O_RDWR;
     fd = glfs_open(volume, path.c_str(), flags);

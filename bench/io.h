@@ -21,9 +21,12 @@ class File {
   virtual void pread(void* buffer, size_t length, uint64_t offset) = 0;
   virtual void pwrite(const void* buffer, size_t length, uint64_t offset) = 0;
   virtual void data_sync() = 0;
+  /// A POSIX lock on all of it, exclusive.
+  virtual void lock() = 0;
+  virtual void unlock() = 0;
 };
 
-enum class Open { kRead, kReadWrite, kCreate };
+enum class Open { kRead, kReadWrite, kCreate, kAppend };
 
 /// Once in each process, before open_file. `where` says which volume, in the way of each program.
 void start_io(const std::string& where);

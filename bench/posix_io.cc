@@ -35,8 +35,15 @@ class PosixFile final : public File {
     check("pwrite", ::pwrite(fd_, buffer, length, static_cast<off_t>(offset)), length);
   }
   void data_sync() override { check("fdatasync", ::fdatasync(fd_), 0); }
+  void lock() override { set_lock(F_WRLCK); }
+  void unlock() override { set_lock(F_UNLCK); }
 
  private:
+  void set_lock(short type) {
+    struct flock whole {};
+    whole.l_type = type;
+    check("fcntl", ::fcntl(fd_, F_SETLKW, &whole), 0);
+  }
   void check(const char* call, ssize_t result, size_t wanted) {
     if (result != static_cast<ssize_t>(wanted)) fail_at(call, result);
   }
@@ -60,6 +67,7 @@ std::unique_ptr<File> open_file(const std::string& name, Open how) {
   int flags = O_RDWR;
   if (how == Open::kRead) flags = O_RDONLY;
   if (how == Open::kCreate) flags = O_WRONLY | O_CREAT | O_TRUNC;
+  if (how == Open::kAppend) flags = O_WRONLY | O_CREAT | O_APPEND;
   const int fd = ::open(path.c_str(), flags | O_CLOEXEC, 0644);
   if (fd < 0) fail("cannot open " + path + ": " + strerrordesc_np(errno));
   return std::make_unique<PosixFile>(fd, path);

@@ -244,17 +244,28 @@ int cold_pread(const Options& options) {
 // --- writes ----------------------------------------------------------------------------------
 
 /// Until the bricks have everything.
-int write_through(const Options& options, size_t step) {
-  const Buffer buffer(new char[step]);
-  const auto file = open_file(options.file, Open::kCreate);
-  const auto measured = measure([&] {
+int write_through(const Options& options, size_t step, Open how = Open::kCreate) {
+  std::unique_ptr<File> file;
+  const auto work = [&](int) {
+    const Buffer buffer(new char[step]);
     for (uint64_t at = 0; at < options.bytes; at += step) {
-      fill_buffer(buffer.get(), step, at, options.seed);
-      file->write(buffer.get(), step);
+      const size_t part = std::min<uint64_t>(step, options.bytes - at);
+      fill_buffer(buffer.get(), part, at, options.seed);
+      file->write(buffer.get(), part);
     }
     file->data_sync();
-  });
-  return report(measured, options.bytes);
+    file.reset();
+  };
+  if (options.processes == 1) {
+    file = open_file(options.file, how);
+    return report(measure([&] { work(0); }), options.bytes);
+  }
+  const auto prepare = [&](int number) {
+    start_io(options.where);
+    file = open_file(options.file + "-" + std::to_string(number), how);
+  };
+  return report(measure_in_processes(options.processes, prepare, work),
+                options.bytes * static_cast<uint64_t>(options.processes));
 }
 
 int pwrite_random(const Options& options) {
@@ -284,6 +295,45 @@ int write_sync(const Options& options) {
     }
   });
   return report(measured, options.calls * kSmall);
+}
+
+/// As a database does.
+int commits(const Options& options) {
+  const Buffer buffer(new char[kSmall]);
+  const auto file = open_file(options.file, Open::kCreate);
+  const auto measured = measure([&] {
+    for (uint64_t i = 0; i < options.calls; ++i) {
+      file->lock();
+      fill_buffer(buffer.get(), kSmall, i * kSmall, options.seed);
+      file->write(buffer.get(), kSmall);
+      file->data_sync();
+      file->unlock();
+    }
+  });
+  return report(measured, options.calls * kSmall);
+}
+
+/// One program that reads and writes its file.
+int read_and_write(const Options& options) {
+  constexpr size_t kStep = 16 * kKiB;
+  const Buffer buffer(new char[kStep]);
+  const auto file = open_file(options.file, Open::kReadWrite);
+  Random random(options.seed);
+  const auto measured = measure([&] {
+    for (uint64_t i = 0; i < options.calls; ++i) {
+      const bool reads = random.below(2) == 0;
+      const uint64_t offset = random.below(options.bytes / kStep) * kStep;
+      if (reads) {
+        file->pread(buffer.get(), kStep, offset);
+        expect(buffer.get(), kStep, offset);
+      } else {
+        fill_buffer(buffer.get(), kStep, offset, 0);
+        file->pwrite(buffer.get(), kStep, offset);
+      }
+    }
+    file->data_sync();
+  });
+  return report(measured, options.calls * kStep);
 }
 
 int mixed(const Options& options) {
@@ -386,6 +436,12 @@ int run(const std::vector<std::string>& arguments) {
       {"cold-pread-4k-rand", cold_pread},
       {"write-4k-seq", [](const Options& o) { return write_through(o, kSmall); }},
       {"write-1m-seq", [](const Options& o) { return write_through(o, kLarge); }},
+      {"write-200b", [](const Options& o) { return write_through(o, 200); }},
+      {"write-16k-seq", [](const Options& o) { return write_through(o, 16 * kKiB); }},
+      {"write-64k-seq", [](const Options& o) { return write_through(o, 64 * kKiB); }},
+      {"append-200b", [](const Options& o) { return write_through(o, 200, Open::kAppend); }},
+      {"commit-4k", commits},
+      {"rw-16k", read_and_write},
       {"pwrite-4k-rand", pwrite_random},
       {"write-4k-fsync", write_sync},
       {"mixed-70-30", mixed},

@@ -83,8 +83,8 @@ inline long touch_file(int fd, uint64_t offset) {
       raw_syscall(SYS_fallocate, fd, FALLOC_FL_KEEP_SIZE, static_cast<long>(offset), 1);
   if (result != -ENOSPC && result != -EDQUOT && result != -EOPNOTSUPP) return result;
   struct statx status;
-  if (offset <= kKeptWhole && (!attributes(fd, AT_STATX_FORCE_SYNC, status) ||
-                               status.stx_size <= kKeptWhole)) {
+  if (offset <= kKeptWhole &&
+      (!attributes(fd, AT_STATX_FORCE_SYNC, status) || status.stx_size <= kKeptWhole)) {
     return result;
   }
   // Both times, to now: that takes no more than the right to write (utimensat(2)).
