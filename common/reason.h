@@ -13,7 +13,7 @@ enum class Reason : uint32_t {
   kAppend,          // O_APPEND: the brick's end of file is the kernel's to find
   kTail,            // a read at the end of the file
   kDirect,          // O_DIRECT
-  kSync,            // O_SYNC or O_DSYNC
+  kSync,            // O_SYNC or O_DSYNC, without the write log
   kFsizeLimit,      // a finite RLIMIT_FSIZE
   kNotAlone,        // no delegation: others on the host (may) have the file open
   kUnaligned,       // writes that begin or end within a stripe of a disperse volume

@@ -91,7 +91,8 @@ Reason refusal(const Inode& inode, const Call& call) {
   if (never != Reason::kNone) return never;
   // A stream may show older bytes than the daemon has compared.
   if (inode.streams.load(std::memory_order_relaxed) != 0) return Reason::kStream;
-  if (call.rwf_flags != 0) return Reason::kFlags;
+  const int kept = call.op == common::Op::kWrite ? RWF_SYNC | RWF_DSYNC : 0;
+  if ((call.rwf_flags & ~kept) != 0) return Reason::kFlags;
   if (call.length == 0 ||
       (call.offset != kSequential &&
        static_cast<uint64_t>(call.offset) + call.length > static_cast<uint64_t>(INT64_MAX))) {
@@ -192,7 +193,7 @@ Reason ask_to_write(Description& description, const Call& call, Reason reason) {
   // What it would be given back for at the next write.
   const long flags = raw::status_flags(call.fd);
   if (raw::is_error(flags)) return Reason::kNotProven;
-  if (const Reason never = reason_of(flags); never != Reason::kNone) {
+  if (const Reason never = reason_of(*live, flags); never != Reason::kNone) {
     description.writing.never.store(never, std::memory_order_relaxed);
     return never;
   }

@@ -312,7 +312,9 @@ Reason cached_read(Description& description, const Call& call, long& result) {
   return Reason::kNone;
 }
 
-/// Under a write delegation, from the bricks, when they have what was logged.
+/// Under a write delegation, from the bricks, when they have what was logged of it. Small reads
+/// that come one after the other without a write between them are the kernel's, which keeps what it
+/// has read.
 Reason delegated_read(Session& session, const HandleRef& handle, Description& description,
                       const Call& call, long& result) {
   Inode& inode = *description.inode;
@@ -322,7 +324,6 @@ Reason delegated_read(Session& session, const HandleRef& handle, Description& de
     return Reason::kTooLittle;
   }
   if (!named_lately(description, call.fd, raw::coarse_now_ms())) return Reason::kNotProven;
-  drain_log(inode);
   const bool ordered = call.offset == kSequential;
   uint64_t start = ordered ? 0 : static_cast<uint64_t>(call.offset);
   size_t length = call.length;
@@ -330,6 +331,8 @@ Reason delegated_read(Session& session, const HandleRef& handle, Description& de
     length = claim(call.fd, description, call.length, session.file_size(handle), start);
     if (length == 0) return Reason::kTail;
   }
+  // The bricks have everything else that has been written.
+  if (session.log_overlaps(handle, start, length)) drain_log(inode);
   IoCursor cursor = call.whole();
   IoCursor left = cursor;
   const TransferResult moved =

@@ -18,10 +18,22 @@ namespace {
 /// The tick of the coarse clock in which a limit was changed: what was seen in it does not count.
 constinit std::atomic<uint64_t> g_limits_changed_ms{0};
 
+/// What a write through a description with these flags (F_GETFL) has to wait for.
+SyncKind sync_of(long flags) {
+  if ((flags & O_SYNC) == O_SYNC) return SyncKind::kAll;  // has O_DSYNC's bit
+  return (flags & O_DSYNC) != 0 ? SyncKind::kData : SyncKind::kNone;
+}
+
+SyncKind sync_of(const Description& description, const Call& call) {
+  SyncKind kind = description.writing.sync.load(std::memory_order_relaxed);
+  if ((call.rwf_flags & RWF_DSYNC) != 0 && kind == SyncKind::kNone) kind = SyncKind::kData;
+  return (call.rwf_flags & RWF_SYNC) != 0 ? SyncKind::kAll : kind;
+}
+
 /// Whether the number still names the file, with flags that allow it. What can only change through
 /// calls that are seen is asked once in a tick of the coarse clock: the description is this
 /// process's alone, and note_status_flags() and note_limits_changed() hear of the rest.
-Reason look_at_descriptor(Description& description, int fd) {
+Reason look_at_descriptor(const Session& session, Description& description, int fd) {
   const uint64_t now = raw::coarse_now_ms();
   std::atomic<uint64_t>& checked = description.writing.checked_ms;
   if (checked.load(std::memory_order_relaxed) == now &&
@@ -32,7 +44,8 @@ Reason look_at_descriptor(Description& description, int fd) {
   if (raw::is_error(flags) || (flags & O_PATH) != 0 || (flags & O_ACCMODE) == O_RDONLY) {
     return Reason::kNotProven;
   }
-  if (const Reason never = reason_of(flags); never != Reason::kNone) return never;
+  if (const Reason never = reason_of(session, flags); never != Reason::kNone) return never;
+  description.writing.sync.store(sync_of(flags), std::memory_order_relaxed);
   if (raw::has_file_size_limit()) return Reason::kFsizeLimit;
   if (!still_names(fd, *description.inode)) {
     g_files.forget(fd);
@@ -54,7 +67,29 @@ Reason admit(const Session& session, const HandleRef& handle, Description& descr
       return Reason::kTooLittle;
     }
   }
-  return look_at_descriptor(description, call.fd);
+  // Only what is logged can be waited for by itself.
+  if (!session.policy().write_log && call.rwf_flags != 0) return Reason::kFlags;
+  return look_at_descriptor(session, description, call.fd);
+}
+
+/// The write has been logged: waits for what it promises besides. 0 or -errno.
+long await_sync(Session& session, const HandleRef& handle, uint32_t delegation,
+                Description& description, const Call& call) {
+  const SyncKind kind = sync_of(description, call);
+  if (kind == SyncKind::kNone) return 0;
+  Inode& inode = *description.inode;
+  const bool data_only = kind == SyncKind::kData;
+  long result = 0;
+  if (session.sync(handle, data_only ? common::Op::kDataSync : common::Op::kSync, delegation)) {
+    drain_log(inode);  // is empty: for errors
+  } else {
+    settle(inode);
+    result = still_names(call.fd, inode)
+                 ? raw::raw_syscall(data_only ? SYS_fdatasync : SYS_fsync, call.fd)
+                 : -EIO;
+  }
+  const long error = take_deferred_error(inode);
+  return error != 0 ? error : result;
 }
 
 /// Moves `length` bytes at `offset`; the kernel completes what comes up short. Bytes done or
@@ -67,6 +102,7 @@ long write_at(Session& session, const HandleRef& handle, uint32_t delegation,
   session.add_unsettled(handle.slot, 1);
   TransferResult moved;
   if (session.policy().write_log && offset + length <= kMaxLoggedEnd) {
+    description.cost.small_calls.store(0, std::memory_order_relaxed);
     moved.done = log_write(session, handle, inode, call.fd, delegation, cursor, offset, length);
   } else {
     drain_log(inode);  // what was written before comes first
@@ -83,7 +119,10 @@ long write_at(Session& session, const HandleRef& handle, uint32_t delegation,
   } else {
     session.add_unsettled(handle.slot, -1);
   }
-  if (moved.done == length) return static_cast<long>(moved.done);
+  if (moved.done == length) {
+    const long synced = await_sync(session, handle, delegation, description, call);
+    return raw::is_error(synced) ? synced : static_cast<long>(moved.done);
+  }
 
   if (moved.error != 0) {
     session.count(moved.error == common::kDelegationLost ? Reason::kNotAlone : Reason::kIoError,
@@ -155,7 +194,7 @@ bool boosted_sync(Description& description, int fd, bool data_only) {
   const uint32_t delegation = held_delegation(description, *live, handle);
   Inode& inode = *description.inode;
   if (delegation == 0 || inode.never.load(std::memory_order_relaxed) != Reason::kNone ||
-      look_at_descriptor(description, fd) != Reason::kNone) {
+      look_at_descriptor(*live, description, fd) != Reason::kNone) {
     return false;
   }
   if (!live->sync(handle, data_only ? common::Op::kDataSync : common::Op::kSync, delegation)) {
@@ -165,10 +204,10 @@ bool boosted_sync(Description& description, int fd, bool data_only) {
   return true;
 }
 
-Reason reason_of(long flags) {
+Reason reason_of(const Session& session, long flags) {
   if ((flags & O_DIRECT) != 0) return Reason::kDirect;
   if ((flags & O_APPEND) != 0) return Reason::kAppend;
-  if ((flags & (O_SYNC | O_DSYNC)) != 0) return Reason::kSync;
+  if (!session.policy().write_log && (flags & (O_SYNC | O_DSYNC)) != 0) return Reason::kSync;
   return Reason::kNone;
 }
 

@@ -74,6 +74,9 @@ struct Inode {
   }
 };
 
+/// What a write waits for before it returns, as fdatasync or fsync after it would.
+enum class SyncKind : uint8_t { kNone, kData, kAll };
+
 /// A kernel description as far as this process knows it: dup'ed numbers share one.
 struct Description {
   uint32_t index = 0;
@@ -142,6 +145,7 @@ struct Description {
     /// The tick of the coarse clock in which the number was last seen to name this file, with flags
     /// under which a write can be boosted, and the process to have no limit of file sizes.
     std::atomic<uint64_t> checked_ms{0};
+    std::atomic<SyncKind> sync{SyncKind::kNone};  // of its flags, as seen then
 
     void reset() {
       held.store(0, std::memory_order_relaxed);
@@ -150,6 +154,7 @@ struct Description {
       patience_us = 0;
       never.store(common::Reason::kNone, std::memory_order_relaxed);
       checked_ms.store(0, std::memory_order_relaxed);
+      sync.store(SyncKind::kNone, std::memory_order_relaxed);
     }
   };
   Writing writing;

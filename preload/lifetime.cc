@@ -90,7 +90,7 @@ void before_lock(int fd, bool posix) {
   // All files: a lock on one file often guards others.
   if (!maybe_dirty()) return;
   Entry entry;
-  if (entry) settle_all();
+  if (entry) drain_all();
 }
 
 void after_lock() {
@@ -212,7 +212,7 @@ long before_number_ends(int fd) {
   // From a signal handler that interrupted the shim: locks may be held, nobody can be waited for.
   if (!entry) return 0;
   // Closing the file of a lock is the usual way to unlock, and a lock on one file guards others.
-  if (g_lock_calls.load(std::memory_order_relaxed) != 0) settle_all();
+  if (g_lock_calls.load(std::memory_order_relaxed) != 0) drain_all();
   if (description == nullptr) return 0;
   wait_for_calls(*description);
   await_answer(*description);

@@ -17,7 +17,8 @@ void note_stream(int fd);
 /// The process does asynchronous I/O (aio_read and its kin) on the file of `fd`, which a thread of
 /// libc does, unseen: it is given back and never boosted again here.
 void note_async(int fd);
-/// The process takes or drops a lock on the file of `fd`: what is boosted is settled first...
+/// The process takes or drops a lock on the file of `fd`: what is boosted comes to the bricks
+/// first...
 void before_lock(int fd, bool posix);
 /// ...and what others wrote before they unlocked is seen by the next boosted read.
 void after_lock();

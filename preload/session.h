@@ -187,6 +187,8 @@ class Session {
   /// behind the last record.
   size_t log_write(Inode& inode, const HandleRef& handle, uint32_t word, IoCursor& cursor,
                    uint64_t offset, size_t length, uint32_t& number);
+  /// Whether a record of the handle that may not be on the bricks yet has bytes of that range.
+  bool log_overlaps(const HandleRef& handle, uint64_t offset, uint64_t length);
   /// Waits until all records before `number` are on the bricks, whoever writes them.
   void await_log(uint32_t number);
   /// How long an unanswered write must wait before it is done again.
@@ -217,6 +219,7 @@ class Session {
   void drop_log_notes();
   bool take_log_over();
   void forget_what_was_left();
+  void write_record(const common::LogRecord& record, const raw::FileId& file);
   void replay_log();
 
   int acquire_lane(bool wait);

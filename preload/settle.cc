@@ -46,6 +46,14 @@ int other_writable(const Inode& inode) {
   return found;
 }
 
+/// What was written last was written under a delegation that still stands.
+bool is_delegated(Inode& inode) {
+  LockGuard guard(inode.settle_lock);
+  const SessionRef live = current_session();
+  return live && live->id() == inode.written_by.session && live->alive_lately() &&
+         live->delegation(inode.written_by) == inode.written_under;
+}
+
 void fence(Inode& inode) {
   long result = -EBADF;
   for (int attempt = 0; attempt < kFenceAttempts && result != 0; ++attempt) {
@@ -108,6 +116,15 @@ void settle_all_slowly() {
   // Release: partner of the acquire in maybe_dirty(). Two threads may store in either order: an
   // older number makes somebody look again for nothing.
   g_settled_writes.store(seen, std::memory_order_release);
+}
+
+void drain_all_slowly() {
+  g_files.for_each_inode([](Inode& inode) {
+    if (!inode.boost_dirty() || !g_files.hold_inode(&inode)) return;
+    drain_log(inode);
+    if (!is_delegated(inode)) settle(inode);
+    g_files.release_inode(&inode);
+  });
 }
 
 bool settle_identity(const raw::FileId& id) {

@@ -61,6 +61,14 @@ inline void settle_all() {
   if (maybe_dirty()) [[unlikely]]
     settle_all_slowly();
 }
+/// What was written of every file is on the bricks, so that who gets a lock on another host sees
+/// it. FUSE is made to forget only what is not delegated any more: of the rest nobody else on this
+/// host has anything open.
+void drain_all_slowly();
+inline void drain_all() {
+  if (maybe_dirty()) [[unlikely]]
+    drain_all_slowly();
+}
 /// Settles what other descriptors of this process wrote to the file that `id` names; true if they
 /// have ever written, so that what FUSE told a moment ago may be old.
 bool settle_identity(const raw::FileId& id);

@@ -16,8 +16,8 @@ using common::kLogRecords;
 // --- the log itself ----------------------------------------------------------------------------
 
 struct Session::LogNote {
-  uint64_t start;  // log_put_ before it
-  Inode* inode;
+  uint64_t start;    // log_put_ before it
+  raw::FileId file;  // no pointer: a record may outlive what the process knows of its file
 };
 
 void Session::drop_log_notes() {
@@ -84,7 +84,7 @@ size_t Session::log_write(Inode& inode, const HandleRef& handle, uint32_t word, 
         break;
       }
       cursor.copy_in(memory_->log + place, part);
-      log_notes_[log_published_ % kLogRecords].inode = &inode;
+      log_notes_[log_published_ % kLogRecords].file = inode.id;
       memory_->log_records[log_published_ % kLogRecords] = {handle.slot, handle.generation,
                                                             offset + logged, part, place};
       ++log_published_;
@@ -100,6 +100,19 @@ size_t Session::log_write(Inode& inode, const HandleRef& handle, uint32_t word, 
   if (memory_->log_tail.looks.load(std::memory_order_relaxed) == 0) ring_if_asleep();
   if (delegation(handle) != word) await_log(number);
   return logged;
+}
+
+bool Session::log_overlaps(const HandleRef& handle, uint64_t offset, uint64_t length) {
+  LockGuard guard(log_lock_);
+  for (uint32_t n = memory_->log_tail.done.load(std::memory_order_acquire); n != log_published_;
+       ++n) {
+    const common::LogRecord& record = memory_->log_records[n % kLogRecords];
+    if (record.slot == handle.slot && record.offset < offset + length &&
+        offset < record.offset + record.length) {
+      return true;
+    }
+  }
+  return false;
 }
 
 void Session::await_log(uint32_t number) {
@@ -154,6 +167,29 @@ void Session::forget_what_was_left() {
   }
 }
 
+/// Through FUSE.
+void Session::write_record(const common::LogRecord& record, const raw::FileId& file) {
+  Inode* inode = g_files.find_inode(file);
+  const int fd = inode != nullptr ? writable_descriptor(*inode) : -1;
+  if (fd < 0) {
+    log_line("boosterd died, and a file was closed past the shim before all was written to it");
+  }
+  uint32_t written = 0;
+  while (fd >= 0 && written < record.length) {
+    const long got = raw::pwrite(fd, memory_->log + record.place + written, record.length - written,
+                                 static_cast<int64_t>(record.offset + written));
+    if (got == -EINTR) continue;
+    if (got <= 0) {
+      defer_error(*inode, got == 0 ? EIO : static_cast<int>(-got));
+      break;
+    }
+    written += static_cast<uint32_t>(got);
+  }
+  if (inode == nullptr) return;
+  note_own_change(*inode);
+  g_files.release_inode(inode);
+}
+
 /// Under log_lock_. The daemon is gone: sees to it that everything that it has not answered is
 /// written.
 void Session::replay_log() {
@@ -172,25 +208,7 @@ void Session::replay_log() {
     const common::LogRecord& record = memory_->log_records[n % kLogRecords];
     const bool left = log_error(record.slot) == common::kLeftToClient;
     if (!ours && !left && static_cast<int32_t>(n - recovered) < 0) continue;
-    Inode& inode = *log_notes_[n % kLogRecords].inode;
-    const int fd = writable_descriptor(inode);
-    if (fd < 0) {
-      log_line("boosterd died, and a file was closed past the shim before all was written to it");
-      continue;
-    }
-    uint32_t written = 0;
-    while (written < record.length) {
-      const long got =
-          raw::pwrite(fd, memory_->log + record.place + written, record.length - written,
-                      static_cast<int64_t>(record.offset + written));
-      if (got == -EINTR) continue;
-      if (got <= 0) {
-        defer_error(inode, got == 0 ? EIO : static_cast<int>(-got));
-        break;
-      }
-      written += static_cast<uint32_t>(got);
-    }
-    note_own_change(inode);
+    write_record(record, log_notes_[n % kLogRecords].file);
   }
   if (!ours) forget_what_was_left();
   if (ours) tail.owner.store(common::kLogRecovered, std::memory_order_release);

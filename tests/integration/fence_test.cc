@@ -122,6 +122,9 @@ class Watched {
   void* map_ = nullptr;
 };
 
+/// What `stat` by name shows may be as old as what the kernel keeps of what FUSE's client keeps.
+constexpr std::chrono::milliseconds kSizeMayBeLate{2200};
+
 /// Which looks were stale, by view, and the first few in words.
 struct Stale {
   std::array<int, kViews> count{};
@@ -141,12 +144,23 @@ struct Stale {
            " ms";
   }
 
+  static bool becomes_right(const Watched& file, std::chrono::milliseconds patience) {
+    const auto end = std::chrono::steady_clock::now() + patience;
+    while (!file.look(kSize).empty()) {
+      if (std::chrono::steady_clock::now() > end) return false;
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    return true;
+  }
+
   /// The first look disturbs the others (an open makes the kernel drop its pages), so each view is
   /// first in turn.
-  void look(const Watched& file, int turn, const std::string& when, bool explain = true) {
+  void look(const Watched& file, int turn, const std::string& when, bool explain = true,
+            std::chrono::milliseconds size_may_be_late = {}) {
     for (int i = 0; i < kViews; ++i) {
       const auto view = static_cast<View>((turn + i) % kViews);
-      const std::string wrong = file.look(view);
+      std::string wrong = file.look(view);
+      if (view == kSize && !wrong.empty() && becomes_right(file, size_may_be_late)) wrong.clear();
       if (wrong.empty()) continue;
       if (++count[view] <= 3 && explain) {
         examples += file.path() + " (" + file.held() + ") " + when + ": " + kViewNames[view] +
@@ -183,7 +197,7 @@ class Fence : public PolicyTest {
     if (policy() == Policy::kSooner || !file.delegable()) return;
     until_boosted(daemon_, Moves::kWrites, [&] { write_at(writer, file, 0, 1, seed); });
     EXPECT_EQ(writer.tell("fsync", "w"), "0");
-    EXPECT_EQ(file.look(kSize), "");
+    EXPECT_TRUE(Stale::becomes_right(file, kSizeMayBeLate));
   }
 
   /// The puppet opens `file` as "w" and changes it.
@@ -244,7 +258,8 @@ class Fence : public PolicyTest {
   /// `count` files, primed, each changed and settled by a boosted writer; the stale looks right
   /// after that.
   Stale looks_after(int count, const std::string& when, const Settle& settle,
-                    bool one_writer = true, bool explain = true) {
+                    bool one_writer = true, bool explain = true,
+                    std::chrono::milliseconds size_may_be_late = {}) {
     constexpr int kPerRound = 100;
     Stale stale;
     for (int first = 0; first < count; first += kPerRound) {
@@ -261,7 +276,8 @@ class Fence : public PolicyTest {
         if (!writer || !one_writer) writer = std::make_unique<Puppet>(logged());
         change(*writer, file, change_of(index), 100 + static_cast<uint64_t>(index));
         settle(*writer, file, index);
-        stale.look(file, index, when + ", " + kChangeNames[change_of(index)], explain);
+        stale.look(file, index, when + ", " + kChangeNames[change_of(index)], explain,
+                   size_may_be_late);
         ++index;
         if (testing::Test::HasFailure()) break;
       }
@@ -275,8 +291,8 @@ class Fence : public PolicyTest {
   }
 
   void expect_none_stale(int count, const std::string& when, const Settle& settle,
-                         bool one_writer = true) {
-    const Stale stale = looks_after(count, when, settle, one_writer);
+                         bool one_writer = true, std::chrono::milliseconds size_may_be_late = {}) {
+    const Stale stale = looks_after(count, when, settle, one_writer, true, size_may_be_late);
     EXPECT_EQ(stale.total(), 0) << stale.examples;
   }
 
@@ -366,22 +382,31 @@ TEST_P(Fence, NothingIsStaleAfterAnyWayToClose) {
                     });
 }
 
+// A sync and an unlock leave FUSE as it is, since nobody else has the file open: who opens it sees
+// everything at once.
+
 TEST_P(Fence, NothingIsStaleAfterSync) {
   const std::array<const char*, 3> ways = {"fsync", "fdatasync", "syncfs"};
-  expect_none_stale(rounds(), "after a sync", [&](Puppet& writer, Watched&, int index) {
-    EXPECT_EQ(writer.tell(ways[static_cast<size_t>(index) % 3], "w"), "0");
-  });
+  expect_none_stale(
+      rounds(), "after a sync",
+      [&](Puppet& writer, Watched&, int index) {
+        EXPECT_EQ(writer.tell(ways[static_cast<size_t>(index) % 3], "w"), "0");
+      },
+      true, kSizeMayBeLate);
 }
 
 TEST_P(Fence, NothingIsStaleAfterUnlock) {
   const std::array<std::pair<const char*, const char*>, 3> locks = {
       {{"flock", "unflock"}, {"posix-lock", "posix-unlock"}, {"ofd-lock", "ofd-unlock"}}};
-  expect_none_stale(rounds(), "after unlocking", [&](Puppet& writer, Watched& file, int index) {
-    const auto& [lock, unlock] = locks[static_cast<size_t>(index) % 3];
-    EXPECT_EQ(writer.tell(lock, "w"), "0");
-    write_at(writer, file, file.size() / 2, 3000, 99);
-    EXPECT_EQ(writer.tell(unlock, "w"), "0");
-  });
+  expect_none_stale(
+      rounds(), "after unlocking",
+      [&](Puppet& writer, Watched& file, int index) {
+        const auto& [lock, unlock] = locks[static_cast<size_t>(index) % 3];
+        EXPECT_EQ(writer.tell(lock, "w"), "0");
+        write_at(writer, file, file.size() / 2, 3000, 99);
+        EXPECT_EQ(writer.tell(unlock, "w"), "0");
+      },
+      true, kSizeMayBeLate);
 }
 
 TEST_P(Fence, NothingIsStaleAfterExitWithoutClose) {

@@ -6,14 +6,17 @@
 
 #include <chrono>
 #include <csignal>
+#include <future>
 #include <list>
 #include <memory>
 #include <random>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "tests/integration/harness.h"
 #include "tests/integration/puppet.h"
+#include "tests/integration/watched.h"
 #include "tests/programs/bytes.h"
 
 namespace booster::test {
@@ -319,6 +322,57 @@ TEST_F(LoggedAndKilled, ATerminatedDaemonLeavesNothingUnwritten) {
     daemon_.kill(SIGTERM);
     const std::string bytes = read_file(path);
     ASSERT_EQ(first_wrong(bytes.data(), 200 * kPage, 0, seed + 1), 200 * kPage) << i;
+    daemon_.start();
+  }
+}
+
+// --- what waits for the bricks' disks ----------------------------------------------------------
+
+TEST_F(LoggedAndKilled, WhatWaitsForDisksDoesNotReturnBefore) {
+  Puppet writer;
+  struct Way {
+    std::string name;
+    std::string how;
+    std::vector<std::string> calls;  // the last one is it
+  };
+  const std::string page = right(kPage);
+  const std::vector<Way> ways = {{"osync", "rw+creat+sync", {"pwrite"}},
+                                 {"odsync", "rw+creat+dsync", {"pwrite"}},
+                                 {"fsync", "rw+creat", {"pwrite", "fsync"}},
+                                 {"fdatasync", "rw+creat", {"pwrite", "fdatasync"}}};
+  for (const Way& way : ways) {
+    SCOPED_TRACE(way.name);
+    const std::string path = dir_.file(way.name);
+    ASSERT_EQ(writer.tell("open", way.name, way.how, path), "0");
+    ASSERT_TRUE(warm(writer, way.name, 1));
+    daemon_.signal(SIGSTOP);
+    if (way.calls.size() > 1) {
+      ASSERT_EQ(writer.tell("pwrite", way.name, kPage, kPage, 2), page);
+      writer.order(way.calls.back(), way.name);
+    } else {
+      writer.order("pwrite", way.name, kPage, kPage, 2);
+    }
+    auto answer = std::async(std::launch::async, [&] { return writer.answer(); });
+    EXPECT_EQ(answer.wait_for(milliseconds(500)), std::future_status::timeout);
+    daemon_.signal(SIGCONT);
+    EXPECT_EQ(answer.get(), way.calls.size() > 1 ? "0" : page);
+    // Whoever dies now.
+    const std::string bytes = read_file(path_on_brick(path));
+    ASSERT_EQ(bytes.size(), 2 * kPage);
+    EXPECT_EQ(first_wrong(bytes.data() + kPage, kPage, kPage, 2), kPage);
+    // A daemon that dies meanwhile makes it no lie.
+    daemon_.signal(SIGSTOP);
+    if (way.calls.size() > 1) {
+      ASSERT_EQ(writer.tell("pwrite", way.name, 2 * kPage, kPage, 3), page);
+      writer.order(way.calls.back(), way.name);
+    } else {
+      writer.order("pwrite", way.name, 2 * kPage, kPage, 3);
+    }
+    daemon_.kill(SIGKILL);
+    EXPECT_EQ(writer.answer(), way.calls.size() > 1 ? "0" : page);
+    const std::string more = read_file(path_on_brick(path));
+    ASSERT_EQ(more.size(), 3 * kPage);
+    EXPECT_EQ(first_wrong(more.data() + 2 * kPage, kPage, 2 * kPage, 3), kPage);
     daemon_.start();
   }
 }

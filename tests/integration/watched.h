@@ -62,6 +62,11 @@ inline std::vector<Brick> bricks() {
   return all;
 }
 
+/// Where the first brick has the file at `path` of the first mount: what lies there no cache hides.
+inline std::string path_on_brick(const std::string& path) {
+  return bricks().front().path + path.substr(Lab::get().mount.size());
+}
+
 /// Whether it is there, and not only a pointer to another brick, that a file of a distributed
 /// volume lies.
 inline bool is_on(const Brick& brick, const std::string& path) {

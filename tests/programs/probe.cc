@@ -769,13 +769,15 @@ class Puppet {
     return found == files_.end() ? -1 : found->second;
   }
 
-  /// NAME HOW PATH; HOW is r, w or rw, then any of +creat +trunc +append.
+  /// NAME HOW PATH; HOW is r, w or rw, then any of +creat +trunc +append +sync +dsync.
   std::string open_file(Words& words) {
     const auto name = next<std::string>(words);
     const auto how = next<std::string>(words);
     int flags = how[0] == 'w' ? O_WRONLY : how.starts_with("rw") ? O_RDWR : O_RDONLY;
     if (how.find("+creat") != std::string::npos) flags |= O_CREAT;
     if (how.find("+trunc") != std::string::npos) flags |= O_TRUNC;
+    if (how.find("+sync") != std::string::npos) flags |= O_SYNC;
+    if (how.find("+dsync") != std::string::npos) flags |= O_DSYNC;
     if (how.find("+append") != std::string::npos) flags |= O_APPEND;
     const int opened = open(next<std::string>(words).c_str(), flags, 0644);
     if (opened >= 0) files_[name] = opened;
