@@ -129,6 +129,7 @@ struct alignas(64) HandleSlot {
   /// back; 0: none. The client puts 0 in its place when it has taken it, to tell its program.
   std::atomic<int32_t> log_error;
   std::atomic<uint32_t> delegation_reason;  // Reason; stored before `delegation` says "not granted"
+  uint32_t log;                             // below kLogs: where its records go
 };
 static_assert(sizeof(HandleSlot) == 64);
 
@@ -140,6 +141,9 @@ enum DelegationState : uint32_t {
 };
 inline constexpr uint32_t kDelegationStates = 3;  // mask
 
+/// Logs of a session: one for each mount that the program writes on, so that one whose bricks do
+/// not answer stops nobody's writes to another. Mounts beyond that share them.
+inline constexpr uint32_t kLogs = 4;
 inline constexpr uint32_t kLogRecords = 4096;  // a power of two
 /// Bytes of the ring: some 10 ms of what a brick writes, so that nobody waits long for the log to
 /// be written out, and enough for some of the largest requests at once.
@@ -195,6 +199,12 @@ enum LogOwner : uint32_t {
 inline constexpr uint32_t kBeatMs = 100;
 /// An owner who has not been heard of for so long is dead.
 inline constexpr uint32_t kSilentMs = 5000;
+
+struct LogRing {
+  LogHead head;
+  LogTail tail;
+  LogRecord records[kLogRecords];
+};
 
 enum HandleFlags : uint32_t {
   kHandleReadable = 1,
@@ -269,11 +279,9 @@ struct SessionMemory {
   LaneRequest requests[kLanes];
   LaneReply replies[kLanes];
   HandleSlot slots[kHandleSlots];
-  LogHead log_head;
-  LogTail log_tail;
-  LogRecord log_records[kLogRecords];
+  LogRing logs[kLogs];
   alignas(4096) std::byte payload[kLanes][kLanePayload];
-  std::byte log[kLogBytes];
+  std::byte log[kLogs][kLogBytes];
 };
 static_assert(offsetof(SessionMemory, payload) % 4096 == 0);
 static_assert(offsetof(SessionMemory, log) % 4096 == 0);

@@ -190,11 +190,13 @@ bool Connector::adopt(int memory_fd, uint64_t bytes, uint64_t nonce, const Polic
   session->views_ = reinterpret_cast<CacheView**>(session->free_slots_ + kHandleSlots / 64);
   session->ahead_lock_.reset();
   session->ahead_lane_ = -1;
-  session->log_lock_.reset();
-  session->log_notes_ = nullptr;
-  session->log_published_ = 0;
-  session->log_put_ = 0;
-  session->log_replayed_.store(false, std::memory_order_relaxed);
+  for (Session::Log& log : session->logs_) {
+    log.lock.reset();
+    log.notes = nullptr;
+    log.published = 0;
+    log.put = 0;
+    log.replayed.store(false, std::memory_order_relaxed);
+  }
   session->looked_ms_.store(0, std::memory_order_relaxed);
   memset(session->free_slots_, 0xff, kHandleSlots / 8);
   // Release: partner of the acquire in current_ref(). One reference is `current_`'s.

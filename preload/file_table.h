@@ -54,8 +54,9 @@ struct Inode {
   /// What of it is in a write log. `logged`: something was, in the session that `log_owner` refers
   /// to, whose memory it keeps.
   std::atomic<bool> logged{false};
-  Mutex log_lock;  // for the next three
+  Mutex log_lock;  // for the next four
   Session* log_owner = nullptr;
+  uint32_t log_index = 0;  // which of its logs
   uint32_t log_until = 0;  // number behind the last record
   uint32_t log_slot = 0;   // of that
   /// errno of an accepted write that could not be kept, for the next write, fsync or close.

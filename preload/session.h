@@ -189,8 +189,12 @@ class Session {
                    uint64_t offset, size_t length, uint32_t& number);
   /// Whether a record of the handle that may not be on the bricks yet has bytes of that range.
   bool log_overlaps(const HandleRef& handle, uint64_t offset, uint64_t length);
-  /// Waits until all records before `number` are on the bricks, whoever writes them.
-  void await_log(uint32_t number);
+  /// The log that records of the handle are in.
+  uint32_t log_of(const HandleRef& handle) const {
+    return memory_->slots[handle.slot].log % common::kLogs;
+  }
+  /// Waits until all records of a log before `number` are on the bricks, whoever writes them.
+  void await_log(uint32_t log, uint32_t number);
   /// How long an unanswered write must wait before it is done again.
   uint32_t quarantine_ms() const {
     return memory_->header.quarantine_ms.load(std::memory_order_relaxed);
@@ -214,13 +218,23 @@ class Session {
   friend class Connector;
 
   struct LogNote;
-  bool log_has_changed(uint32_t seen);
-  bool make_log_room(uint32_t length, uint32_t& place);
+  /// What this side knows of one of its logs.
+  struct Log {
+    Mutex lock;                // for what follows
+    LogNote* notes = nullptr;  // per record
+    uint32_t published = 0;
+    uint64_t put = 0;                   // bytes of the ring used so far, over and over
+    std::atomic<bool> replayed{false};  // everything in it is done; set under the lock
+  };
+  common::LogRing& ring_of(const Log& log) { return memory_->logs[&log - logs_]; }
+  std::byte* bytes_of(const Log& log) { return memory_->log[&log - logs_]; }
+  bool log_has_changed(Log& log, uint32_t seen);
+  bool make_log_room(Log& log, uint32_t length, uint32_t& place);
   void drop_log_notes();
-  bool take_log_over();
-  void forget_what_was_left();
-  void write_record(const common::LogRecord& record, const raw::FileId& file);
-  void replay_log();
+  bool take_log_over(Log& log);
+  void forget_what_was_left(const Log& log);
+  void write_record(const Log& log, const common::LogRecord& record, const raw::FileId& file);
+  void replay_log(Log& log);
 
   int acquire_lane(bool wait);
   void release_lane(int lane);
@@ -246,11 +260,7 @@ class Session {
   uint64_t* free_slots_ = nullptr;   // bitmap, under the connector's lock
   CacheView** views_ = nullptr;      // per slot: not taken yet; the same lock
 
-  Mutex log_lock_;                // for what follows
-  LogNote* log_notes_ = nullptr;  // per record
-  uint32_t log_published_ = 0;
-  uint64_t log_put_ = 0;                   // bytes of the ring used so far, over and over
-  std::atomic<bool> log_replayed_{false};  // everything in it is done; set under the lock
+  Log logs_[common::kLogs];
 };
 
 }  // namespace booster::preload

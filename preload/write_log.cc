@@ -16,21 +16,23 @@ using common::kLogRecords;
 // --- the log itself ----------------------------------------------------------------------------
 
 struct Session::LogNote {
-  uint64_t start;    // log_put_ before it
+  uint64_t start;    // Log::put before it
   raw::FileId file;  // no pointer: a record may outlive what the process knows of its file
 };
 
 void Session::drop_log_notes() {
-  if (log_notes_ == nullptr) return;
-  raw::raw_syscall(SYS_munmap, raw::word(log_notes_), kLogRecords * sizeof(LogNote));
-  log_notes_ = nullptr;
+  for (Log& log : logs_) {
+    if (log.notes == nullptr) continue;
+    raw::raw_syscall(SYS_munmap, raw::word(log.notes), kLogRecords * sizeof(LogNote));
+    log.notes = nullptr;
+  }
 }
 
 /// Waits a while for LogTail::done to be another number than `seen`. False when the daemon is gone
 /// and it is not.
-bool Session::log_has_changed(uint32_t seen) {
-  common::LogHead& head = memory_->log_head;
-  common::LogTail& tail = memory_->log_tail;
+bool Session::log_has_changed(Log& log, uint32_t seen) {
+  common::LogHead& head = ring_of(log).head;
+  common::LogTail& tail = ring_of(log).tail;
   head.waits.fetch_add(1, std::memory_order_relaxed);
   // Partner, with the fence in there: the daemon's fence between `done` and its look at `waits`.
   ring_if_asleep();
@@ -43,70 +45,72 @@ bool Session::log_has_changed(uint32_t seen) {
   return alive_lately() || tail.done.load(std::memory_order_acquire) != seen;
 }
 
-/// Under log_lock_: room for one record and its bytes. False when the daemon is gone.
-bool Session::make_log_room(uint32_t length, uint32_t& place) {
-  const uint64_t skipped = log_put_ % kLogBytes + length > kLogBytes
-                               ? kLogBytes - log_put_ % kLogBytes
+/// Under log.lock: room for one record and its bytes. False when the daemon is gone.
+bool Session::make_log_room(Log& log, uint32_t length, uint32_t& place) {
+  const uint64_t skipped = log.put % kLogBytes + length > kLogBytes
+                               ? kLogBytes - log.put % kLogBytes
                                : 0;  // a record's bytes are in one piece
   while (true) {
     // Acquire: partner of the daemon's release; it does not look at those bytes any more.
-    const uint32_t done = memory_->log_tail.done.load(std::memory_order_acquire);
-    const uint32_t used = log_published_ - done;
-    const uint64_t start = used == 0 ? log_put_ : log_notes_[done % kLogRecords].start;
-    if (used < kLogRecords && log_put_ + skipped + length - start <= kLogBytes) {
-      log_notes_[log_published_ % kLogRecords].start = log_put_;
-      place = static_cast<uint32_t>((log_put_ + skipped) % kLogBytes);
-      log_put_ += skipped + length;
+    const uint32_t done = ring_of(log).tail.done.load(std::memory_order_acquire);
+    const uint32_t used = log.published - done;
+    const uint64_t start = used == 0 ? log.put : log.notes[done % kLogRecords].start;
+    if (used < kLogRecords && log.put + skipped + length - start <= kLogBytes) {
+      log.notes[log.published % kLogRecords].start = log.put;
+      place = static_cast<uint32_t>((log.put + skipped) % kLogBytes);
+      log.put += skipped + length;
       return true;
     }
-    if (!log_has_changed(done)) return false;
+    if (!log_has_changed(log, done)) return false;
   }
 }
 
 size_t Session::log_write(Inode& inode, const HandleRef& handle, uint32_t word, IoCursor& cursor,
                           uint64_t offset, size_t length, uint32_t& number) {
+  Log& log = logs_[log_of(handle)];
   size_t logged = 0;
   {
-    LockGuard guard(log_lock_);
-    if (log_notes_ == nullptr) {
-      log_notes_ = static_cast<LogNote*>(map_pages(kLogRecords * sizeof(LogNote)));
+    LockGuard guard(log.lock);
+    if (log.notes == nullptr) {
+      log.notes = static_cast<LogNote*>(map_pages(kLogRecords * sizeof(LogNote)));
     }
     // A dead daemon wakes nobody, and the log has room for a while.
     alive_lately();
-    const bool usable = log_notes_ != nullptr && !log_replayed_.load(std::memory_order_relaxed);
+    const bool usable = log.notes != nullptr && !log.replayed.load(std::memory_order_relaxed);
     while (usable && logged < length) {
       const size_t left = length - logged;
       const auto part =
           static_cast<uint32_t>(left < common::kMaxRecord ? left : common::kMaxRecord);
       uint32_t place = 0;
-      if (dead_.load(std::memory_order_relaxed) || !make_log_room(part, place)) {
-        replay_log();
+      if (dead_.load(std::memory_order_relaxed) || !make_log_room(log, part, place)) {
+        replay_log(log);
         break;
       }
-      cursor.copy_in(memory_->log + place, part);
-      log_notes_[log_published_ % kLogRecords].file = inode.id;
-      memory_->log_records[log_published_ % kLogRecords] = {handle.slot, handle.generation,
-                                                            offset + logged, part, place};
-      ++log_published_;
+      cursor.copy_in(bytes_of(log) + place, part);
+      log.notes[log.published % kLogRecords].file = inode.id;
+      ring_of(log).records[log.published % kLogRecords] = {handle.slot, handle.generation,
+                                                           offset + logged, part, place};
+      ++log.published;
       // Release: partner of the daemon's acquire; record and bytes are there.
-      memory_->log_head.published.store(log_published_, std::memory_order_release);
+      ring_of(log).head.published.store(log.published, std::memory_order_release);
       logged += part;
     }
-    number = log_published_;
+    number = log.published;
   }
   // Partner: the daemon's fence between its change of the delegation and its look at `published`;
   // and the pump's before it sleeps, or stops looking by itself.
   std::atomic_thread_fence(std::memory_order_seq_cst);
-  if (memory_->log_tail.looks.load(std::memory_order_relaxed) == 0) ring_if_asleep();
-  if (delegation(handle) != word) await_log(number);
+  if (ring_of(log).tail.looks.load(std::memory_order_relaxed) == 0) ring_if_asleep();
+  if (delegation(handle) != word) await_log(log_of(handle), number);
   return logged;
 }
 
 bool Session::log_overlaps(const HandleRef& handle, uint64_t offset, uint64_t length) {
-  LockGuard guard(log_lock_);
-  for (uint32_t n = memory_->log_tail.done.load(std::memory_order_acquire); n != log_published_;
+  Log& log = logs_[log_of(handle)];
+  LockGuard guard(log.lock);
+  for (uint32_t n = ring_of(log).tail.done.load(std::memory_order_acquire); n != log.published;
        ++n) {
-    const common::LogRecord& record = memory_->log_records[n % kLogRecords];
+    const common::LogRecord& record = ring_of(log).records[n % kLogRecords];
     if (record.slot == handle.slot && record.offset < offset + length &&
         offset < record.offset + record.length) {
       return true;
@@ -115,32 +119,33 @@ bool Session::log_overlaps(const HandleRef& handle, uint64_t offset, uint64_t le
   return false;
 }
 
-void Session::await_log(uint32_t number) {
+void Session::await_log(uint32_t index, uint32_t number) {
+  Log& log = logs_[index];
   // Acquire: partner of the release in replay_log().
-  while (!log_replayed_.load(std::memory_order_acquire)) {
-    const uint32_t done = memory_->log_tail.done.load(std::memory_order_acquire);
+  while (!log.replayed.load(std::memory_order_acquire)) {
+    const uint32_t done = ring_of(log).tail.done.load(std::memory_order_acquire);
     if (static_cast<int32_t>(number - done) <= 0) return;
-    if (log_has_changed(done)) continue;
-    LockGuard guard(log_lock_);
-    replay_log();
+    if (log_has_changed(log, done)) continue;
+    LockGuard guard(log.lock);
+    replay_log(log);
   }
 }
 
-/// Under log_lock_, when the daemon is gone or does not hear of this session any more. Waits as
+/// Under log.lock, when the daemon is gone or does not hear of this session any more. Waits as
 /// long as somebody else works the log off: the daemon, if only the socket is gone, or its recovery
 /// agent. True: now it is the client's. False: what is left was published after the agent had
 /// looked, by calls that have not returned.
-bool Session::take_log_over() {
-  common::LogTail& tail = memory_->log_tail;
+bool Session::take_log_over(Log& log) {
+  common::LogTail& tail = ring_of(log).tail;
   uint64_t heard_ms = raw::coarse_now_ms();
   uint32_t beats = tail.beats.load(std::memory_order_relaxed);
-  uint32_t heard_done = log_published_;
+  uint32_t heard_done = log.published;
   while (true) {
     const uint32_t done = tail.done.load(std::memory_order_acquire);
     // Acquire: partner of the agent's; what it has told of errors is there.
     uint32_t owner = tail.owner.load(std::memory_order_acquire);
     if (owner == common::kLogRecovered) return false;
-    if (done == log_published_ && owner != common::kLogRecovering) return true;
+    if (done == log.published && owner != common::kLogRecovering) return true;
     const uint32_t now_beats = tail.beats.load(std::memory_order_relaxed);
     const uint64_t now = raw::coarse_now_ms();
     if (now_beats != beats || done != heard_done) heard_ms = now;
@@ -160,15 +165,17 @@ bool Session::take_log_over() {
 }
 
 /// Errors that were none.
-void Session::forget_what_was_left() {
+void Session::forget_what_was_left(const Log& log) {
   for (common::HandleSlot& slot : memory_->slots) {
+    if (slot.log != static_cast<uint32_t>(&log - logs_)) continue;
     int32_t left = common::kLeftToClient;
     slot.log_error.compare_exchange_strong(left, 0, std::memory_order_relaxed);
   }
 }
 
 /// Through FUSE.
-void Session::write_record(const common::LogRecord& record, const raw::FileId& file) {
+void Session::write_record(const Log& log, const common::LogRecord& record,
+                           const raw::FileId& file) {
   Inode* inode = g_files.find_inode(file);
   const int fd = inode != nullptr ? writable_descriptor(*inode) : -1;
   if (fd < 0) {
@@ -176,8 +183,9 @@ void Session::write_record(const common::LogRecord& record, const raw::FileId& f
   }
   uint32_t written = 0;
   while (fd >= 0 && written < record.length) {
-    const long got = raw::pwrite(fd, memory_->log + record.place + written, record.length - written,
-                                 static_cast<int64_t>(record.offset + written));
+    const long got =
+        raw::pwrite(fd, bytes_of(log) + record.place + written, record.length - written,
+                    static_cast<int64_t>(record.offset + written));
     if (got == -EINTR) continue;
     if (got <= 0) {
       defer_error(*inode, got == 0 ? EIO : static_cast<int>(-got));
@@ -190,30 +198,30 @@ void Session::write_record(const common::LogRecord& record, const raw::FileId& f
   g_files.release_inode(inode);
 }
 
-/// Under log_lock_. The daemon is gone: sees to it that everything that it has not answered is
+/// Under log.lock. The daemon is gone: sees to it that everything that it has not answered is
 /// written.
-void Session::replay_log() {
-  if (log_replayed_.load(std::memory_order_relaxed)) return;
+void Session::replay_log(Log& log) {
+  if (log.replayed.load(std::memory_order_relaxed)) return;
   dead_.store(true, std::memory_order_relaxed);
-  common::LogTail& tail = memory_->log_tail;
-  const bool ours = take_log_over();
+  common::LogTail& tail = ring_of(log).tail;
+  const bool ours = take_log_over(log);
   // Release: partner of the daemon's acquire, should it live and only the socket be gone.
-  memory_->log_head.abandoned.store(1, std::memory_order_release);
+  ring_of(log).head.abandoned.store(1, std::memory_order_release);
   // What was in flight may still be queued at a brick and land after whatever is written next.
-  if (ours && tail.done.load(std::memory_order_acquire) != log_published_) {
+  if (ours && tail.done.load(std::memory_order_acquire) != log.published) {
     raw::sleep_ms(quarantine_ms());
   }
   const uint32_t recovered = tail.recovered.load(std::memory_order_relaxed);
-  for (uint32_t n = tail.done.load(std::memory_order_acquire); n != log_published_; ++n) {
-    const common::LogRecord& record = memory_->log_records[n % kLogRecords];
+  for (uint32_t n = tail.done.load(std::memory_order_acquire); n != log.published; ++n) {
+    const common::LogRecord& record = ring_of(log).records[n % kLogRecords];
     const bool left = log_error(record.slot) == common::kLeftToClient;
     if (!ours && !left && static_cast<int32_t>(n - recovered) < 0) continue;
-    write_record(record, log_notes_[n % kLogRecords].file);
+    write_record(log, record, log.notes[n % kLogRecords].file);
   }
-  if (!ours) forget_what_was_left();
+  if (!ours) forget_what_was_left(log);
   if (ours) tail.owner.store(common::kLogRecovered, std::memory_order_release);
   // Release: partner of the acquire in await_log().
-  log_replayed_.store(true, std::memory_order_release);
+  log.replayed.store(true, std::memory_order_release);
 }
 
 // --- files -------------------------------------------------------------------------------------
@@ -224,7 +232,7 @@ namespace {
 void await_records(Inode& inode) {
   Session* owner = inode.log_owner;
   if (owner == nullptr) return;
-  owner->await_log(inode.log_until);
+  owner->await_log(inode.log_index, inode.log_until);
   if (const int error = owner->take_log_error(inode.log_slot)) defer_error(inode, error);
 }
 
@@ -242,6 +250,7 @@ size_t log_write(Session& session, const HandleRef& handle, Inode& inode, int fd
     inode.log_owner = &session;
   }
   inode.log_slot = handle.slot;
+  inode.log_index = session.log_of(handle);
   inode.logged.store(true, std::memory_order_release);
   return session.log_write(inode, handle, delegation, cursor, offset, length, inode.log_until);
 }

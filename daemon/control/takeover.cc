@@ -115,34 +115,46 @@ struct Slot {
   int error = 0;
 };
 
+/// Shared by those who work its logs off.
+struct Session {
+  boost::interprocess::mapped_region region;
+  Estate estate;
+};
+
+/// One log of a session.
 class Recovery {
  public:
-  Recovery(boost::interprocess::mapped_region region, Estate estate)
-      : region_(std::move(region)),
-        memory_(*static_cast<common::SessionMemory*>(region_.get_address())),
-        estate_(std::move(estate)) {
-    for (const Estate::Held& held : estate_.files) {
+  /// Of log `index`.
+  Recovery(const std::shared_ptr<Session>& session, uint32_t index)
+      : session_(session),
+        memory_(*static_cast<common::SessionMemory*>(session->region.get_address())),
+        ring_(memory_.logs[index]),
+        bytes_(memory_.log[index]) {
+    for (const Estate::Held& held : session->estate.files) {
+      if (log_of(held) != index) continue;
       Slot& slot = slots_[{held.slot, held.generation}];
       slot.index = held.slot;
       slot.generation = held.generation;
       slot.file = held.descriptor.get();
     }
-    for (Estate::Held& held : estate_.watches) {
+    for (Estate::Held& held : session->estate.watches) {
       const auto found = slots_.find({held.slot, held.generation});
       if (found != slots_.end()) found->second.watch = std::move(held.descriptor);
     }
   }
 
+  bool has_files() const { return !slots_.empty(); }
+
   /// Before anything that can wait: from now on the client waits for this.
   void begin() {
     uint32_t guarded = common::kLogGuarded;
     // acq_rel: partner of the client's when it takes the log over.
-    ours_ = memory_.log_tail.owner.compare_exchange_strong(guarded, common::kLogRecovering,
-                                                           std::memory_order_acq_rel);
+    ours_ = ring_.tail.owner.compare_exchange_strong(guarded, common::kLogRecovering,
+                                                     std::memory_order_acq_rel);
   }
 
   /// relaxed: the client looks whether it changes.
-  void beat() { memory_.log_tail.beats.fetch_add(1, std::memory_order_relaxed); }
+  void beat() { ring_.tail.beats.fetch_add(1, std::memory_order_relaxed); }
 
   void run() {
     if (!ours_) {
@@ -155,8 +167,8 @@ class Recovery {
     // Partner: the client's fence after `published` in Session::log_write() of the shim. What it
     // publishes after this, it does itself.
     std::atomic_thread_fence(std::memory_order_seq_cst);
-    const uint32_t published = memory_.log_head.published.load(std::memory_order_acquire);
-    const uint32_t done = memory_.log_tail.done.load(std::memory_order_acquire);
+    const uint32_t published = ring_.head.published.load(std::memory_order_acquire);
+    const uint32_t done = ring_.tail.done.load(std::memory_order_acquire);
     if (published - done > common::kLogRecords) {
       spdlog::warn("event=recovery-lie");
     } else {
@@ -176,17 +188,23 @@ class Recovery {
     }
     const bool all = std::none_of(slots_.begin(), slots_.end(),
                                   [](auto& item) { return is_gone(item.second.error); });
-    memory_.log_tail.recovered.store(published, std::memory_order_relaxed);
+    ring_.tail.recovered.store(published, std::memory_order_relaxed);
     // Release: partner of the client's acquire; errors are there.
-    if (all) memory_.log_tail.done.store(published, std::memory_order_release);
+    if (all) ring_.tail.done.store(published, std::memory_order_release);
     uint32_t recovering = common::kLogRecovering;
-    memory_.log_tail.owner.compare_exchange_strong(recovering, common::kLogRecovered,
-                                                   std::memory_order_acq_rel);
-    common::futex_wake_all(memory_.log_tail.done);
+    ring_.tail.owner.compare_exchange_strong(recovering, common::kLogRecovered,
+                                             std::memory_order_acq_rel);
+    common::futex_wake_all(ring_.tail.done);
     for (auto& [key, slot] : slots_) release(slot);
   }
 
  private:
+  /// As the daemon has said; where the client has changed it since, its own records are not found.
+  uint32_t log_of(const Estate::Held& held) const {
+    return std::atomic_ref(memory_.slots[held.slot].log).load(std::memory_order_relaxed) %
+           common::kLogs;
+  }
+
   Slot* find(uint32_t index, uint32_t generation) {
     const auto found = slots_.find({index, generation});
     return found == slots_.end() ? nullptr : &found->second;
@@ -194,7 +212,7 @@ class Recovery {
 
   void mark_unanswered(uint32_t done, uint32_t published) {
     for (uint32_t n = done; n != published; ++n) {
-      const common::LogRecord record = data::copy_record(memory_, n);
+      const common::LogRecord record = data::copy_record(ring_, n);
       if (Slot* slot = find(record.slot, record.generation)) slot->unanswered = true;
     }
     // What was under way without the log is the client's to do again; others wait until it cannot
@@ -225,8 +243,8 @@ class Recovery {
     uint64_t bytes = 0;
     for (uint32_t n = done; n != published; ++n) {
       // acquire: a client that has found this silent has taken the log.
-      if (memory_.log_tail.owner.load(std::memory_order_acquire) != common::kLogRecovering) break;
-      const common::LogRecord record = data::copy_record(memory_, n);
+      if (ring_.tail.owner.load(std::memory_order_acquire) != common::kLogRecovering) break;
+      const common::LogRecord record = data::copy_record(ring_, n);
       Slot* slot = data::is_well_formed(record) ? find(record.slot, record.generation) : nullptr;
       if (slot == nullptr) {
         spdlog::warn("event=recovery-lie");
@@ -244,7 +262,7 @@ class Recovery {
     uint32_t written = 0;
     while (written < record.length) {
       const ssize_t n =
-          ::pwrite(slot.open.get(), memory_.log + record.place + written, record.length - written,
+          ::pwrite(slot.open.get(), bytes_ + record.place + written, record.length - written,
                    static_cast<off_t>(record.offset + written));
       if (n < 0 && errno == EINTR) continue;
       if (n <= 0) {
@@ -325,16 +343,17 @@ class Recovery {
   /// It has found the agent silent, and does its log itself.
   void wait_for_client() {
     const auto deadline = Clock::now() + kClientWithin;
-    while (memory_.log_tail.owner.load(std::memory_order_acquire) == common::kLogClient &&
+    while (ring_.tail.owner.load(std::memory_order_acquire) == common::kLogClient &&
            Clock::now() < deadline) {
       std::this_thread::sleep_for(kAgain);
     }
     for (auto& [key, slot] : slots_) finish(slot);
   }
 
-  const boost::interprocess::mapped_region region_;
+  const std::shared_ptr<Session> session_;
   common::SessionMemory& memory_;
-  Estate estate_;
+  common::LogRing& ring_;
+  std::byte* const bytes_;
   std::map<std::pair<uint32_t, uint32_t>, Slot> slots_;
   bool ours_ = false;
 };
@@ -347,12 +366,12 @@ struct Memfd {
   }
 };
 
-std::unique_ptr<Recovery> adopt(Estate estate) {
+std::shared_ptr<Session> adopt(Estate estate) {
   if (!estate.memory) return nullptr;
   try {
     boost::interprocess::mapped_region region(
         Memfd{estate.memory.get()}, boost::interprocess::read_write, 0, common::kSessionBytes);
-    return std::make_unique<Recovery>(std::move(region), std::move(estate));
+    return std::make_shared<Session>(Session{std::move(region), std::move(estate)});
   } catch (const boost::interprocess::interprocess_exception& e) {
     spdlog::error("event=recovery-failed error=\"{}\"", e.what());
     return nullptr;
@@ -363,8 +382,12 @@ std::unique_ptr<Recovery> adopt(Estate estate) {
 
 void take_over(std::unordered_map<uint64_t, Estate>&& estates) {
   std::vector<std::unique_ptr<Recovery>> recoveries;
-  for (auto& [session, estate] : estates) {
-    if (auto recovery = adopt(std::move(estate))) recoveries.push_back(std::move(recovery));
+  for (auto& [number, estate] : estates) {
+    const std::shared_ptr<Session> session = adopt(std::move(estate));
+    for (uint32_t log = 0; session && log < common::kLogs; ++log) {
+      auto recovery = std::make_unique<Recovery>(session, log);
+      if (recovery->has_files()) recoveries.push_back(std::move(recovery));
+    }
   }
   for (const auto& recovery : recoveries) recovery->begin();
   std::atomic<size_t> left{recoveries.size()};

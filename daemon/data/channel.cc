@@ -149,8 +149,11 @@ Channel::Channel(std::shared_ptr<SessionMemory> memory, stats::PumpStats& pump_s
       memory_(std::move(memory)),
       pump_stats_(pump_stats),
       quarantine_(quarantine),
-      keeper_(keeper),
-      log_(**memory_, [this] { keeper_.poke(shared_from_this()); }) {
+      keeper_(keeper) {
+  for (uint32_t i = 0; i < common::kLogs; ++i) {
+    logs_.push_back(
+        std::make_unique<WriteLog>(**memory_, i, [this] { keeper_.poke(shared_from_this()); }));
+  }
   for (uint32_t i = 0; i < common::kLanes; ++i) lanes_[i].index_ = i;
 }
 
@@ -159,12 +162,14 @@ Channel::Scan Channel::scan(Submitter& submitter, Clock::time_point now) {
   if (closed_) return outcome;
   // When this thread is given up, the channel may be gone.
   const std::shared_ptr<Channel> self = shared_from_this();
-  switch (log_.take(self, submitter, now)) {
-    case WriteLog::Take::kNothing: break;
-    case WriteLog::Take::kWorked: outcome = Scan::kWorked; break;
-    case WriteLog::Take::kLie: return Scan::kLie;
-    case WriteLog::Take::kGone: return Scan::kGone;
-    case WriteLog::Take::kThreadLost: return Scan::kThreadLost;
+  for (const auto& log : logs_) {
+    switch (log->take(self, submitter, now)) {
+      case WriteLog::Take::kNothing: break;
+      case WriteLog::Take::kWorked: outcome = Scan::kWorked; break;
+      case WriteLog::Take::kLie: return Scan::kLie;
+      case WriteLog::Take::kGone: return Scan::kGone;
+      case WriteLog::Take::kThreadLost: return Scan::kThreadLost;
+    }
   }
   run_waiters();
   if (closed_) return outcome;  // by somebody who waited
@@ -194,15 +199,16 @@ void Channel::take_delegations_back() {
 }
 
 void Channel::when_written(uint32_t index, std::function<void()> done) {
-  log_.when_written([self = shared_from_this(), index, done = std::move(done)]() mutable {
-    if (self->closed_) return done();
-    self->waiters_.emplace_back(index, std::move(done));
-    self->waited_for_.store(true, std::memory_order_relaxed);
-    // Partner: the one in Lane::finished() behind `in_flight_`. Either run_waiters() sees that it
-    // has finished, or that sees that somebody waits.
-    std::atomic_thread_fence(std::memory_order_seq_cst);
-    self->keeper_.poke(self);
-  });
+  logs_[make_slot(index).log]->when_written(
+      [self = shared_from_this(), index, done = std::move(done)]() mutable {
+        if (self->closed_) return done();
+        self->waiters_.emplace_back(index, std::move(done));
+        self->waited_for_.store(true, std::memory_order_relaxed);
+        // Partner: the one in Lane::finished() behind `in_flight_`. Either run_waiters() sees that
+        // it has finished, or that sees that somebody waits.
+        std::atomic_thread_fence(std::memory_order_seq_cst);
+        self->keeper_.poke(self);
+      });
 }
 
 /// A write through the slot has not been answered.
@@ -318,7 +324,7 @@ Channel::Scan Channel::take(Lane& lane, uint32_t number, Submitter& submitter,
     return Scan::kWorked;
   }
   if (common::is_sync(request.op)) {
-    if (log_.idle()) return submit(lane, slot->handle.file(), submitter);
+    if (logs_[slot->log]->idle()) return submit(lane, slot->handle.file(), submitter);
     when_written(request.slot,
                  [this, &lane, file = slot->handle.file()] { syncs_.emplace_back(&lane, file); });
     return Scan::kWorked;
@@ -401,11 +407,34 @@ bool Channel::busy() {
   return std::any_of(
              lanes_.begin(), lanes_.end(),
              [](const Lane& lane) { return lane.in_flight_.load(std::memory_order_relaxed); }) ||
-         !log_.idle();
+         !logs_idle();
+}
+
+bool Channel::logs_idle() {
+  return std::all_of(logs_.begin(), logs_.end(), [](const auto& log) { return log->idle(); });
+}
+
+Clock::time_point Channel::last_logged() const {
+  Clock::time_point last{};
+  for (const auto& log : logs_) last = std::max(last, log->last_work());
+  return last;
+}
+
+void Channel::show_looks(bool looks) {
+  for (const auto& log : logs_) log->show_looks(looks);
+}
+
+/// The first mounts have one each.
+uint32_t Channel::log_of(dev_t mount) {
+  for (uint32_t i = 0; i < common::kLogs; ++i) {
+    if (log_mounts_[i] == 0) log_mounts_[i] = mount;
+    if (log_mounts_[i] == mount) return i;
+  }
+  return static_cast<uint32_t>(mount % common::kLogs);
 }
 
 void Channel::note_writes_in_flight(Clock::time_point now) {
-  log_.note_in_flight(quarantine_, now);
+  for (const auto& log : logs_) log->note_in_flight(quarantine_, now);
   for (const Lane& lane : lanes_) {
     // Pump-written fields: request_ and start_ can be read while in flight, and after.
     if (lane.in_flight_.load(std::memory_order_relaxed) && lane.request_.op == Op::kWrite &&
@@ -474,6 +503,7 @@ void Channel::publish_ready(uint32_t index, Slot& slot, std::shared_ptr<gluster:
   shared.reason = static_cast<uint32_t>(common::Reason::kNone);
   shared.flags = slot.flags;
   shared.write_unit = slot.handle.file()->write_unit();
+  shared.log = slot.log = log_of(slot.handle.file()->inode()->dev());
   // Of whoever had the slot before.
   shared.log_error.store(0, std::memory_order_relaxed);
   show_delegation(index, common::kDelegationNone);
@@ -492,7 +522,7 @@ void Channel::publish_refused(uint32_t index, uint32_t generation, common::Reaso
 
 void Channel::close() {
   closed_ = true;
-  log_.stop();
+  for (const auto& log : logs_) log->stop();
   std::vector<std::pair<uint32_t, std::function<void()>>> waiters;
   waiters.swap(waiters_);
   for (const auto& [index, call] : waiters) call();

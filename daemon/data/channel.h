@@ -121,6 +121,7 @@ class Channel : public std::enable_shared_from_this<Channel> {
     uint64_t written_offset = 0;   // of the last one
     uint32_t delegation_word = 0;  // what the client has been shown, while it is delegated
     bool may_log = false;          // it has been delegated: records are no lie
+    uint32_t log = 0;              // where they are
     std::shared_ptr<Delegation> delegation;
     std::shared_ptr<const void> guard;  // of the file, while there may be records (Recovery)
     gluster::Handle handle;
@@ -144,7 +145,11 @@ class Channel : public std::enable_shared_from_this<Channel> {
   /// FUSE may hold older bytes than what the client has written through the slot, or through some.
   bool owes_fence(uint32_t index) const;
   bool owes_fences() const;
-  WriteLog& log() { return log_; }
+  WriteLog& log(uint32_t index) { return *logs_[index]; }
+  /// When something was last taken out of a log.
+  Clock::time_point last_logged() const;
+  /// WriteLog::show_looks of all.
+  void show_looks(bool looks);
   /// Calls `done` when everything that the client has logged, or has been writing through the slot,
   /// by now has been answered, or nothing will be written any more. The caller has a fence
   /// (seq_cst) between taking the delegation back and this.
@@ -187,6 +192,8 @@ class Channel : public std::enable_shared_from_this<Channel> {
   friend class Lane;
 
   Scan take(Lane& lane, uint32_t number, Submitter& submitter, Clock::time_point now);
+  uint32_t log_of(dev_t mount);
+  bool logs_idle();
   bool writes_through(uint32_t index) const;
   void run_waiters();
   Scan fill(Lane& lane, const std::shared_ptr<gluster::File>& file,
@@ -204,7 +211,8 @@ class Channel : public std::enable_shared_from_this<Channel> {
   uint64_t touches_seen_ = 0;                 // calls that the client had counted at the last look
   uint32_t delegation_answers_ = 0;
   ChannelKeeper& keeper_;
-  WriteLog log_;
+  std::vector<std::unique_ptr<WriteLog>> logs_;    // kLogs
+  std::array<dev_t, common::kLogs> log_mounts_{};  // whose they are; 0: nobody's yet
   /// Who waits for the writes through a slot. `waited_for_`: somebody does.
   std::vector<std::pair<uint32_t, std::function<void()>>> waiters_;
   std::atomic<bool> waited_for_{false};

@@ -10,8 +10,8 @@
 namespace booster::daemon::data {
 
 /// Record `number` as it is at this moment.
-inline common::LogRecord copy_record(common::SessionMemory& memory, uint32_t number) {
-  common::LogRecord& record = memory.log_records[number % common::kLogRecords];
+inline common::LogRecord copy_record(common::LogRing& ring, uint32_t number) {
+  common::LogRecord& record = ring.records[number % common::kLogRecords];
   // Atomic loads, so that the compiler can neither repeat nor invent one.
   const auto once = [](auto& word) {
     return std::atomic_ref(word).load(std::memory_order_relaxed);

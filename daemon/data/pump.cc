@@ -301,8 +301,8 @@ bool Pump::fall_asleep(Turn& turn, bool& found) {
 
 /// Before the fence and the last look that follow.
 void Pump::goes_idle(const std::shared_ptr<Channel>& channel) {
-  const bool looks = !channel->closed() && now_ - channel->log().last_work() < kLooksFor;
-  channel->log().show_looks(looks);
+  const bool looks = !channel->closed() && now_ - channel->last_logged() < kLooksFor;
+  channel->show_looks(looks);
   if (!looks) return;
   if (lookers_.empty()) {
     log_timer_.expires_after(kLookEvery);

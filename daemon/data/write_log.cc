@@ -18,8 +18,8 @@ constexpr uint32_t kGoodBatch = 256U << 10;
 
 }  // namespace
 
-WriteLog::WriteLog(common::SessionMemory& memory, std::function<void()> progress)
-    : memory_(memory), progress_(std::move(progress)) {
+WriteLog::WriteLog(common::SessionMemory& memory, uint32_t index, std::function<void()> progress)
+    : memory_(memory), index_(index), ring_(memory.logs[index]), progress_(std::move(progress)) {
   for (Batch& batch : batches_) batch.log_ = this;
 }
 
@@ -40,20 +40,20 @@ bool WriteLog::overlaps_in_flight(const gluster::Inode& inode, uint64_t offset, 
 /// What the next write is: the records from taken_ to `next`.
 WriteLog::Plan WriteLog::plan(Channel& channel, uint32_t published, bool hurry, Batch& batch,
                               uint32_t& next) {
-  const common::LogRecord first = copy_record(memory_, taken_);
+  const common::LogRecord first = copy_record(ring_, taken_);
   if (!is_well_formed(first)) return Plan::kLie;
   Channel::Slot* slot = channel.find_slot(first.slot);
   // A client gives a handle back when its records have been answered, and logs only what it was
   // told that it may.
   if (!slot || slot->state != Channel::Slot::State::kReady ||
       slot->generation != first.generation || (slot->flags & common::kHandleWritable) == 0 ||
-      !slot->may_log) {
+      !slot->may_log || slot->log != index_) {
     return Plan::kLie;
   }
   uint64_t length = first.length;
   next = taken_ + 1;
   while (next != published && length < kMaxBatch) {
-    const common::LogRecord record = copy_record(memory_, next);
+    const common::LogRecord record = copy_record(ring_, next);
     if (!is_well_formed(record)) return Plan::kLie;
     if (record.slot != first.slot || record.generation != first.generation ||
         record.offset != first.offset + length || record.place != first.place + length ||
@@ -78,7 +78,7 @@ WriteLog::Plan WriteLog::plan(Channel& channel, uint32_t published, bool hurry, 
 
   batch.slot_ = first.slot;
   batch.records_ = next - taken_;
-  batch.bytes_ = memory_.log + first.place;
+  batch.bytes_ = memory_.log[index_] + first.place;
   batch.offset_ = first.offset;
   batch.length_ = static_cast<uint32_t>(length);
   batch.written_ = 0;
@@ -95,12 +95,12 @@ WriteLog::Take WriteLog::take(const std::shared_ptr<Channel>& channel, Submitter
   run_waiters();
   if (stopped_) return Take::kNothing;
   // acquire: partner of the release in the shim's Session::replay_log().
-  if (memory_.log_head.abandoned.load(std::memory_order_acquire) != 0) {
+  if (ring_.head.abandoned.load(std::memory_order_acquire) != 0) {
     stop();
     return Take::kNothing;
   }
   // acquire: partner of the client's release; records and bytes are there.
-  const uint32_t published = memory_.log_head.published.load(std::memory_order_acquire);
+  const uint32_t published = ring_.head.published.load(std::memory_order_acquire);
   uint32_t done = 0;
   bool answered = false;
   {
@@ -112,8 +112,7 @@ WriteLog::Take WriteLog::take(const std::shared_ptr<Channel>& channel, Submitter
   if (published - taken_ > common::kLogRecords - (taken_ - done)) return Take::kLie;
   if (published == taken_) return Take::kNothing;
   // relaxed: looked at again when something is answered, or the client rings.
-  const bool hurry =
-      memory_.log_head.waits.load(std::memory_order_relaxed) != 0 || !waiters_.empty();
+  const bool hurry = ring_.head.waits.load(std::memory_order_relaxed) != 0 || !waiters_.empty();
   if (put_off_ && published == looked_at_ && !answered && !hurry) return Take::kNothing;
 
   bool worked = false;
@@ -206,12 +205,12 @@ void WriteLog::batch_finished(Batch& batch, int error) noexcept {
       --count_;
     }
     // Under the mutex, so that it never goes back. Release: partner of the client's acquire.
-    memory_.log_tail.done.store(done_, std::memory_order_release);
+    ring_.tail.done.store(done_, std::memory_order_release);
   }
   // Partner: the client's fence after it has raised `waits`.
   std::atomic_thread_fence(std::memory_order_seq_cst);
-  if (memory_.log_head.waits.load(std::memory_order_relaxed) != 0) {
-    common::futex_wake_all(memory_.log_tail.done);
+  if (ring_.head.waits.load(std::memory_order_relaxed) != 0) {
+    common::futex_wake_all(ring_.tail.done);
   }
   progress_();
 }
@@ -220,8 +219,7 @@ void WriteLog::when_written(std::function<void()> done) {
   if (stopped_) return done();
   // acquire, after the caller's fence: partner of the client's release and fence in
   // Session::log_write().
-  waiters_.emplace_back(memory_.log_head.published.load(std::memory_order_acquire),
-                        std::move(done));
+  waiters_.emplace_back(ring_.head.published.load(std::memory_order_acquire), std::move(done));
   progress_();
 }
 
@@ -253,11 +251,11 @@ bool WriteLog::in_flight() {
 
 bool WriteLog::idle() {
   return !in_flight() &&
-         (stopped_ || memory_.log_head.published.load(std::memory_order_acquire) == taken_);
+         (stopped_ || ring_.head.published.load(std::memory_order_acquire) == taken_);
 }
 
 void WriteLog::show_looks(bool looks) {
-  memory_.log_tail.looks.store(looks ? 1 : 0, std::memory_order_relaxed);
+  ring_.tail.looks.store(looks ? 1 : 0, std::memory_order_relaxed);
 }
 
 void WriteLog::note_in_flight(Quarantine& quarantine, Clock::time_point now) {

@@ -1,4 +1,4 @@
-// The write log of one session, as the daemon works it off: takes records out of shared memory,
+// One write log of a session, as the daemon works it off: takes records out of shared memory,
 // joins neighbours into large writes, has some of them in flight at a time, and tells the client
 // how far it is. Belongs to one pump; only completions come from other threads.
 #pragma once
@@ -30,7 +30,8 @@ class WriteLog {
   enum class Take { kNothing, kWorked, kLie, kGone, kThreadLost };
 
   /// `progress` is called on any thread when there may be more to do; it must not block.
-  WriteLog(common::SessionMemory& memory, std::function<void()> progress);
+  /// `index`: which one of the session's.
+  WriteLog(common::SessionMemory& memory, uint32_t index, std::function<void()> progress);
 
   // --- on the pump's thread ---
 
@@ -80,6 +81,8 @@ class WriteLog {
   void run_waiters();
 
   common::SessionMemory& memory_;
+  const uint32_t index_;
+  common::LogRing& ring_;
   const std::function<void()> progress_;
   // Pump only.
   uint32_t taken_ = 0;

@@ -253,6 +253,40 @@ TEST_F(Logged, TwoWritersHandTheFileOver) {
   ASSERT_TRUE(warm(one, "a", 2));
 }
 
+TEST_F(Logged, AVolumeThatDoesNotAnswerStopsNoWritesToAnother) {
+  ASSERT_GE(Lab::get().mounts.size(), 2U);
+  Puppet writer;
+  const std::string well = Lab::get().mounts[1] + "/well-" + std::to_string(::getpid());
+  open_file(writer, "hung");
+  ASSERT_EQ(writer.tell("open", "well", "rw+creat", well), "0");
+  ASSERT_TRUE(warm(writer, "hung", 1));
+  ASSERT_TRUE(warm(writer, "well", 1));
+  constexpr size_t kLength = 64 << 10;
+  constexpr size_t kWrites = 256;  // several times what a log holds
+  const uint64_t before = logged();
+  {
+    const HungBrick hung(bricks().front());
+    for (size_t w = 0; w < 16; ++w) {
+      ASSERT_EQ(writer.tell("pwrite", "hung", w * kLength, kLength, 2), right(kLength));
+    }
+    const auto start = steady_clock::now();
+    for (size_t w = 0; w < kWrites; ++w) {
+      ASSERT_EQ(writer.tell("pwrite", "well", w * kLength, kLength, 3), right(kLength));
+    }
+    EXPECT_EQ(writer.tell("fsync", "well"), "0");
+    // Without logs of their own: as long as the brick hangs.
+    EXPECT_LT(steady_clock::now() - start, std::chrono::seconds(10));
+    EXPECT_GE(logged() - before, kWrites);
+  }
+  EXPECT_EQ(writer.tell("fsync", "hung"), "0");
+  std::string bytes = read_file(well);
+  EXPECT_EQ(first_wrong(bytes.data(), bytes.size(), 0, 3), kWrites * kLength);
+  bytes = read_file(dir_.file("hung"));
+  EXPECT_EQ(first_wrong(bytes.data(), bytes.size(), 0, 2), 16 * kLength);
+  EXPECT_EQ(writer.tell("close", "well", "close"), "0");
+  ::unlink(well.c_str());
+}
+
 class LoggedAndKilled : public Logged {
  protected:
   LoggedAndKilled() : Logged("[failure]\nquarantine_min_ms = 300\n") {}

@@ -48,15 +48,15 @@ struct Brick {
   std::string path;
 };
 
-/// Those of the first volume, which run.
-inline std::vector<Brick> bricks() {
+/// Those of a volume, by default the first one, which run.
+inline std::vector<Brick> bricks(const std::string& of = "vol1") {
   const RunResult told = run({"lab", "bricks"}, {.preload = false});
   EXPECT_EQ(told.status, 0) << told.err;
   std::vector<Brick> all;
   std::istringstream lines(told.out);
   std::string volume;
   for (Brick brick; lines >> brick.number >> volume >> brick.pid >> brick.path;) {
-    if (volume == "vol1") all.push_back(brick);
+    if (volume == of) all.push_back(brick);
   }
   EXPECT_FALSE(all.empty()) << told.out;
   return all;

@@ -145,14 +145,14 @@ TEST_F(ChannelTest, AMalformedRequestIsALie) {
 
 TEST_F(ChannelTest, MoreRecordsThanTheLogHoldsAreALie) {
   for (const uint32_t number : {0xffff'ffffU, 0x8000'0000U, common::kLogRecords + 1}) {
-    shared().log_head.published.store(number, std::memory_order_release);
+    shared().logs[0].head.published.store(number, std::memory_order_release);
     EXPECT_EQ(scan(), Channel::Scan::kLie) << number;
   }
 }
 
 TEST_F(ChannelTest, ARecordWithoutADelegationIsALie) {
-  shared().log_records[0] = {.slot = 3, .generation = 1, .offset = 0, .length = 1, .place = 0};
-  shared().log_head.published.store(1, std::memory_order_release);
+  shared().logs[0].records[0] = {.slot = 3, .generation = 1, .offset = 0, .length = 1, .place = 0};
+  shared().logs[0].head.published.store(1, std::memory_order_release);
   EXPECT_EQ(scan(), Channel::Scan::kLie);
   Channel::Slot& slot = channel_->make_slot(3);
   slot.state = Channel::Slot::State::kReady;
@@ -179,15 +179,15 @@ TEST_F(ChannelTest, AMalformedRecordIsALie) {
   slot.flags = common::kHandleReadable | common::kHandleWritable;
   slot.may_log = true;
   for (const common::LogRecord& record : bad) {
-    shared().log_records[0] = record;
-    shared().log_head.published.store(1, std::memory_order_release);
+    shared().logs[0].records[0] = record;
+    shared().logs[0].head.published.store(1, std::memory_order_release);
     EXPECT_EQ(scan(), Channel::Scan::kLie);
   }
 }
 
 TEST_F(ChannelTest, WhoWaitsForAnEmptyLogDoesNotWait) {
   int called = 0;
-  channel_->log().when_written([&called] { ++called; });
+  channel_->log(0).when_written([&called] { ++called; });
   EXPECT_EQ(scan(), Channel::Scan::kNothing);
   EXPECT_EQ(called, 1);
   EXPECT_FALSE(channel_->busy());
@@ -195,8 +195,8 @@ TEST_F(ChannelTest, WhoWaitsForAnEmptyLogDoesNotWait) {
 
 TEST_F(ChannelTest, WhoWaitsForALogThatIsNeverWrittenWaitsUntilItIsGivenUp) {
   const auto waits = std::make_shared<int>(0);
-  shared().log_head.published.store(common::kLogRecords + 1, std::memory_order_release);
-  channel_->log().when_written([waits] { ++*waits; });
+  shared().logs[0].head.published.store(common::kLogRecords + 1, std::memory_order_release);
+  channel_->log(0).when_written([waits] { ++*waits; });
   EXPECT_EQ(scan(), Channel::Scan::kLie);
   channel_->close();
   EXPECT_EQ(waits.use_count(), 1);
