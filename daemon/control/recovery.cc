@@ -3,13 +3,14 @@
 
 #include <poll.h>
 #include <spdlog/spdlog.h>
-#include <sys/resource.h>
 
+#include <cerrno>
 #include <cstring>
 #include <string>
 #include <unordered_map>
 #include <utility>
 
+#include "daemon/control/descriptor_limit.h"
 #include "daemon/control/helper_process.h"
 #include "daemon/control/packet.h"
 #include "daemon/control/takeover.h"
@@ -101,10 +102,7 @@ class Keeper {
 };
 
 void serve(int socket) {
-  rlimit limit{};
-  ::getrlimit(RLIMIT_NOFILE, &limit);
-  limit.rlim_cur = limit.rlim_max;
-  ::setrlimit(RLIMIT_NOFILE, &limit);
+  raise_descriptor_limit();
   Keeper keeper;
   while (true) {
     Message message{};

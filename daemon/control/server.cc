@@ -2,7 +2,6 @@
 #include "daemon/control/server.h"
 
 #include <spdlog/spdlog.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <systemd/sd-daemon.h>
 
@@ -12,6 +11,7 @@
 #include <thread>
 
 #include "booster_version.h"
+#include "daemon/control/descriptor_limit.h"
 
 namespace booster::daemon::control {
 namespace {
@@ -25,17 +25,6 @@ constexpr int kAcceptsPerTurn = 64;
 size_t pump_count(int64_t configured) {
   if (configured > 0) return static_cast<size_t>(configured);
   return std::clamp<size_t>(std::thread::hardware_concurrency() / 4, 1, 4);
-}
-
-/// Each session holds three descriptors, each context some dozens.
-void raise_descriptor_limit() {
-  rlimit limit{};
-  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-  limit.rlim_cur = limit.rlim_max = std::max<rlim_t>(limit.rlim_max, 1U << 20);
-  if (::setrlimit(RLIMIT_NOFILE, &limit) == 0) return;
-  ::getrlimit(RLIMIT_NOFILE, &limit);
-  limit.rlim_cur = limit.rlim_max;
-  ::setrlimit(RLIMIT_NOFILE, &limit);
 }
 
 gluster::MountSettings mount_settings(const Config& config,

@@ -366,9 +366,10 @@ Channel::Scan Channel::fill(Lane& lane, const std::shared_ptr<gluster::File>& fi
 
 /// Of which everything that they are about is on the bricks. False: this thread has been given up.
 bool Channel::begin_syncs(Submitter& submitter) {
-  std::vector<std::pair<Lane*, std::shared_ptr<gluster::File>>> syncs;
-  syncs.swap(syncs_);
-  for (const auto& [lane, file] : syncs) {
+  // One by one: what is left is for the thread that comes after this one.
+  while (!syncs_.empty()) {
+    const auto [lane, file] = std::move(syncs_.back());
+    syncs_.pop_back();
     if (submit(*lane, file, submitter) == Scan::kThreadLost) return false;
   }
   return true;
