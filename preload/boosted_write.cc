@@ -140,6 +140,12 @@ long write_at(Session& session, const HandleRef& handle, uint32_t delegation,
   const KernelChange change(inode);
   const long more = kernel_rest(call, left, length - moved.done, offset + moved.done);
   if (raw::is_error(more)) return moved.done > 0 ? static_cast<long>(moved.done) : more;
+  // Neither what somebody else has written of it nor the rest has waited for the disks.
+  if (const SyncKind kind = sync_of(description, call); kind != SyncKind::kNone) {
+    const long synced =
+        raw::raw_syscall(kind == SyncKind::kData ? SYS_fdatasync : SYS_fsync, call.fd);
+    if (raw::is_error(synced)) return synced;
+  }
   return static_cast<long>(moved.done) + more;
 }
 

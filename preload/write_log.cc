@@ -231,9 +231,11 @@ namespace {
 /// Under log_lock. All that was logged of the file is on the bricks, or its error is kept.
 void await_records(Inode& inode) {
   Session* owner = inode.log_owner;
-  if (owner == nullptr) return;
+  if (owner == nullptr || !inode.logged.load(std::memory_order_relaxed)) return;
   owner->await_log(inode.log_index, inode.log_until);
   if (const int error = owner->take_log_error(inode.log_slot)) defer_error(inode, error);
+  // The slot may be another file's next, whose errors are its own.
+  inode.logged.store(false, std::memory_order_release);
 }
 
 }  // namespace

@@ -40,9 +40,9 @@ using Clock = std::chrono::steady_clock;
 constexpr milliseconds kBricksWithin{10'000};
 constexpr milliseconds kAgain{100};
 /// A client that has found the agent silent does its log itself; its files' openers wait so long.
-constexpr milliseconds kClientWithin{60'000};
+constexpr milliseconds kClientWithin{180'000};
 /// What the quarantine can be at most (data::Quarantine): the memory says, and may lie.
-constexpr uint32_t kMostQuarantineMs = 120'000;
+constexpr uint32_t kMostQuarantineMs = 600'000;
 constexpr int kFenceAttempts = 3;
 /// No file has it.
 constexpr const char* kNoAttribute = "user.booster.no-such-attribute";
@@ -186,6 +186,10 @@ class Recovery {
     for (auto& [key, slot] : slots_) {
       if (slot.unanswered) finish_written(slot);
     }
+    // acquire: a client that has found this silent has taken the log, and does what is left.
+    if (ring_.tail.owner.load(std::memory_order_acquire) != common::kLogRecovering) {
+      return wait_for_client();
+    }
     const bool all = std::none_of(slots_.begin(), slots_.end(),
                                   [](auto& item) { return is_gone(item.second.error); });
     ring_.tail.recovered.store(published, std::memory_order_relaxed);
@@ -307,6 +311,7 @@ class Recovery {
       open(slot);
       if (slot.open) fence(slot);
     }
+    slot.open.reset();
     release(slot);
   }
 
