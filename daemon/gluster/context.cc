@@ -17,6 +17,7 @@
 #include <numeric>
 #include <sstream>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include "daemon/gluster/worker.h"
@@ -131,6 +132,19 @@ std::string volfile_of(glfs* fs) {
   return text;
 }
 
+/// libgfapi sets the graph up before it keeps the text of it (glfs_mgmt_getspec_cbk), and glfs_init
+/// returns when the bricks are there, on another thread. Empty if the text never comes.
+std::string first_volfile_of(glfs* fs) {
+  constexpr auto kPatience = std::chrono::seconds(10);
+  constexpr auto kLookEvery = std::chrono::milliseconds(1);
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  while (true) {
+    std::string text = volfile_of(fs);
+    if (!text.empty() || std::chrono::steady_clock::now() >= deadline) return text;
+    std::this_thread::sleep_for(kLookEvery);
+  }
+}
+
 Outcome<glfs*> start_from_servers(const MountOptions& options, const ContextSettings& settings) {
   std::vector<VolfileServer> servers = options.servers;
   if (servers.empty() || options.volfile_id.empty()) {
@@ -238,8 +252,9 @@ Outcome<std::shared_ptr<Context>> Context::build(const MountOptions& options,
   std::shared_ptr<Context> context;
   const auto from_server = start_from_servers(options, settings);
   if (from_server) {
-    const std::string text = volfile_of(*from_server);
+    const std::string text = first_volfile_of(*from_server);
     context.reset(new Context(*from_server, gluster::write_unit(text), true));
+    if (text.empty()) return Failure{std::string("libgfapi does not tell the volume's graph")};
     // The mount may not have it yet, but it will.
     if (is_sharded(text)) return Failure{std::string(kShardedMessage)};
   } else {
