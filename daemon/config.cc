@@ -73,13 +73,11 @@ const std::vector<Key>& keys() {
        "The same for each user. Root is not limited.",
        NumberKey{&Config::sessions_per_uid, 1024, 1, 1'000'000}},
       {"limits", "session_memory_bytes", "bytes", true,
-       "Address space of the shared memory of all sessions, 24.7 MiB each. It is virtual: pages "
-       "are\n"
-       "taken when a lane or log first carries so much, so a program of few small calls holds "
-       "some\n"
-       "KiB, and only 8 threads that read 1 MiB at a time and write on four mounts hold all of it. "
-       "The default is above what the limit\n"
-       "of sessions allows; lower it where untrusted users could fill the memory of the host.",
+       "Address space of the shared memory of all sessions, 24.7 MiB each. It is virtual: pages\n"
+       "are taken when a lane or log first carries so much, so a program of few small calls holds\n"
+       "some KiB, and only 8 threads that read 1 MiB at a time and write on four mounts hold all\n"
+       "of it. The default is above what the limit of sessions allows; lower it where untrusted\n"
+       "users could fill the memory of the host.",
        NumberKey{&Config::session_memory_bytes, int64_t{128} << 30, int64_t{32} << 20, kMax63}},
       {"limits", "handles", "handles", true,
        "Engaged files of all sessions together; each costs an open file on the bricks.",

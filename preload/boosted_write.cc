@@ -72,21 +72,32 @@ Reason admit(const Session& session, const HandleRef& handle, Description& descr
   return look_at_descriptor(session, description, call.fd);
 }
 
+/// What was logged comes to the bricks' disks; an error of it is deferred. False: the kernel has to
+/// be asked.
+bool sync_log(Session& session, const HandleRef& handle, uint32_t delegation, Inode& inode,
+              SyncKind kind) {
+  const common::Op op = kind == SyncKind::kAll ? common::Op::kSync : common::Op::kDataSync;
+  if (!session.sync(handle, op, delegation)) return false;
+  drain_log(inode);  // is empty: for errors
+  return true;
+}
+
+/// 0 or -errno.
+long sync_by_kernel(int fd, SyncKind kind) {
+  if (kind == SyncKind::kNone) return 0;
+  return raw::raw_syscall(kind == SyncKind::kAll ? SYS_fsync : SYS_fdatasync, fd);
+}
+
 /// The write has been logged: waits for what it promises besides. 0 or -errno.
 long await_sync(Session& session, const HandleRef& handle, uint32_t delegation,
                 Description& description, const Call& call) {
   const SyncKind kind = sync_of(description, call);
   if (kind == SyncKind::kNone) return 0;
   Inode& inode = *description.inode;
-  const bool data_only = kind == SyncKind::kData;
   long result = 0;
-  if (session.sync(handle, data_only ? common::Op::kDataSync : common::Op::kSync, delegation)) {
-    drain_log(inode);  // is empty: for errors
-  } else {
+  if (!sync_log(session, handle, delegation, inode, kind)) {
     settle(inode);
-    result = still_names(call.fd, inode)
-                 ? raw::raw_syscall(data_only ? SYS_fdatasync : SYS_fsync, call.fd)
-                 : -EIO;
+    result = still_names(call.fd, inode) ? sync_by_kernel(call.fd, kind) : -EIO;
   }
   const long error = take_deferred_error(inode);
   return error != 0 ? error : result;
@@ -141,11 +152,8 @@ long write_at(Session& session, const HandleRef& handle, uint32_t delegation,
   const long more = kernel_rest(call, left, length - moved.done, offset + moved.done);
   if (raw::is_error(more)) return moved.done > 0 ? static_cast<long>(moved.done) : more;
   // Neither what somebody else has written of it nor the rest has waited for the disks.
-  if (const SyncKind kind = sync_of(description, call); kind != SyncKind::kNone) {
-    const long synced =
-        raw::raw_syscall(kind == SyncKind::kData ? SYS_fdatasync : SYS_fsync, call.fd);
-    if (raw::is_error(synced)) return synced;
-  }
+  const long synced = sync_by_kernel(call.fd, sync_of(description, call));
+  if (raw::is_error(synced)) return synced;
   return static_cast<long>(moved.done) + more;
 }
 
@@ -203,11 +211,7 @@ bool boosted_sync(Description& description, int fd, bool data_only) {
       look_at_descriptor(*live, description, fd) != Reason::kNone) {
     return false;
   }
-  if (!live->sync(handle, data_only ? common::Op::kDataSync : common::Op::kSync, delegation)) {
-    return false;
-  }
-  drain_log(inode);  // is empty: for errors
-  return true;
+  return sync_log(*live, handle, delegation, inode, data_only ? SyncKind::kData : SyncKind::kAll);
 }
 
 Reason reason_of(const Session& session, long flags) {

@@ -8,7 +8,6 @@
 // It believes nothing that it reads in a session's memory, as the daemon does not.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 

@@ -173,9 +173,11 @@ bool Session::on_hello(const proto::Hello& hello) {
 
   const UniqueFd memory_fd = (*memory)->take_fd();
   auto guard = home_.shared.helpers.recovery.guard_memory(id_, memory_fd.get());
-  // relaxed: sending the descriptor orders it before the client's first look.
-  for (common::LogRing& log : (***memory).logs) {
-    if (guard) log.tail.owner.store(common::kLogGuarded, std::memory_order_relaxed);
+  if (guard) {
+    // relaxed: sending the descriptor orders it before the client's first look.
+    for (common::LogRing& log : (***memory).logs) {
+      log.tail.owner.store(common::kLogGuarded, std::memory_order_relaxed);
+    }
   }
   const auto place = std::make_shared<const Place>(Place{ticket_, std::move(guard)});
   channel_ = std::make_shared<data::Channel>(*memory, home_.pump.stats(), home_.shared.quarantine,

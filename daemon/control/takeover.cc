@@ -1,17 +1,14 @@
-// One thread a session, and one that says that the agent lives.
+// One thread a log, and one that says that the agent lives.
 #include "daemon/control/takeover.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
 #include <spdlog/spdlog.h>
-#include <sys/fanotify.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
-#include <boost/interprocess/exceptions.hpp>
 #include <boost/interprocess/mapped_region.hpp>
 #include <cerrno>
 #include <chrono>
@@ -23,9 +20,11 @@
 #include <utility>
 
 #include "common/abi.h"
-#include "common/fence.h"
 #include "common/futex.h"
 #include "daemon/data/log_record.h"
+#include "daemon/data/session_memory.h"
+#include "daemon/gluster/fuse_file.h"
+#include "daemon/gluster/open_events.h"
 #include "daemon/gluster/own_opens.h"
 #include "daemon/gluster/worker.h"
 
@@ -41,19 +40,11 @@ constexpr milliseconds kBricksWithin{10'000};
 constexpr milliseconds kAgain{100};
 /// A client that has found the agent silent does its log itself; its files' openers wait so long.
 constexpr milliseconds kClientWithin{180'000};
-/// What the quarantine can be at most (data::Quarantine): the memory says, and may lie.
+/// What failure.quarantine_min_ms can be at most: the memory says how long it is, and may lie.
 constexpr uint32_t kMostQuarantineMs = 600'000;
-constexpr int kFenceAttempts = 3;
-/// No file has it.
-constexpr const char* kNoAttribute = "user.booster.no-such-attribute";
 
 std::string path_of(int fd) {
   return fmt::format("/proc/self/fd/{}", fd);
-}
-
-/// The file has no name any more.
-bool is_gone(int error) {
-  return error == ENOENT || error == ESTALE;
 }
 
 /// Reads the events of a group from when this process opens the file: its own open goes by, and so
@@ -82,19 +73,14 @@ class EventReader {
   }
 
   void read() {
-    alignas(fanotify_event_metadata) char buffer[4096];
-    ssize_t left = ::read(group_, buffer, sizeof buffer);
-    const auto* event = reinterpret_cast<const fanotify_event_metadata*>(buffer);
-    for (; left > 0 && FAN_EVENT_OK(event, left); event = FAN_EVENT_NEXT(event, left)) {
-      if (event->fd < 0) continue;
+    gluster::read_opens(group_, [this](int event, pid_t opener) {
       // Descriptors stay open until this process ends: closing one can wait for whoever holds the
       // kernel's lock on the file.
-      if (!gluster::is_boosters_own(event->pid)) continue;
-      const fanotify_response response{event->fd, FAN_ALLOW};
-      if (::write(group_, &response, sizeof response) < 0) {
-        spdlog::warn("event=recovery-answer-failed error=\"{}\"", strerrordesc_np(errno));
+      if (!gluster::is_boosters_own(opener)) return;
+      if (const int error = gluster::allow_open(group_, event)) {
+        spdlog::warn("event=recovery-answer-failed error=\"{}\"", strerrordesc_np(error));
       }
-    }
+    });
   }
 
   const int group_;
@@ -191,7 +177,7 @@ class Recovery {
       return wait_for_client();
     }
     const bool all = std::none_of(slots_.begin(), slots_.end(),
-                                  [](auto& item) { return is_gone(item.second.error); });
+                                  [](auto& item) { return gluster::is_gone(item.second.error); });
     ring_.tail.recovered.store(published, std::memory_order_relaxed);
     // Release: partner of the client's acquire; errors are there.
     if (all) ring_.tail.done.store(published, std::memory_order_release);
@@ -282,23 +268,18 @@ class Recovery {
     const std::string path = path_of(slot.file);
     const auto deadline = Clock::now() + kBricksWithin;
     while (true) {
-      // Answered by the bricks, and by no cache.
-      if (::getxattr(path.c_str(), kNoAttribute, nullptr, 0) < 0 && errno == ENODATA) break;
-      slot.error = errno;
-      if (is_gone(slot.error) || Clock::now() >= deadline) return;
+      slot.error = gluster::ask_bricks_through_fuse(path.c_str());
+      if (slot.error == 0) break;
+      if (gluster::is_gone(slot.error) || Clock::now() >= deadline) return;
       std::this_thread::sleep_for(kAgain);
     }
-    slot.error = 0;
     if (slot.watch && !slot.reader) slot.reader = std::make_unique<EventReader>(slot.watch.get());
     slot.open.reset(::open(path.c_str(), O_RDWR | O_CLOEXEC));
     if (!slot.open) slot.error = errno;
   }
 
   void fence(Slot& slot) {
-    long result = -EIO;
-    for (int i = 0; i < kFenceAttempts && result != 0; ++i) {
-      result = common::fence(slot.open.get(), slot.offset);
-    }
+    const long result = gluster::fence_again_and_again(slot.open.get(), slot.offset);
     if (result != 0) {
       spdlog::warn("event=fence-failed error=\"{}\"", strerrordesc_np(static_cast<int>(-result)));
     }
@@ -325,7 +306,8 @@ class Recovery {
     if (slot.error == 0) return;
     std::atomic<int32_t>& told = memory_.slots[slot.index].log_error;
     // relaxed: published with `done`, or the owner.
-    if (is_gone(slot.error)) return told.store(common::kLeftToClient, std::memory_order_relaxed);
+    if (gluster::is_gone(slot.error))
+      return told.store(common::kLeftToClient, std::memory_order_relaxed);
     spdlog::error("event=recovery-failed error=\"{}\"", strerrordesc_np(slot.error));
     int32_t none = 0;
     told.compare_exchange_strong(none, slot.error, std::memory_order_relaxed);
@@ -363,24 +345,14 @@ class Recovery {
   bool ours_ = false;
 };
 
-/// What Boost.Interprocess maps: anything with a mapping handle.
-struct Memfd {
-  int fd;
-  boost::interprocess::mapping_handle_t get_mapping_handle() const {
-    return boost::interprocess::ipcdetail::mapping_handle_from_file_handle(fd);
-  }
-};
-
 std::shared_ptr<Session> adopt(Estate estate) {
   if (!estate.memory) return nullptr;
-  try {
-    boost::interprocess::mapped_region region(
-        Memfd{estate.memory.get()}, boost::interprocess::read_write, 0, common::kSessionBytes);
-    return std::make_shared<Session>(Session{std::move(region), std::move(estate)});
-  } catch (const boost::interprocess::interprocess_exception& e) {
-    spdlog::error("event=recovery-failed error=\"{}\"", e.what());
+  auto region = data::map_session_memory(estate.memory.get());
+  if (!region) {
+    spdlog::error("event=recovery-failed error=\"{}\"", region.error().message());
     return nullptr;
   }
+  return std::make_shared<Session>(Session{std::move(*region), std::move(estate)});
 }
 
 }  // namespace

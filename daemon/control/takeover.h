@@ -22,7 +22,7 @@ struct Estate {
   std::vector<Held> watches;  // fanotify groups: who opens the file waits
 };
 
-/// Ends the process when all is done. Each session has a thread, so that one whose bricks hang
+/// Ends the process when all is done. Each log has a thread, so that one whose bricks hang
 /// holds up nobody else.
 [[noreturn]] void take_over(std::unordered_map<uint64_t, Estate>&& estates);
 

@@ -26,6 +26,16 @@ struct MemfdMapping {
 
 }  // namespace
 
+Result<boost::interprocess::mapped_region> map_session_memory(int fd) {
+  try {
+    return boost::interprocess::mapped_region(MemfdMapping{fd}, boost::interprocess::read_write, 0,
+                                              common::kSessionBytes);
+  } catch (const boost::interprocess::interprocess_exception& e) {
+    return Failure{std::error_code(e.get_native_error() != 0 ? e.get_native_error() : ENOMEM,
+                                   std::generic_category())};
+  }
+}
+
 SessionMemory::SessionMemory(UniqueFd fd, boost::interprocess::mapped_region region)
     : fd_(std::move(fd)),
       region_(std::move(region)),
@@ -45,10 +55,10 @@ Result<std::shared_ptr<SessionMemory>> SessionMemory::create(uint32_t quarantine
       ::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
     return errno_failure();
   }
+  auto region = map_session_memory(fd.get());
+  if (!region) return Failure{region.error()};
   try {
-    boost::interprocess::mapped_region region(
-        MemfdMapping{fd.get()}, boost::interprocess::read_write, 0, common::kSessionBytes);
-    std::shared_ptr<SessionMemory> memory(new SessionMemory(std::move(fd), std::move(region)));
+    std::shared_ptr<SessionMemory> memory(new SessionMemory(std::move(fd), std::move(*region)));
     if (last) memory->kept_.reset(::fcntl(memory->fd_.get(), F_DUPFD_CLOEXEC, 0));
     memory->last_ = std::move(last);
     // A new memfd is zero: every word but these starts right.
@@ -62,9 +72,6 @@ Result<std::shared_ptr<SessionMemory>> SessionMemory::create(uint32_t quarantine
     header.pump_asleep.store(1, std::memory_order_relaxed);
     header.quarantine_ms.store(quarantine_ms, std::memory_order_relaxed);
     return memory;
-  } catch (const boost::interprocess::interprocess_exception& e) {
-    return Failure{std::error_code(e.get_native_error() != 0 ? e.get_native_error() : ENOMEM,
-                                   std::generic_category())};
   } catch (const std::bad_alloc&) {
     return Failure{std::make_error_code(std::errc::not_enough_memory)};
   }

@@ -13,6 +13,9 @@
 
 namespace booster::daemon::data {
 
+/// Maps all of a session's memory. ENOMEM or the like.
+Result<boost::interprocess::mapped_region> map_session_memory(int fd);
+
 class SessionMemory {
  public:
   /// Makes and maps the memory, header filled. ENOMEM or the like on failure.

@@ -14,7 +14,7 @@
 #include <cstddef>
 #include <utility>
 
-#include "common/fence.h"
+#include "daemon/gluster/fuse_file.h"
 #include "daemon/stats/process.h"
 
 namespace booster::daemon::gluster {
@@ -24,7 +24,6 @@ using common::Reason;
 namespace {
 
 constexpr const char kActiveVolfile[] = ".meta/graphs/active/volfile";
-constexpr const char kNoAttribute[] = "user.booster.no-such-attribute";
 
 // Threads that ask the FUSE client of a mount, and that ask its bricks: enough that one slow file
 // does not hold up the next, and flushes of several files of a disperse volume overlap.
@@ -73,11 +72,6 @@ bool is_written_out(int file) {
   struct statx status {};
   constexpr int kFlags = AT_EMPTY_PATH | AT_STATX_FORCE_SYNC;
   return ::statx(file, "", kFlags, STATX_BASIC_STATS, &status) == 0;
-}
-
-/// The file has no name any more.
-bool is_gone(int error) {
-  return error == ENOENT || error == ESTALE;
 }
 
 std::string device_name(dev_t dev) {
@@ -186,13 +180,10 @@ Outcome<UniqueFd> Mount::open_through_fuse(Inode& inode, int flags) {
 void Mount::fence(std::shared_ptr<Inode> inode, uint64_t offset, std::shared_ptr<const void> owed) {
   fences_->post([self = shared_from_this(), inode = std::move(inode), offset,
                  owed = std::move(owed)]() mutable {
-    constexpr int kAttempts = 3;
     const auto file = self->open_through_fuse(*inode, O_RDWR);
     std::string error = file ? "" : file.error();
     if (file && *file) {
-      long result = -1;
-      for (int i = 0; i < kAttempts && result != 0; ++i)
-        result = common::fence(file->get(), offset);
+      const long result = fence_again_and_again(file->get(), offset);
       if (result != 0) error = strerrordesc_np(static_cast<int>(-result));
     }
     if (error.empty()) {
@@ -295,20 +286,17 @@ void Mount::prove_alone(std::shared_ptr<File> file, AloneQuestion question) {
 }
 
 void Mount::probe(std::shared_ptr<Inode> inode, std::function<void(bool)> done) {
-  probes_->post(
-      [self = shared_from_this(), inode = std::move(inode), done = std::move(done)]() mutable {
-        const auto file = self->open_through_fuse(*inode, O_PATH);
-        // statx would be answered by caches, for a file that another host has replaced, too. The
-        // bricks are asked for what nobody has.
-        const bool answers = file && *file &&
-                             ::getxattr(fmt::format("/proc/thread-self/fd/{}", file->get()).c_str(),
-                                        kNoAttribute, nullptr, 0) < 0 &&
-                             errno == ENODATA;
-        self->wakes_->post(
-            [self, inode = std::move(inode), done = std::move(done), answers] { done(answers); });
-        const std::shared_ptr<Worker> elsewhere = self->fuse_;
-        elsewhere->post([keep = std::move(self)] {});
-      });
+  probes_->post([self = shared_from_this(), inode = std::move(inode),
+                 done = std::move(done)]() mutable {
+    const auto file = self->open_through_fuse(*inode, O_PATH);
+    const bool answers =
+        file && *file &&
+        ask_bricks_through_fuse(fmt::format("/proc/thread-self/fd/{}", file->get()).c_str()) == 0;
+    self->wakes_->post(
+        [self, inode = std::move(inode), done = std::move(done), answers] { done(answers); });
+    const std::shared_ptr<Worker> elsewhere = self->fuse_;
+    elsewhere->post([keep = std::move(self)] {});
+  });
 }
 
 // --- who the mount is --------------------------------------------------------------------

@@ -20,6 +20,7 @@
 #include <system_error>
 #include <vector>
 
+#include "daemon/gluster/open_events.h"
 #include "daemon/gluster/own_opens.h"
 #include "daemon/gluster/worker.h"
 
@@ -49,10 +50,9 @@ bool take(int group, int orders) {
 }
 
 void allow(int event) {
-  const fanotify_response response{event, FAN_ALLOW};
-  // ENOENT: he has been killed.
-  if (::write(kGroup, &response, sizeof response) < 0 && errno != ENOENT) {
-    spdlog::warn("event=watch-answer-failed error=\"{}\"", strerrordesc_np(errno));
+  const int error = allow_open(kGroup, event);
+  if (error != 0 && error != ENOENT) {
+    spdlog::warn("event=watch-answer-failed error=\"{}\"", strerrordesc_np(error));
   }
 }
 
@@ -119,22 +119,18 @@ void OpenWatch::Thread::serve() {
 }
 
 void OpenWatch::Thread::read_events() {
-  alignas(fanotify_event_metadata) char buffer[4096];
-  // A failure is one opener's, whom the kernel has refused: the others are still there.
-  ssize_t left = ::read(kGroup, buffer, sizeof buffer);
-  if (left < 0 && errno != EAGAIN && errno != EINTR) {
-    spdlog::warn("event=open-denied error=\"{}\"", strerrordesc_np(errno));
-  }
-  const auto* event = reinterpret_cast<const fanotify_event_metadata*>(buffer);
-  for (; left > 0 && FAN_EVENT_OK(event, left); event = FAN_EVENT_NEXT(event, left)) {
-    if (event->fd < 0) continue;
+  const int error = read_opens(kGroup, [this](int event, pid_t opener) {
     // The daemon itself opens it to fence it, so that whoever waits can go on.
-    if (is_boosters_own(event->pid)) {
-      allow(event->fd);
-      let_by.push_back(event->fd);
+    if (is_boosters_own(opener)) {
+      allow(event);
+      let_by.push_back(event);
     } else {
-      held.push_back(event->fd);
+      held.push_back(event);
     }
+  });
+  // One opener's, whom the kernel has refused: the others are still there.
+  if (error != 0 && error != EAGAIN && error != EINTR) {
+    spdlog::warn("event=open-denied error=\"{}\"", strerrordesc_np(error));
   }
 }
 

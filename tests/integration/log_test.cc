@@ -32,6 +32,13 @@ class Logged : public testing::Test {
   explicit Logged(const std::string& failure = "")
       : daemon_("[data]\nwrite_log = \"on\"\n" + failure) {}
 
+  /// Writes so many pages from the beginning on.
+  static void write_pages(Puppet& writer, const std::string& name, size_t count, uint64_t seed) {
+    for (size_t w = 0; w < count; ++w) {
+      ASSERT_EQ(writer.tell("pwrite", name, w * kPage, kPage, seed), right(kPage));
+    }
+  }
+
   uint64_t logged() const { return daemon_.stats().totals().logged_calls(); }
 
   /// A new file, open for writing in `writer` as `name`.
@@ -330,9 +337,7 @@ TEST_F(LoggedAndKilled, AStoppedDaemonHoldsOpenersAndWritersUpAndLosesNothing) {
   const std::string path = open_file(writer, "a");
   ASSERT_TRUE(warm(writer, "a", 1));
   daemon_.signal(SIGSTOP);
-  for (size_t w = 0; w < 100; ++w) {
-    ASSERT_EQ(writer.tell("pwrite", "a", w * kPage, kPage, 2), right(kPage));
-  }
+  ASSERT_NO_FATAL_FAILURE(write_pages(writer, "a", 100, 2));
   std::thread resume([this] {
     std::this_thread::sleep_for(milliseconds(500));
     daemon_.signal(SIGCONT);
@@ -350,9 +355,7 @@ TEST_F(LoggedAndKilled, ATerminatedDaemonLeavesNothingUnwritten) {
   for (int i = 0; i < rounds(); ++i) {
     const auto seed = static_cast<uint64_t>(i) * 10 + 1;
     ASSERT_TRUE(warm(writer, "a", seed));
-    for (size_t w = 0; w < 200; ++w) {
-      ASSERT_EQ(writer.tell("pwrite", "a", w * kPage, kPage, seed + 1), right(kPage));
-    }
+    ASSERT_NO_FATAL_FAILURE(write_pages(writer, "a", 200, seed + 1));
     daemon_.kill(SIGTERM);
     const std::string bytes = read_file(path);
     ASSERT_EQ(first_wrong(bytes.data(), 200 * kPage, 0, seed + 1), 200 * kPage) << i;
@@ -365,48 +368,44 @@ TEST_F(LoggedAndKilled, ATerminatedDaemonLeavesNothingUnwritten) {
 TEST_F(LoggedAndKilled, WhatWaitsForDisksDoesNotReturnBefore) {
   Puppet writer;
   struct Way {
-    std::string name;
-    std::string how;
-    std::vector<std::string> calls;  // the last one is it
+    std::string how;   // it is open
+    std::string sync;  // the call that waits; empty: the write itself
   };
-  const std::string page = right(kPage);
-  const std::vector<Way> ways = {{"osync", "rw+creat+sync", {"pwrite"}},
-                                 {"odsync", "rw+creat+dsync", {"pwrite"}},
-                                 {"fsync", "rw+creat", {"pwrite", "fsync"}},
-                                 {"fdatasync", "rw+creat", {"pwrite", "fdatasync"}}};
-  for (const Way& way : ways) {
-    SCOPED_TRACE(way.name);
-    const std::string path = dir_.file(way.name);
-    ASSERT_EQ(writer.tell("open", way.name, way.how, path), "0");
-    ASSERT_TRUE(warm(writer, way.name, 1));
+  for (const Way& way : std::vector<Way>{{"rw+creat+sync", ""},
+                                         {"rw+creat+dsync", ""},
+                                         {"rw+creat", "fsync"},
+                                         {"rw+creat", "fdatasync"}}) {
+    SCOPED_TRACE(way.how + " " + way.sync);
+    const std::string name = way.how + way.sync;
+    const std::string path = dir_.file(name);
+    const std::string done = way.sync.empty() ? right(kPage) : "0";
+    const auto begin = [&](size_t page, uint64_t seed) {
+      writer.order("pwrite", name, page * kPage, kPage, seed);
+      if (way.sync.empty()) return;
+      ASSERT_EQ(writer.answer(), right(kPage));
+      writer.order(way.sync, name);
+    };
+    const auto expect_on_brick = [&](size_t page, uint64_t seed) {
+      const std::string bytes = read_file(path_on_brick(path));
+      ASSERT_EQ(bytes.size(), (page + 1) * kPage);
+      EXPECT_EQ(first_wrong(bytes.data() + page * kPage, kPage, page * kPage, seed), kPage);
+    };
+    ASSERT_EQ(writer.tell("open", name, way.how, path), "0");
+    ASSERT_TRUE(warm(writer, name, 1));
     daemon_.signal(SIGSTOP);
-    if (way.calls.size() > 1) {
-      ASSERT_EQ(writer.tell("pwrite", way.name, kPage, kPage, 2), page);
-      writer.order(way.calls.back(), way.name);
-    } else {
-      writer.order("pwrite", way.name, kPage, kPage, 2);
-    }
+    ASSERT_NO_FATAL_FAILURE(begin(1, 2));
     auto answer = std::async(std::launch::async, [&] { return writer.answer(); });
     EXPECT_EQ(answer.wait_for(milliseconds(500)), std::future_status::timeout);
     daemon_.signal(SIGCONT);
-    EXPECT_EQ(answer.get(), way.calls.size() > 1 ? "0" : page);
+    EXPECT_EQ(answer.get(), done);
     // Whoever dies now.
-    const std::string bytes = read_file(path_on_brick(path));
-    ASSERT_EQ(bytes.size(), 2 * kPage);
-    EXPECT_EQ(first_wrong(bytes.data() + kPage, kPage, kPage, 2), kPage);
+    ASSERT_NO_FATAL_FAILURE(expect_on_brick(1, 2));
     // A daemon that dies meanwhile makes it no lie.
     daemon_.signal(SIGSTOP);
-    if (way.calls.size() > 1) {
-      ASSERT_EQ(writer.tell("pwrite", way.name, 2 * kPage, kPage, 3), page);
-      writer.order(way.calls.back(), way.name);
-    } else {
-      writer.order("pwrite", way.name, 2 * kPage, kPage, 3);
-    }
+    ASSERT_NO_FATAL_FAILURE(begin(2, 3));
     daemon_.kill(SIGKILL);
-    EXPECT_EQ(writer.answer(), way.calls.size() > 1 ? "0" : page);
-    const std::string more = read_file(path_on_brick(path));
-    ASSERT_EQ(more.size(), 3 * kPage);
-    EXPECT_EQ(first_wrong(more.data() + 2 * kPage, kPage, 2 * kPage, 3), kPage);
+    EXPECT_EQ(writer.answer(), done);
+    ASSERT_NO_FATAL_FAILURE(expect_on_brick(2, 3));
     daemon_.start();
   }
 }
@@ -430,9 +429,7 @@ TEST_F(LoggedAndKilled, WhatAProgramHasLoggedOutlivesItAndTheDaemon) {
     const std::string path = open_file(*writer, name);
     ASSERT_TRUE(warm(*writer, name, seed));
     daemon_.signal(SIGSTOP);  // or it would be done before it dies
-    for (size_t w = 0; w < kWrites; ++w) {
-      ASSERT_EQ(writer->tell("pwrite", name, w * kPage, kPage, seed + 1), right(kPage));
-    }
+    ASSERT_NO_FATAL_FAILURE(write_pages(*writer, name, kWrites, seed + 1));
     ASSERT_EQ(::kill(writer->pid(), SIGKILL), 0);
     daemon_.kill(SIGKILL);
     if (i % 2 != 0) daemon_.start();
@@ -455,9 +452,7 @@ TEST_F(LoggedAndKilled, NobodysNewerBytesAreOverwrittenByALog) {
     const std::string path = open_file(writer, name);
     ASSERT_TRUE(warm(writer, name, seed));
     daemon_.signal(SIGSTOP);
-    for (size_t w = 0; w < kWrites; ++w) {
-      ASSERT_EQ(writer.tell("pwrite", name, w * kPage, kPage, seed + 1), right(kPage));
-    }
+    ASSERT_NO_FATAL_FAILURE(write_pages(writer, name, kWrites, seed + 1));
     ASSERT_EQ(::kill(writer.pid(), SIGSTOP), 0);
     daemon_.kill(SIGKILL);
     daemon_.start();
@@ -484,9 +479,7 @@ TEST_F(LoggedAndKilled, WithoutItsAgentTheProgramDoesItsLogItself) {
   const pid_t agent = agent_of(daemon_);
   ASSERT_GT(agent, 0);
   daemon_.signal(SIGSTOP);
-  for (size_t w = 0; w < 100; ++w) {
-    ASSERT_EQ(writer.tell("pwrite", "a", w * kPage, kPage, 2), right(kPage));
-  }
+  ASSERT_NO_FATAL_FAILURE(write_pages(writer, "a", 100, 2));
   ASSERT_EQ(::kill(agent, SIGKILL), 0);
   daemon_.kill(SIGKILL);
   ASSERT_EQ(writer.tell("fsync", "a"), "0");
@@ -523,10 +516,8 @@ TEST_F(LoggedAndKilled, AFileWithoutANameIsWrittenByItsProgram) {
   ASSERT_TRUE(warm(writer, "a", 1));
   ASSERT_TRUE(warm(writer, "b", 1));
   daemon_.signal(SIGSTOP);
-  for (size_t w = 0; w < 100; ++w) {
-    ASSERT_EQ(writer.tell("pwrite", "a", w * kPage, kPage, 2), right(kPage));
-    ASSERT_EQ(writer.tell("pwrite", "b", w * kPage, kPage, 3), right(kPage));
-  }
+  ASSERT_NO_FATAL_FAILURE(write_pages(writer, "a", 100, 2));
+  ASSERT_NO_FATAL_FAILURE(write_pages(writer, "b", 100, 3));
   ASSERT_EQ(::unlink(path.c_str()), 0);
   daemon_.kill(SIGKILL);
   EXPECT_EQ(writer.tell("fsync", "a"), "0");
