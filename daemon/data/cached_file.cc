@@ -95,8 +95,16 @@ class CachedFile::FillIo final : public gluster::Io {
   PageRange range() const { return range_; }
   uint64_t bytes() const { return (range_.end - range_.first) * kPageSize; }
   std::byte* buffer() { return buffer_.get(); }
-  void take_buffer() { buffer_ = file_->cache_.take_buffer(bytes()); }
-  void give_buffer_back() { file_->cache_.give_back(std::move(buffer_), bytes()); }
+  /// The budget counts what is on its way: its buffer now, its pages then.
+  void take_buffer() {
+    buffer_ = file_->cache_.take_buffer(bytes());
+    file_->cache_.added(bytes());
+  }
+  void give_buffer_back() {
+    if (!buffer_) return;
+    file_->cache_.give_back(std::move(buffer_), bytes());
+    file_->cache_.removed(bytes());
+  }
   void finished(int64_t result, int /*error*/) noexcept override {
     const std::shared_ptr<CachedFile> file = file_;  // this may go meanwhile
     file->finish(*this, result);

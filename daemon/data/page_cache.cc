@@ -18,8 +18,10 @@ using std::chrono::milliseconds;
 constexpr milliseconds kAgain{500};
 /// How much of the budget pieces that were read once may hold before they go for what is hot.
 constexpr size_t kColdShare = 4;
-/// What may be on its way ahead of all readers together, whatever they ask for.
+/// What may be on its way ahead of all readers together, whatever they ask for; and of a small
+/// budget so much at most.
 constexpr uint64_t kMaxAheadInAll = uint64_t{256} << 20;
+constexpr uint64_t kAheadShare = 4;
 /// Memory that the kernel has to clear each time costs more than what is copied into it. Buffers
 /// for requests of this length and more are kept, so many of them.
 constexpr uint64_t kLongFill = 64 << 10;
@@ -115,7 +117,9 @@ void PageCache::promote(CachedExtent& extent) {
 }
 
 bool PageCache::may_fetch_ahead(uint64_t bytes) {
-  if (ahead_.fetch_add(bytes, std::memory_order_relaxed) + bytes <= kMaxAheadInAll) return true;
+  const uint64_t most =
+      std::min(kMaxAheadInAll, limit_.load(std::memory_order_relaxed) / kAheadShare);
+  if (ahead_.fetch_add(bytes, std::memory_order_relaxed) + bytes <= most) return true;
   fetched_ahead(bytes);
   return false;
 }

@@ -250,8 +250,9 @@ TEST_P(Death, WhatTheProgramWritesAfterAConnectionHasBrokenStays) {
   for (const char* log : {"off", "on"}) {
     SCOPED_TRACE(log);
     Daemon daemon("[data]\nwrite_log = \"" + std::string(log) + "\"\n" + kDefaultQuarantine);
-    constexpr milliseconds kDelay{500};
-    const SlowBrick slow(kDelay, 50);
+    // Every write, so that some are under way whatever else the machine does meanwhile.
+    constexpr milliseconds kDelay{1000};
+    const SlowBrick slow(kDelay, 100);
     ScratchDir dir;
     std::vector<std::unique_ptr<Puppet>> puppets;
     constexpr int kFiles = 6;
