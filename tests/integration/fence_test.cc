@@ -289,7 +289,8 @@ class Fence : public PolicyTest {
         std::this_thread::sleep_for(std::chrono::milliseconds(10));
       }
       EXPECT_EQ(daemon_.boosted_write_bytes(), written_)
-          << when << ": not all was boosted\n" << daemon_.stats().totals().ShortDebugString();
+          << when << ": not all was boosted\n"
+          << daemon_.stats().totals().ShortDebugString();
     }
     EXPECT_GT(daemon_.boosted_write_bytes(), 0U) << when;
     return stale;
