@@ -130,6 +130,39 @@ inline std::string read_through(DaemonClient& client, uint64_t offset, uint32_t 
   return {client.payload(lane), std::stoul(said.substr(0, end))};
 }
 
+/// A write by the book, through the log, and what became of it in words: "12 bytes", the name of
+/// the error, "not delegated", "ended" or "no answer".
+inline std::string write_through(DaemonClient& client, uint64_t offset, const std::string& bytes,
+                                 uint32_t slot = 0, uint32_t generation = 1,
+                                 milliseconds patience = kPatience) {
+  if (client.delegated(slot, generation) == 0) {
+    return client.hung_up() ? "ended" : "not delegated";
+  }
+  const uint32_t number = client.log(slot, generation, offset, bytes);
+  if (!client.wait_logged(client.log_of(slot), number, patience)) {
+    return client.hung_up() ? "ended" : "no answer";
+  }
+  if (const int error = client.take_log_error(slot)) return strerrorname_np(error);
+  return std::to_string(bytes.size()) + " bytes";
+}
+
+/// A file as the daemon reads it off the bricks, whatever FUSE still holds of it.
+inline std::string read_past_fuse(const std::string& path) {
+  const auto client = new_session();
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  std::string bytes = engage(*client, fd);
+  if (bytes == "granted r") {
+    bytes.clear();
+    std::string part;
+    do {
+      part = read_through(*client, bytes.size(), common::kLanePayload);
+      bytes += part;
+    } while (part.size() == common::kLanePayload);
+  }
+  ::close(fd);
+  return bytes;
+}
+
 /// One packet with any number of descriptors (the kernel allows 253). False if it was not sent.
 inline bool send_packet(int socket, const std::string& bytes, const std::vector<int>& descriptors,
                         int flags = 0) {

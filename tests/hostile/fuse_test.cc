@@ -458,8 +458,8 @@ TEST_F(Hostile, AWriteThatNeverEndsHoldsUpNoPumpAndNoFence) {
     }
     if (engage(*client, one.get(), 0) != "granted rw" ||
         engage(*client, two.get(), 1) != "granted rw" ||
-        request(*client, Op::kWrite, 0, 4096, 0) != "4096 bytes" ||
-        request(*client, Op::kWrite, 0, 4096, 1) != "4096 bytes") {
+        write_through(*client, 0, std::string(4096, 'm'), 0) != "4096 bytes" ||
+        write_through(*client, 0, std::string(4096, 'm'), 1) != "4096 bytes") {
       throw std::runtime_error("cannot prepare");
     }
     client->memory().state.unsettled_in[0] = 1;
@@ -494,8 +494,9 @@ TEST_F(Hostile, AWriteThatNeverEndsHoldsUpNoPumpAndNoFence) {
       const auto client = new_session();
       const Fd mine(victim, O_RDWR);
       if (engage(*client, mine.get()) != "granted rw") throw std::runtime_error("engage");
-      std::memset(client->payload(0), 'b', 4096);
-      if (request(*client, Op::kWrite, 0, 4096) != "4096 bytes") throw std::runtime_error("write");
+      if (write_through(*client, 0, std::string(4096, 'b')) != "4096 bytes") {
+        throw std::runtime_error("write");
+      }
       client->memory().state.unsettled_in[0] = 1;
       talk.say("written");
       talk.hear();
@@ -744,15 +745,33 @@ TEST_F(Hostile, AnotherVolumeInItsPlaceIsNotTakenForTheOldOne) {
     ASSERT_EQ(engage(*client, file.get(), 1), "granted rw");
     EXPECT_EQ(read_through(*client, 0, 4096, 1), second_bytes.substr(0, 4096));
     EXPECT_EQ(read_through(*client, 0, 4096, 0), first_bytes.substr(0, 4096));
-    std::memset(client->payload(0), 'N', 4096);
-    EXPECT_EQ(request(*client, Op::kWrite, 0, 4096, 1), "4096 bytes");
+    // Each mount has its log.
+    EXPECT_NE(client->log_of(0), client->log_of(1));
+    EXPECT_EQ(write_through(*client, 0, std::string(4096, 'N'), 1), "4096 bytes");
     EXPECT_EQ(read_through(*client, 0, 4096, 0), first_bytes.substr(0, 4096));
     EXPECT_EQ(read_through(*client, 0, 4096, 1), std::string(4096, 'N'));
     // The first mount is gone, and with it what could be proven of its files.
-    std::memset(client->payload(0), 'O', 4096);
-    EXPECT_EQ(request(*client, Op::kWrite, 4096, 4096, 0), "EKEYREVOKED");
+    const std::string old(4096, 'O');
+    EXPECT_EQ(write_through(*client, 4096, old, 0), "not delegated");
     EXPECT_EQ(read_through(*client, 4096, 4096, 1), second_bytes.substr(4096, 4096));
+    // Who logs it all the same has lied, whichever log he takes.
+    client->log_anyway(client->log_of(0), 0, 1, 4096, old);
+    EXPECT_TRUE(client->wait_hung_up(kPatience));
+    EXPECT_EQ(lies(), 1U);
   }
+  {
+    const auto other = new_session();
+    const Fd file(mount.file(name), O_RDWR);
+    ASSERT_EQ(engage(*other, file.get()), "granted rw");
+    ASSERT_EQ(write_through(*other, 0, std::string(4096, 'N')), "4096 bytes");
+    EXPECT_EQ(read_through(*other, 4096, 4096), second_bytes.substr(4096, 4096));
+    other->log_anyway(1 - other->log_of(0), 0, 1, 4096, std::string(4096, 'O'));
+    EXPECT_TRUE(other->wait_hung_up(kPatience));
+    EXPECT_EQ(lies(), 2U);
+  }
+  EXPECT_TRUE(read_past_fuse(mount.file(name)) ==
+              std::string(4096, 'N') + second_bytes.substr(4096));
+  EXPECT_TRUE(read_past_fuse(path) == first_bytes);
   mount.unmount();
   mount.mount("vol1");
   ::unlink(path.c_str());

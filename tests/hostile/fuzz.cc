@@ -32,6 +32,7 @@ struct Counts {
   std::atomic<uint64_t> past_engage{0};  // connections with at least one handle
   std::atomic<uint64_t> granted{0};
   std::atomic<uint64_t> answers{0};
+  std::atomic<uint64_t> logged{0};  // writes that were answered
   std::atomic<uint64_t> packets{0};
   std::atomic<uint64_t> admin_packets{0};
 };
@@ -131,10 +132,15 @@ class Pool {
 /// One connection of a hostile client, from connect to its end.
 class Attack {
  public:
-  Attack(const std::string& dir, Random& random, Pool& pool)
-      : dir_(dir), random_(random), pool_(pool), client_(common::kControlSocket) {
+  Attack(const std::string& dir, int worker, Random& random, Pool& pool)
+      : dir_(dir),
+        own_(dir + "/worker" + std::to_string(worker)),
+        random_(random),
+        pool_(pool),
+        client_(common::kControlSocket) {
     const timeval patience{5, 0};
     ::setsockopt(client_.socket(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    client_.patience = milliseconds(500);
     ++counts->connections;
   }
 
@@ -146,6 +152,7 @@ class Attack {
     if (client_.hello()) return;
     ++counts->welcomes;
     if (!random_.one_in(8)) engage_by_the_book();
+    if (random_.one_in(2)) engage_to_write();
     // Most begin with what an honest client does, so that there is something to break.
     for (uint32_t i = random_.below(30); i > 0 && !client_.hung_up(); --i) valid_request();
     for (uint32_t i = random_.below(60); i > 0 && !client_.hung_up(); --i) act();
@@ -172,6 +179,56 @@ class Attack {
     if (one) ++counts->past_engage;
   }
 
+  /// A file that nobody else has open, so that it can be delegated.
+  void engage_to_write() {
+    const int fd = ::open(own_.c_str(), O_RDWR | O_CLOEXEC);
+    if (fd < 0) return;
+    own_file_ = Fd(fd);
+    const HandleName handle{10 + random_.below(10), random_.word()};
+    client_.engage_begin(fd, handle.slot, handle.generation);
+    if (outcome(client_, handle.slot, handle.generation, seconds(5)) != "granted rw") return;
+    ++counts->granted;
+    writable_ = handle;
+    handles_.push_back(handle);
+  }
+
+  void valid_write() {
+    if (!writable_) return valid_request();
+    const std::string bytes(1 + random_.below(65536), static_cast<char>(random_.word()));
+    const uint32_t number =
+        client_.log(writable_->slot, writable_->generation, random_.below(kFileBytes), bytes);
+    if (random_.one_in(3)) return;
+    if (client_.wait_logged(client_.log_of(writable_->slot), number, milliseconds(200))) {
+      ++counts->logged;
+    }
+  }
+
+  void mutated_record() {
+    common::LogRecord record{random_.below(20), 1, random_.below(kFileBytes),
+                             1 + random_.below(65536), random_.below(common::kLogBytes - 65536)};
+    uint32_t log = random_.one_in(8) ? random_.below(common::kLogs) : 0;
+    if (writable_) {
+      log = client_.log_of(writable_->slot);
+      record.slot = writable_->slot;
+      record.generation = writable_->generation;
+    }
+    switch (random_.below(7)) {
+      case 0: record.slot = static_cast<uint32_t>(random_.edge()); break;
+      case 1: record.generation = static_cast<uint32_t>(random_.edge()); break;
+      case 2: record.length = static_cast<uint32_t>(random_.edge()); break;
+      case 3: record.place = static_cast<uint32_t>(random_.edge()); break;
+      case 4: log = random_.below(common::kLogs); break;
+      case 5: break;
+      default: record.offset = random_.edge(); break;
+    }
+    const uint32_t number = client_.put_record(log, record);
+    if (random_.one_in(8)) {
+      client_.publish_records(log, number + static_cast<uint32_t>(random_.edge()));
+    }
+    if (random_.one_in(8)) client_.memory().logs[log].head.abandoned.store(1);
+    client_.ring();
+  }
+
   void valid_request() {
     if (handles_.empty()) return;
     const auto& handle = handles_[random_.below(static_cast<uint32_t>(handles_.size()))];
@@ -181,11 +238,17 @@ class Attack {
         client_.memory().requests[lane].submitted.load(std::memory_order_relaxed)) {
       return;
     }
-    const auto& slot = client_.slot(handle.slot);
-    const bool write = (slot.flags & common::kHandleWritable) != 0 &&
-                       ((slot.flags & common::kHandleReadable) == 0 || random_.one_in(2));
-    client_.submit(lane, write ? Op::kWrite : Op::kRead, handle.slot, handle.generation,
-                   random_.below(kFileBytes), 1 + random_.below(65536));
+    const bool readable = (client_.slot(handle.slot).flags & common::kHandleReadable) != 0;
+    const bool delegated = writable_ && writable_->slot == handle.slot;
+    if (delegated && random_.one_in(2)) {
+      client_.submit(lane, random_.one_in(2) ? Op::kSync : Op::kDataSync, handle.slot,
+                     handle.generation, 0, 0);
+    } else if (readable) {
+      client_.submit(lane, Op::kRead, handle.slot, handle.generation, random_.below(kFileBytes),
+                     1 + random_.below(65536));
+    } else {
+      return;
+    }
     if (!random_.one_in(3) && answer(client_, lane, milliseconds(200))) ++counts->answers;
   }
 
@@ -194,14 +257,18 @@ class Attack {
     common::LaneRequest& request = client_.memory().requests[lane];
     if (!handles_.empty()) {
       const auto& handle = handles_[random_.below(static_cast<uint32_t>(handles_.size()))];
-      request.op = 1 + random_.below(3);
+      constexpr std::array kOps{Op::kRead, Op::kFill, Op::kSync, Op::kDataSync};
+      request.op = static_cast<uint32_t>(kOps[random_.below(kOps.size())]);
       request.slot = handle.slot;
       request.generation = handle.generation;
-      request.length = 1 + random_.below(4096);
-      request.offset = random_.below(kFileBytes);
+      const bool sync = common::is_sync(static_cast<Op>(request.op));
+      request.length = sync ? 0 : 1 + random_.below(4096);
+      request.offset = sync ? 0 : random_.below(kFileBytes);
+      request.delegation = sync ? client_.memory().slots[handle.slot].delegation.load() : 0;
       request.ahead = request.op == static_cast<uint32_t>(Op::kFill) ? random_.below(1 << 20) : 0;
     }
-    switch (random_.below(6)) {
+    switch (random_.below(7)) {
+      case 6: request.delegation = static_cast<uint32_t>(random_.edge()); break;
       case 0: request.op = static_cast<uint32_t>(random_.edge()); break;
       case 1: request.slot = static_cast<uint32_t>(random_.edge()); break;
       case 2: request.generation = static_cast<uint32_t>(random_.edge()); break;
@@ -219,7 +286,11 @@ class Attack {
     const size_t control = offsetof(common::SessionMemory, payload);
     size_t at = 0;
     size_t size = 0;
-    switch (random_.below(4)) {
+    switch (random_.below(5)) {
+      case 4:  // around the newest records
+        at = offsetof(common::SessionMemory, logs) + random_.below(1024);
+        size = 1 + random_.below(256);
+        break;
       case 0:  // one word
         at = random_.below(static_cast<uint32_t>(control));
         size = 1 + random_.below(8);
@@ -297,7 +368,7 @@ class Attack {
   }
 
   void act() {
-    switch (random_.below(16)) {
+    switch (random_.below(20)) {
       case 0:
       case 1: mutated_request(); break;
       case 2: garbage_in_memory(); break;
@@ -318,6 +389,11 @@ class Attack {
       case 10:
         if (random_.one_in(4)) ::shutdown(client_.socket(), static_cast<int>(random_.below(3)));
         break;
+      case 11:
+      case 12: mutated_record(); break;
+      case 13:
+      case 14:
+      case 15: valid_write(); break;
       default: valid_request(); break;
     }
   }
@@ -327,14 +403,17 @@ class Attack {
     uint32_t generation;
   };
   const std::string& dir_;
+  const std::string own_;
   Random& random_;
   Pool& pool_;
   DaemonClient client_;
   std::vector<HandleName> handles_;
+  Fd own_file_;
+  std::optional<HandleName> writable_;  // of own_file_
 };
 
 /// Some connections of a user that nobody has seen before.
-void live(const std::string& dir, uint64_t seed) {
+void live(const std::string& dir, int worker, uint64_t seed) {
   Random random(seed);
   become_user(20'000 + random.below(40'000));
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -342,20 +421,21 @@ void live(const std::string& dir, uint64_t seed) {
   Pool pool(dir, random);
   for (uint32_t i = 1 + random.below(20); i > 0; --i) {
     try {
-      Attack(dir, random, pool).run();
+      Attack(dir, worker, random, pool).run();
     } catch (const std::exception&) {
       // Hung up while it spoke: the next one.
     }
   }
 }
 
-[[noreturn]] void attack_until(Clock::time_point end, const std::string& dir, uint64_t seed) {
+[[noreturn]] void attack_until(Clock::time_point end, const std::string& dir, int worker,
+                               uint64_t seed) {
   Random random(seed);
   while (Clock::now() < end) {
     const uint64_t life_seed = random.next();
     const pid_t life = ::fork();
     if (life == 0) {
-      live(dir, life_seed);
+      live(dir, worker, life_seed);
       ::_exit(0);
     }
     ::waitpid(life, nullptr, 0);
@@ -419,8 +499,7 @@ std::string serve_until(Clock::time_point end, const std::string& dir, uint64_t 
         return "an honest client read wrong bytes";
       }
       const std::string bytes = random.bytes(length);
-      std::memcpy(client->payload(1), bytes.data(), length);
-      const std::string put = request(*client, Op::kWrite, offset, length, 1, 1, 1);
+      const std::string put = write_through(*client, offset, bytes, 1);
       if (put != std::to_string(length) + " bytes") return "an honest write was answered: " + put;
       own.replace(offset, length, bytes);
       const uint32_t from = random.below(kFileBytes - 16384);
@@ -451,6 +530,7 @@ int fuzz(int for_seconds, uint64_t seed, const std::string& dir) {
   create(dir + "/pattern", content(1), 0644);
   create(dir + "/own", content(2), 0600);
   create(dir + "/common", content(3), 0666);
+  for (int i = 0; i < kWorkers; ++i) create(dir + "/worker" + std::to_string(i), content(4), 0666);
 
   const auto end = Clock::now() + seconds(for_seconds);
   Random random(seed);
@@ -461,7 +541,7 @@ int fuzz(int for_seconds, uint64_t seed, const std::string& dir) {
     if (worker == 0) {
       ::prctl(PR_SET_PDEATHSIG, SIGKILL);
       if (i == kWorkers) attack_admin_until(end, worker_seed);
-      attack_until(end, dir, worker_seed);
+      attack_until(end, dir, i, worker_seed);
     }
     workers.push_back(worker);
   }
@@ -485,13 +565,14 @@ int fuzz(int for_seconds, uint64_t seed, const std::string& dir) {
   if (pattern != content(1)) wrong += " A read-only file was changed.";
 
   std::printf(
-      "connections %llu welcomes %llu past_engage %llu granted %llu answers %llu packets %llu "
-      "admin_packets %llu served %llu\n",
+      "connections %llu welcomes %llu past_engage %llu granted %llu answers %llu logged %llu "
+      "packets %llu admin_packets %llu served %llu\n",
       static_cast<unsigned long long>(counts->connections.load()),
       static_cast<unsigned long long>(counts->welcomes.load()),
       static_cast<unsigned long long>(counts->past_engage.load()),
       static_cast<unsigned long long>(counts->granted.load()),
       static_cast<unsigned long long>(counts->answers.load()),
+      static_cast<unsigned long long>(counts->logged.load()),
       static_cast<unsigned long long>(counts->packets.load()),
       static_cast<unsigned long long>(counts->admin_packets.load()),
       static_cast<unsigned long long>(served));

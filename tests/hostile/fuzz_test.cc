@@ -79,6 +79,7 @@ TEST(Fuzz, TheDaemonSurvivesAMinuteOfGarbage) {
   for (const auto& [name, count] : counts) RecordProperty(name, std::to_string(count));
   EXPECT_GT(counts["served"], 0U) << again;
   EXPECT_GT(counts["answers"], 0U) << again;
+  EXPECT_GT(counts["logged"], 0U) << again;
   EXPECT_GE(counts["past_engage"] * 2, counts["connections"]) << again << " " << result.out;
 
   ASSERT_TRUE(daemon.runs()) << again << "\n" << daemon.log();

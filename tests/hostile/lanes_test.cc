@@ -44,6 +44,7 @@ void fill(DaemonClient& client, uint32_t lane, uint32_t op, uint32_t slot, uint3
   request.generation = generation;
   request.length = length;
   request.offset = offset;
+  request.delegation = 0;
 }
 
 uint32_t submitted(DaemonClient& client, uint32_t lane) {
@@ -60,7 +61,6 @@ struct Lie {
 TEST_F(Hostile, ALieInALaneEndsTheLiarsSessionAndNoOther) {
   boosterd();
   constexpr auto kRead = static_cast<uint32_t>(Op::kRead);
-  constexpr auto kWrite = static_cast<uint32_t>(Op::kWrite);
   constexpr auto kMax32 = std::numeric_limits<uint32_t>::max();
   constexpr auto kMax64 = std::numeric_limits<uint64_t>::max();
   constexpr auto kMaxOffset = static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
@@ -78,19 +78,19 @@ TEST_F(Hostile, ALieInALaneEndsTheLiarsSessionAndNoOther) {
   };
   const std::vector<Lie> lies_to_tell = {
       {"length 0", request(kRead, 0, 0, 0)},
-      {"length 0 of a write", request(kWrite, 0, 0, 0)},
       {"a longer length than the payload", request(kRead, 0, kLanePayload + 1, 0)},
-      {"the same of a write", request(kWrite, 0, kLanePayload + 1, 0)},
       {"the longest length", request(kRead, 0, kMax32, 0)},
       {"an end beyond off_t", request(kRead, 0, 4096, kMaxOffset - 4095)},
       {"an offset beyond off_t", request(kRead, 0, 1, kMaxOffset + 1)},
       {"an offset that wraps", request(kRead, 0, 4096, kMax64 - 4095)},
-      {"the largest offset", request(kWrite, 0, kLanePayload, kMax64)},
+      {"the largest offset", request(kRead, 0, kLanePayload, kMax64)},
       {"the first slot there is not", request(kRead, kHandleSlots, 16, 0)},
       {"the last number of a slot", request(kRead, kMax32, 16, 0)},
       {"a slot whose address wraps", request(kRead, 1U << 26, 16, 0)},
       {"operation 0", request(0, 0, 16, 0)},
-      {"operation 4", request(4, 0, 16, 0)},
+      {"operation 2, which was a write", request(2, 0, 16, 0)},
+      {"a length of a sync", request(static_cast<uint32_t>(Op::kSync), 0, 16, 0)},
+      {"operation 6", request(6, 0, 16, 0)},
       {"the last operation", request(kMax32, 0, 16, 0)},
       {"a request skipped", jump(2)},
       {"a step back", jump(kMax32)},
@@ -120,6 +120,96 @@ TEST_F(Hostile, ALieInALaneEndsTheLiarsSessionAndNoOther) {
     EXPECT_EQ(lies(), before + 1) << lie.name;
     EXPECT_EQ(still_honest(*second), "served") << lie.name;
   }
+}
+
+TEST_F(Hostile, ALieInALogEndsTheLiarsSessionAndNoOtherAndWritesNothing) {
+  boosterd();
+  using common::kLogBytes;
+  using common::kLogRecords;
+  using common::kMaxRecord;
+  constexpr auto kMax32 = std::numeric_limits<uint32_t>::max();
+  constexpr auto kMax64 = std::numeric_limits<uint64_t>::max();
+  constexpr auto kMaxOffset = static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
+  // Slot 0 is delegated, slot 1 may be written without being delegated, slot 2 may be read only.
+  const auto record = [](common::LogRecord wrong) {
+    return [wrong](DaemonClient& client) { client.put_record(client.log_of(0), wrong); };
+  };
+  const auto jump = [](uint32_t by) {
+    return [by](DaemonClient& client) {
+      const uint32_t log = client.log_of(0);
+      client.publish_records(log, client.logged(log) + by);
+    };
+  };
+  const std::vector<Lie> lies_to_tell = {
+      {"length 0", record({0, 1, 0, 0, 0})},
+      {"a longer length than a record's", record({0, 1, 0, kMaxRecord + 1, 0})},
+      {"the longest length", record({0, 1, 0, kMax32, 0})},
+      {"bytes beyond the ring", record({0, 1, 0, 4096, kLogBytes - 4095})},
+      {"a place beyond the ring", record({0, 1, 0, 4096, kLogBytes})},
+      {"the last place", record({0, 1, 0, 4096, kMax32})},
+      {"an end beyond off_t", record({0, 1, kMaxOffset - 4095, 4096, 0})},
+      {"an offset beyond off_t", record({0, 1, kMaxOffset + 1, 1, 0})},
+      {"an offset that wraps", record({0, 1, kMax64 - 4095, 4096, 0})},
+      {"the largest offset", record({0, 1, kMax64, kMaxRecord, 0})},
+      {"the first slot there is not", record({kHandleSlots, 1, 0, 4096, 0})},
+      {"the last number of a slot", record({kMax32, 1, 0, 4096, 0})},
+      {"a slot whose address wraps", record({1U << 26, 1, 0, 4096, 0})},
+      {"a slot never used", record({7, 1, 0, 4096, 0})},
+      {"an earlier generation", record({0, 0, 0, 4096, 0})},
+      {"a later generation", record({0, 2, 0, 4096, 0})},
+      {"a slot that is not delegated", record({1, 1, 0, 4096, 0})},
+      {"a slot without the right to write", record({2, 1, 0, 4096, 0})},
+      {"a lie behind a good one",
+       [](DaemonClient& client) {
+         const uint32_t log = client.log_of(0);
+         common::SessionMemory& memory = client.memory();
+         const uint32_t number = client.logged(log);
+         memory.logs[log].records[number % kLogRecords] = {0, 1, 0, 4096, 0};
+         memory.logs[log].records[(number + 1) % kLogRecords] = {0, 1, 4096, 0, 4096};
+         client.publish_records(log, number + 2);
+       }},
+      {"another log than the slot's",
+       [](DaemonClient& client) {
+         client.put_record((client.log_of(0) + 1) % common::kLogs, {0, 1, 0, 4096, 0});
+       }},
+      {"the last log",
+       [](DaemonClient& client) {
+         client.put_record(common::kLogs - 1, {0, 1, 0, 4096, 0});
+       }},
+      {"more records than the log has", jump(kLogRecords + 1)},
+      {"a step back", jump(kMax32)},
+      {"half way round", jump(1U << 31)},
+  };
+  const std::string other = make_file("other", pattern(64 << 10, 80), 0666);
+  const std::string before = read_file(open_file());
+  const auto second = new_session();
+  const Fd second_file(honest_file(), O_RDONLY);
+  ASSERT_EQ(engage(*second, second_file.get()), "granted r");
+  for (const Lie& lie : lies_to_tell) {
+    const uint64_t told = lies();
+    EXPECT_EQ(as_user(kMallory,
+                      [&](Talk& talk) {
+                        const auto client = new_session();
+                        const Fd file(open_file(), O_RDWR);
+                        const Fd undelegated(other, O_RDWR);
+                        const Fd read_only(honest_file(), O_RDONLY);
+                        talk.say(engage(*client, file.get()));
+                        talk.say(engage(*client, undelegated.get(), 1));
+                        talk.say(engage(*client, read_only.get(), 2));
+                        talk.say(write_through(*client, 8192, before.substr(8192, 4096)));
+                        // What would be written from any place of the ring.
+                        std::memset(client->memory().log, 'L', sizeof client->memory().log);
+                        lie.tell(*client);
+                        talk.say(client->wait_hung_up(kPatience) ? "ended" : "goes on");
+                      }),
+              "granted rw; granted rw; granted r; 4096 bytes; ended")
+        << lie.name;
+    EXPECT_EQ(lies(), told + 1) << lie.name;
+    EXPECT_EQ(still_honest(*second), "served") << lie.name;
+  }
+  EXPECT_TRUE(read_past_fuse(open_file()) == before);
+  EXPECT_TRUE(read_past_fuse(other) == pattern(64 << 10, 80));
+  EXPECT_TRUE(read_past_fuse(honest_file()) == honest_bytes());
 }
 
 TEST_F(Hostile, WhatAnHonestProgramCanDoByChanceIsNoLie) {
@@ -172,11 +262,12 @@ TEST_F(Hostile, TheLargestOffsetsAreAnsweredByAnError) {
            std::initializer_list<uint64_t>{kMaxOffset, kMaxOffset - 1, kMaxOffset - (64U << 20),
                                            uint64_t{1} << 62, (uint64_t{1} << 44) - 4096}) {
         const std::string got = request(*client, Op::kRead, end - length, length);
-        const std::string put = request(*client, Op::kWrite, end - length, length);
+        const std::string put = write_through(*client, end - length, std::string(length, 'E'));
         // As from the kernel: nothing there, or no such offset. No byte may be made up.
         if (got != "0 bytes" && got != "EINVAL" && got != "EFBIG" && got != "EOVERFLOW") {
           talk.say("read " + std::to_string(end - length) + ": " + got);
         }
+        if (put == "no answer" || put == "not delegated") talk.say("write: " + put);
         if (client->hung_up()) throw std::runtime_error("hung up after " + got + ", " + put);
         if (put.find("bytes") != std::string::npos) {
           // A sparse file may be so large; its end must come again, then.
@@ -191,7 +282,7 @@ TEST_F(Hostile, TheLargestOffsetsAreAnsweredByAnError) {
 
 // --- in flight ---------------------------------------------------------------------------
 
-TEST_F(Hostile, ARequestThatChangesInFlightEndsTheSessionAndIsCarriedOutAsItWas) {
+TEST_F(Hostile, WhatChangesInFlightEndsTheSessionAndIsCarriedOutAsItWas) {
   boosterd();
   const std::string before = read_file(open_file());
   const auto second = new_session();
@@ -200,29 +291,45 @@ TEST_F(Hostile, ARequestThatChangesInFlightEndsTheSessionAndIsCarriedOutAsItWas)
   {
     // Turning this on and off breaks the connection to the brick: nothing may be in flight then.
     const SlowWrites slow(seconds(1));
-    EXPECT_EQ(as_user(kMallory,
-                      [&](Talk& talk) {
-                        const auto client = new_session();
-                        const Fd file(open_file(), O_RDWR);
-                        talk.say(engage(*client, file.get()));
-                        std::memset(client->payload(0), 'A', 4096);
-                        client->submit(0, Op::kWrite, 0, 1, 4096, 4096);
-                        std::this_thread::sleep_for(milliseconds(200));
-                        talk.say(client->memory().replies[0].completed.load() == 0 ? "in flight"
-                                                                                   : "too fast");
-                        // What was taken counts, not what stands there now.
-                        std::memset(client->payload(0), 'B', 4096);
-                        fill(*client, 0, static_cast<uint32_t>(Op::kWrite), 0, 1, 4096, 8192);
-                        publish(*client, 0, 2);
-                        talk.say(client->wait_hung_up(kPatience) ? "ended" : "goes on");
-                      }),
-              "granted rw; in flight; ended");
-    EXPECT_EQ(lies(), 1U);
-    EXPECT_EQ(still_honest(*second), "served");
-    EXPECT_TRUE(within(kPatience, [] { return stats()->totals().write_calls() == 1; }));
-    EXPECT_EQ(stats()->totals().errors(), 0U);
+    uint64_t times = 0;
+    // The lie is in the lane of a sync, which waits for the write, or in the log.
+    for (const bool in_lane : {true, false}) {
+      ++times;
+      EXPECT_EQ(as_user(kMallory,
+                        [&](Talk& talk) {
+                          const auto client = new_session();
+                          const Fd file(open_file(), O_RDWR);
+                          talk.say(engage(*client, file.get()));
+                          const uint64_t offset = 4096 * times;
+                          const uint32_t log = client->log_of(0);
+                          common::LogRing& ring = client->memory().logs[log];
+                          client->log(0, 1, offset, std::string(4096, 'A'));
+                          client->submit(0, Op::kSync, 0, 1, 0, 0);
+                          std::this_thread::sleep_for(milliseconds(200));
+                          talk.say(ring.tail.done.load() == 0 &&
+                                           client->memory().replies[0].completed.load() == 0
+                                       ? "in flight"
+                                       : "too fast");
+                          // What was taken counts, not what stands there now.
+                          std::memset(client->memory().log[log] + ring.records[0].place, 'B', 4096);
+                          ring.records[0].offset = 16384;
+                          if (in_lane) {
+                            fill(*client, 0, static_cast<uint32_t>(Op::kRead), 0, 1, 4096, 8192);
+                            publish(*client, 0, 2);
+                          } else {
+                            client->publish_records(log, 1 + common::kLogRecords);
+                            client->ring();
+                          }
+                          talk.say(client->wait_hung_up(kPatience) ? "ended" : "goes on");
+                        }),
+                "granted rw; in flight; ended");
+      EXPECT_EQ(lies(), times);
+      EXPECT_EQ(still_honest(*second), "served");
+      EXPECT_TRUE(within(kPatience, [&] { return stats()->totals().write_calls() == times; }));
+      EXPECT_EQ(stats()->totals().errors(), 0U);
+    }
   }
-  const std::string wanted = before.substr(0, 4096) + std::string(4096, 'A') + before.substr(8192);
+  const std::string wanted = before.substr(0, 4096) + std::string(8192, 'A') + before.substr(12288);
   EXPECT_TRUE(within(kPatience, [&] { return read_file(open_file()) == wanted; }));
 }
 
@@ -237,9 +344,16 @@ TEST_F(Hostile, ASessionThatEndsWithAllLanesInFlightEndsCleanly) {
       auto client = new_session();
       const Fd file(open_file(), O_RDWR);
       talk.say(engage(*client, file.get()));
+      // The log is full, and every other lane waits for it.
+      for (uint32_t i = 0; i < common::kLogBytes / kLanePayload; ++i) {
+        client->log(0, 1, i << 21, std::string(kLanePayload, 'F'));
+      }
       for (uint32_t lane = 0; lane < common::kLanes; ++lane) {
-        client->submit(lane, lane % 2 == 0 ? Op::kWrite : Op::kRead, 0, 1, lane << 20,
-                       kLanePayload);
+        if (lane % 2 == 0) {
+          client->submit(lane, Op::kSync, 0, 1, 0, 0);
+        } else {
+          client->submit(lane, Op::kRead, 0, 1, lane << 20, kLanePayload);
+        }
       }
       if (way == 0) ::_exit(0);
       if (way == 1) client.reset();
@@ -286,9 +400,6 @@ TEST_F(Hostile, RequestsOnAHandleThatIsGoneAreNotServed) {
                 read(1);
                 read(2);
                 client->release(3, 2);
-                // Its writes are not served, either.
-                std::memset(client->payload(0), 'W', 4096);
-                talk.say(request(*client, Op::kWrite, 0, 4096, 3, 2));
                 // While the answer is on its way: the Engage is taken before the lane is looked at,
                 // or after.
                 int refused = 0;
@@ -307,9 +418,68 @@ TEST_F(Hostile, RequestsOnAHandleThatIsGoneAreNotServed) {
                                                                 : "pending is odd");
               }),
       "EBADF, nothing; granted rw; 4096 bytes, bytes; EBADF, nothing; granted rw; EBADF, nothing; "
-      "4096 bytes, bytes; EBADF; pending is EBADF");
+      "4096 bytes, bytes; pending is EBADF");
   EXPECT_EQ(lies(), 0U);
-  EXPECT_TRUE(read_file(open_file()) == pattern(64 << 10, 79));
+}
+
+TEST_F(Hostile, RecordsOnAHandleThatIsGoneEndTheSessionAndAreNotWritten) {
+  boosterd();
+  const std::string before = read_file(open_file());
+  uint64_t told = 0;
+  for (const char* way : {"given back", "used again", "delegated again"}) {
+    EXPECT_EQ(as_user(kMallory,
+                      [&](Talk& talk) {
+                        const auto client = new_session();
+                        const Fd file(open_file(), O_RDWR);
+                        talk.say(engage(*client, file.get(), 3, 1));
+                        talk.say(write_through(*client, 0, before.substr(0, 4096), 3, 1));
+                        client->release(3, 1);
+                        if (!within(kPatience, [&] {
+                              return request(*client, Op::kRead, 0, 16, 3, 1) == "EBADF";
+                            })) {
+                          talk.say("not released");
+                        }
+                        if (way != std::string("given back")) engage(*client, file.get(), 3, 2);
+                        if (way == std::string("delegated again")) {
+                          talk.say(write_through(*client, 0, before.substr(0, 4096), 3, 2));
+                        }
+                        // A delegation ends with its handle.
+                        const uint32_t generation = way == std::string("used again") ? 2 : 1;
+                        client->log_anyway(client->log_of(3), 3, generation, 0,
+                                           std::string(4096, 'W'));
+                        talk.say(client->wait_hung_up(kPatience) ? "ended" : "goes on");
+                      }),
+              way == std::string("delegated again") ? "granted rw; 4096 bytes; 4096 bytes; ended"
+                                                    : "granted rw; 4096 bytes; ended")
+        << way;
+    EXPECT_EQ(lies(), ++told) << way;
+  }
+  EXPECT_TRUE(read_past_fuse(open_file()) == before);
+}
+
+/// As the shim's, when the delegation goes between its look at it and its record.
+TEST_F(Hostile, ARecordThatComesAfterTheDelegationWasTakenBackIsWritten) {
+  boosterd();
+  const std::string before = read_file(open_file());
+  EXPECT_EQ(
+      as_user(kMallory,
+              [&](Talk& talk) {
+                const auto client = new_session();
+                const Fd file(open_file(), O_RDWR);
+                talk.say(engage(*client, file.get()));
+                talk.say(write_through(*client, 0, std::string(4096, '1')));
+                const uint32_t word = client->delegate(0, 1, -1);
+                talk.say((word & common::kDelegationStates) != common::kDelegated ? "taken back"
+                                                                                  : "kept");
+                const uint32_t log = client->log_of(0);
+                const uint32_t number = client->log_anyway(log, 0, 1, 4096, std::string(4096, '2'));
+                talk.say(client->wait_logged(log, number, kPatience) ? "written" : "lost");
+                talk.say(std::to_string(client->take_log_error(0)));
+              }),
+      "granted rw; 4096 bytes; taken back; written; 0");
+  EXPECT_EQ(lies(), 0U);
+  EXPECT_TRUE(read_past_fuse(open_file()) ==
+              std::string(4096, '1') + std::string(4096, '2') + before.substr(8192));
 }
 
 TEST_F(Hostile, MemoryThatIsKeptBeyondTheSessionGivesNothing) {
@@ -432,8 +602,7 @@ TEST_F(Hostile, WhatAUserWritesIsNoSetUserIdProgram) {
       talk.say(engage(*client, file.get()));
       talk.hear();
       if (boosted) {
-        std::memcpy(client->payload(0), "#!/bin/sh\n", 10);
-        talk.say(request(*client, Op::kWrite, 0, 10));
+        talk.say(write_through(*client, 0, "#!/bin/sh\n"));
       } else {
         const ssize_t n = ::pwrite(file.get(), "#!/bin/sh\n", 10, 0);
         talk.say(n < 0 ? strerrorname_np(errno) : std::to_string(n) + " bytes");
@@ -464,8 +633,7 @@ TEST_F(Hostile, WhatAUserWritesIsNoSetUserIdProgram) {
     const Fd file(path, O_RDWR);
     ASSERT_EQ(engage(*client, file.get()), "granted rw");
     ASSERT_EQ(::chmod(path.c_str(), 06777), 0);
-    std::memcpy(client->payload(0), "#!/bin/sh\n", 10);
-    EXPECT_EQ(request(*client, Op::kWrite, 0, 10), "10 bytes");
+    EXPECT_EQ(write_through(*client, 0, "#!/bin/sh\n"), "10 bytes");
     struct stat status {};
     EXPECT_TRUE(
         within(seconds(2),
@@ -478,7 +646,7 @@ TEST_F(Hostile, WhatAUserWritesIsNoSetUserIdProgram) {
                       const auto client = new_session();
                       const Fd file(open_file(), O_RDWR);
                       talk.say(engage(*client, file.get()));
-                      talk.say(request(*client, Op::kWrite, 0, 10));
+                      talk.say(write_through(*client, 0, "#!/bin/sh\n"));
                     }),
             "granted rw; 10 bytes");
 }
@@ -590,7 +758,7 @@ TEST_F(Hostile, PagesThatTheClientTakesAwayOrCannotUseDoNotHarmTheDaemon) {
     const auto client = new_session();
     const Fd file(open_file(), O_RDWR);
     talk.say(engage(*client, file.get()));
-    // The payload vanishes while the daemon fills and reads it.
+    // Payload and log vanish while the daemon fills and reads them.
     std::atomic<bool> stop{false};
     std::thread puncher([&] {
       const auto at = static_cast<off_t>(offsetof(common::SessionMemory, payload));
@@ -604,8 +772,8 @@ TEST_F(Hostile, PagesThatTheClientTakesAwayOrCannotUseDoNotHarmTheDaemon) {
     int answered = 0;
     for (int i = 0; i < rounds(); ++i) {
       const auto lane = static_cast<uint32_t>(i) % common::kLanes;
-      const Op op = i % 3 == 0 ? Op::kWrite : Op::kRead;
-      const std::string said = request(*client, op, 0, 65536, 0, 1, lane);
+      const std::string said = i % 3 == 0 ? write_through(*client, 0, std::string(65536, 'p'))
+                                          : request(*client, Op::kRead, 0, 65536, 0, 1, lane);
       answered += said == "65536 bytes" ? 1 : 0;
     }
     stop = true;

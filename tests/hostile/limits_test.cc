@@ -241,7 +241,7 @@ TEST_F(Hostile, ADaemonThatIsStoppedFirstFencesWhatTheKilledHaveWritten) {
     Fd file(path, O_RDWR);
     talk.say(engage(*client, file.get()));
     client->memory().state.unsettled_in[0].store(1);
-    talk.say(request(*client, Op::kWrite, 0, 4096));
+    talk.say(write_through(*client, 0, std::string(4096, 'w')));
     file.close();  // it would wait for the mount in its end
     talk.say("closed");
     talk.hear();

@@ -11,6 +11,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <array>
 #include <chrono>
 #include <cstring>
 #include <map>
@@ -18,6 +19,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -165,8 +167,7 @@ class DaemonClient {
 
   /// Asks for a write delegation of the slot, which was engaged with `fd`, and waits for the
   /// answer; gives it back with `fd` -1. Returns the word that is shown then.
-  uint32_t delegate(uint32_t slot, uint32_t generation, int fd,
-                    std::chrono::milliseconds patience = std::chrono::seconds(10)) {
+  uint32_t delegate(uint32_t slot, uint32_t generation, int fd) {
     const std::atomic<uint32_t>& word = memory_->slots[slot].delegation;
     const uint32_t before = word.load(std::memory_order_acquire);
     control::ToDaemon message;
@@ -197,12 +198,74 @@ class DaemonClient {
     return holds(word) ? word : 0;
   }
 
-  /// Puts a request into a lane, rings if the pump sleeps, does not wait. A write is made under the
+  // --- writes, through the log ---
+
+  /// The log that the daemon has told for the slot.
+  uint32_t log_of(uint32_t slot) const {
+    // A test may have overwritten the daemon's word.
+    return slot < common::kHandleSlots ? memory_->slots[slot].log % common::kLogs : 0;
+  }
+  /// The last record that was put into the log, for wait_logged().
+  uint32_t logged(uint32_t log) const { return logs_[log].published; }
+
+  /// Logs a write under the slot's delegation, as preload/write_log.cc does, and does not wait.
+  /// Returns the number of its last record, for wait_logged(). Throws when the delegation is not to
+  /// be had, and when the log gets no room. That a fence is owed then is for the test to say
+  /// (ClientState::unsettled_in).
+  uint32_t log(uint32_t slot, uint32_t generation, uint64_t offset, std::string_view bytes) {
+    if (delegated(slot, generation) == 0) throw std::runtime_error("not delegated");
+    return log_anyway(log_of(slot), slot, generation, offset, bytes);
+  }
+  /// The same without asking whether it may be logged, and in any log: a lie, perhaps.
+  uint32_t log_anyway(uint32_t log, uint32_t slot, uint32_t generation, uint64_t offset,
+                      std::string_view bytes) {
+    for (size_t from = 0; from < bytes.size();) {
+      const std::string_view part = bytes.substr(from, common::kMaxRecord);
+      const auto length = static_cast<uint32_t>(part.size());
+      const uint32_t place = make_log_room(log, length);
+      std::memcpy(memory_->log[log] + place, part.data(), length);
+      put_record(log, {slot, generation, offset + from, length, place});
+      from += length;
+    }
+    return logs_[log].published;
+  }
+  /// Publishes a record as it is, whatever it says, and whatever stands in the ring at its place.
+  uint32_t put_record(uint32_t log, const common::LogRecord& record) {
+    const uint32_t number = logs_[log].published;
+    memory_->logs[log].records[number % common::kLogRecords] = record;
+    publish_records(log, number + 1);
+    return number + 1;
+  }
+  /// Says that so many records have ever been put into the log.
+  void publish_records(uint32_t log, uint32_t number) {
+    logs_[log].published = number;
+    common::LogRing& ring = memory_->logs[log];
+    ring.head.published.store(number, std::memory_order_release);  // partner: the pump's acquire
+    // Partners: the daemon's between its change of the delegation and its look at `published`, and
+    // the pump's before it sleeps, or stops looking by itself.
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    if (ring.tail.looks.load(std::memory_order_relaxed) == 0) ring_if_asleep();
+  }
+  /// Waits until this record of the log, and all before it, have been answered. False if the daemon
+  /// has hung up before that, or it takes longer.
+  bool wait_logged(uint32_t log, uint32_t number,
+                   std::chrono::milliseconds within = std::chrono::seconds(10)) {
+    return wait_done(
+        log, [number](uint32_t done) { return static_cast<int32_t>(number - done) <= 0; }, within);
+  }
+  /// The error (errno) of what was logged through the slot, once; 0: none.
+  int take_log_error(uint32_t slot) {
+    return memory_->slots[slot].log_error.exchange(0, std::memory_order_relaxed);
+  }
+
+  // --- lanes ---
+
+  /// Puts a request into a lane, rings if the pump sleeps, does not wait. A sync is made under the
   /// slot's delegation.
   void submit(uint32_t lane, common::Op op, uint32_t slot, uint32_t generation, uint64_t offset,
               uint32_t length) {
     common::LaneRequest& request = memory_->requests[lane];
-    request.delegation = op == common::Op::kWrite ? delegated(slot, generation) : 0;
+    request.delegation = common::is_sync(op) ? delegated(slot, generation) : 0;
     request.op = static_cast<uint32_t>(op);
     request.slot = slot;
     request.generation = generation;
@@ -210,11 +273,7 @@ class DaemonClient {
     request.offset = offset;
     const uint32_t number = request.submitted.load(std::memory_order_relaxed) + 1;
     request.submitted.store(number, std::memory_order_release);  // partner: the pump's acquire
-    std::atomic_thread_fence(std::memory_order_seq_cst);         // partner: after pump_asleep = 1
-    if (memory_->header.pump_asleep.load(std::memory_order_relaxed) != 0) {
-      ring();
-      ++doorbells;
-    }
+    ring_if_asleep();
   }
 
   /// Spins for `spin`, then sleeps. Nothing if the daemon has hung up before it answered.
@@ -266,8 +325,58 @@ class DaemonClient {
   }
 
   uint64_t doorbells = 0;
+  /// How long is waited for a delegation, and for room in a log.
+  std::chrono::milliseconds patience{10'000};
 
  private:
+  /// What the shim keeps of a log for itself.
+  struct Log {
+    uint32_t published = 0;
+    uint64_t put = 0;  // bytes ever, with what was skipped at the end of the ring
+    std::vector<uint64_t> starts = std::vector<uint64_t>(common::kLogRecords);  // `put` before it
+  };
+
+  /// The place of `length` bytes in the ring, for the next record.
+  uint32_t make_log_room(uint32_t index, uint32_t length) {
+    Log& log = logs_[index];
+    const uint64_t left = common::kLogBytes - log.put % common::kLogBytes;
+    const uint64_t skipped = length > left ? left : 0;  // a record's bytes are in one piece
+    const auto has_room = [&](uint32_t done) {
+      const uint32_t used = log.published - done;
+      const uint64_t start = used == 0 ? log.put : log.starts[done % common::kLogRecords];
+      return used < common::kLogRecords && log.put + skipped + length - start <= common::kLogBytes;
+    };
+    if (!wait_done(index, has_room, patience)) throw std::runtime_error("no room in the log");
+    log.starts[log.published % common::kLogRecords] = log.put;
+    const auto place = static_cast<uint32_t>((log.put + skipped) % common::kLogBytes);
+    log.put += skipped + length;
+    return place;
+  }
+
+  /// Waits until LogTail::done is `enough`.
+  bool wait_done(uint32_t log, const auto& enough, std::chrono::milliseconds within) {
+    common::LogRing& ring = memory_->logs[log];
+    const auto end = std::chrono::steady_clock::now() + within;
+    while (true) {
+      const bool gone = hung_up();  // first: what was answered before counts
+      // Partner: the daemon's release; it does not look at those records and bytes any more.
+      const uint32_t done = ring.tail.done.load(std::memory_order_acquire);
+      if (enough(done)) return true;
+      if (gone || std::chrono::steady_clock::now() >= end) return false;
+      ring.head.waits.fetch_add(1, std::memory_order_relaxed);
+      ring_if_asleep();
+      common::futex_wait(ring.tail.done, done, 10);
+      ring.head.waits.fetch_sub(1, std::memory_order_relaxed);
+    }
+  }
+
+  void ring_if_asleep() {
+    std::atomic_thread_fence(std::memory_order_seq_cst);  // partner: after pump_asleep = 1
+    if (memory_->header.pump_asleep.load(std::memory_order_relaxed) == 0) return;
+    ring();
+    ++doorbells;
+  }
+
   [[noreturn]] static void fail(const std::string& what) {
     throw std::runtime_error(what + ": " + strerrordesc_np(errno));
   }
@@ -295,6 +404,7 @@ class DaemonClient {
   int socket_ = -1;
   int memory_fd_ = -1;
   std::map<uint32_t, int> engaged_as_;  // descriptor by slot
+  std::array<Log, common::kLogs> logs_;
   control::Welcome welcome_;
   common::SessionMemory* memory_ = nullptr;
 };

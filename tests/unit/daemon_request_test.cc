@@ -29,7 +29,6 @@ Request with(auto change) {
 
 TEST(Request, TheBordersOfWhatIsWellFormed) {
   EXPECT_TRUE(is_well_formed(kGood));
-  EXPECT_TRUE(is_well_formed(with([](Request& r) { r.op = Op::kWrite; })));
   EXPECT_TRUE(is_well_formed(with([](Request& r) { r.slot = common::kHandleSlots - 1; })));
   EXPECT_TRUE(is_well_formed(with([](Request& r) { r.length = common::kLanePayload; })));
   EXPECT_TRUE(is_well_formed(with([](Request& r) { r.offset = kMax - 1; })));
@@ -37,7 +36,10 @@ TEST(Request, TheBordersOfWhatIsWellFormed) {
 
 TEST(Request, WhatNoHonestClientSends) {
   EXPECT_FALSE(is_well_formed(with([](Request& r) { r.op = static_cast<Op>(0); })));
-  EXPECT_FALSE(is_well_formed(with([](Request& r) { r.op = static_cast<Op>(4); })));
+  // A write, once: what is written goes through the log.
+  EXPECT_FALSE(is_well_formed(with([](Request& r) { r.op = static_cast<Op>(2); })));
+  EXPECT_FALSE(is_well_formed(with([](Request& r) { r.op = static_cast<Op>(6); })));
+  EXPECT_FALSE(is_well_formed(with([](Request& r) { r.delegation = 1; })));
   EXPECT_FALSE(is_well_formed(with([](Request& r) { r.ahead = 1; })));
   EXPECT_FALSE(is_well_formed(with([](Request& r) { r.slot = common::kHandleSlots; })));
   EXPECT_FALSE(is_well_formed(with([](Request& r) { r.slot = ~0U; })));
@@ -65,7 +67,24 @@ TEST(Request, FillsMayWaitForNothingAndLookAhead) {
     r.ahead = 10;
   })));
   EXPECT_EQ(needed_right(Op::kFill), uint32_t{common::kHandleReadable});
-  EXPECT_EQ(needed_right(Op::kWrite), uint32_t{common::kHandleWritable});
+}
+
+TEST(Request, SyncsAreAboutTheWholeFile) {
+  for (const Op op : {Op::kSync, Op::kDataSync}) {
+    const auto sync = [op](auto change) {
+      return with([op, change](Request& r) {
+        r.op = op;
+        r.length = 0;
+        change(r);
+      });
+    };
+    EXPECT_TRUE(is_well_formed(sync([](Request&) {})));
+    EXPECT_TRUE(is_well_formed(sync([](Request& r) { r.delegation = 5; })));
+    EXPECT_FALSE(is_well_formed(sync([](Request& r) { r.length = 1; })));
+    EXPECT_FALSE(is_well_formed(sync([](Request& r) { r.offset = 1; })));
+    EXPECT_FALSE(is_well_formed(sync([](Request& r) { r.ahead = 1; })));
+    EXPECT_EQ(needed_right(op), uint32_t{common::kHandleWritable});
+  }
 }
 
 TEST(SessionMemory, IsSealedPrivateAndFilled) {
