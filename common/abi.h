@@ -54,7 +54,7 @@
 namespace booster::common {
 
 /// Raised with every change of this file or of control.proto that an old peer would misread.
-inline constexpr uint32_t kAbiVersion = 7;
+inline constexpr uint32_t kAbiVersion = 8;
 
 /// "BOOSTER1", to tell a wrong descriptor from a session memory.
 inline constexpr uint64_t kSessionMagic = 0x31524554534f4f42;
@@ -65,10 +65,9 @@ inline constexpr uint32_t kLanes = 8;
 inline constexpr uint32_t kLanePayload = 1U << 20;
 inline constexpr uint32_t kHandleSlots = 4096;
 
+/// 2 was a synchronous write.
 enum class Op : uint32_t {
   kRead = 1,  // payload <- file
-  // file <- payload; answered when the bricks have it and would keep it if the daemon died
-  kWrite = 2,
   // cache <- file: `offset` and `length` as above, with `length` 0 allowed; answered when all of it
   // is in the page cache (common/page_cache.h), or an error when it cannot be now. The next `ahead`
   // bytes follow without anybody waiting.
@@ -92,8 +91,8 @@ struct alignas(64) LaneRequest {
   uint32_t length;                     // bytes, 1 .. kLanePayload, but see Op
   uint64_t offset;                     // offset + length <= INT64_MAX
   uint32_t ahead;                      // for kFill: bytes, at most kMaxAhead
-  /// For kWrite and the syncs: HandleSlot::delegation when it was looked at; answered with
-  /// kDelegationLost unless it is the same when the daemon takes the request.
+  /// For the syncs: HandleSlot::delegation when it was looked at; answered with kDelegationLost
+  /// unless it is the same when the daemon takes the request.
   uint32_t delegation;
 };
 static_assert(sizeof(LaneRequest) == 64 && offsetof(LaneRequest, offset) == 24);

@@ -9,11 +9,10 @@ namespace booster::common {
 enum class Reason : uint32_t {
   kNone = 0,        // boosted
   kPending,         // a delegation is being asked for; the call did not wait for it
-  kTooLittle,       // what FUSE has cost so far does not pay for asking, or calls are too small
+  kTooLittle,       // what FUSE has cost so far does not pay for asking
   kAppend,          // O_APPEND: the brick's end of file is the kernel's to find
   kTail,            // a read at the end of the file
   kDirect,          // O_DIRECT
-  kSync,            // O_SYNC or O_DSYNC, without the write log
   kFsizeLimit,      // a finite RLIMIT_FSIZE
   kNotAlone,        // no delegation: others on the host (may) have the file open
   kUnaligned,       // writes that begin or end within a stripe of a disperse volume
@@ -50,7 +49,6 @@ constexpr const char* reason_name(Reason reason) {
     case Reason::kAppend: return "append";
     case Reason::kTail: return "tail";
     case Reason::kDirect: return "o-direct";
-    case Reason::kSync: return "o-sync";
     case Reason::kFsizeLimit: return "rlimit-fsize";
     case Reason::kNotAlone: return "not-alone";
     case Reason::kUnaligned: return "unaligned";

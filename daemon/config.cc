@@ -104,17 +104,12 @@ const std::vector<Key>& keys() {
       {"data", "write_log", "", false,
        "on: a write to a file that nobody else on the host has open returns when it is in shared\n"
        "memory, and reaches the bricks a little later, whatever becomes of program and daemon.\n"
-       "off: only large writes are boosted (policy.min_call_bytes), which return when the bricks\n"
-       "have them.",
+       "off: writes are FUSE's.",
        TextKey{&Config::write_log, "on", {"on", "off"}}},
       {"cache", "bytes", "bytes", false,
        "Memory for what programs read again or will read next, shared by all of them; less while\n"
        "the host has little left. 0: none.",
        NumberKey{&Config::cache_bytes, 1 << 30, 0, int64_t{1} << 44}},
-      {"policy", "min_call_bytes", "bytes", true,
-       "Without the write log, a write that is smaller than this stays with the kernel (0: none\n"
-       "does). With it, reads of less by who writes the file as well.",
-       NumberKey{&Config::min_call_bytes, 512 << 10, 0, kMax63}},
       {"failure", "quarantine_min_ms", "milliseconds", false,
        "After a death of the daemon, writes that were in flight wait at least so long before they\n"
        "are done again through FUSE, since they may still be queued at a brick.",

@@ -36,8 +36,6 @@ struct Config {
   std::string write_log;
   // cache
   int64_t cache_bytes = 0;
-  // policy
-  int64_t min_call_bytes = 0;
   // failure
   int64_t quarantine_min_ms = 0;
 };

@@ -27,10 +27,8 @@ constexpr uint64_t kConnectAgain = 256 << 10;
 /// What the kernel has, or what is read here and there, is asked for when so much was read of it.
 constexpr uint64_t kTimesInOrder = 4;   // the file's size
 constexpr uint64_t kShareAtRandom = 8;  // an eighth of it
-/// Under a log a file is asked for when so much was written to it...
+/// A file is asked for when so much was written to it.
 constexpr uint64_t kLogFrom = 16 << 10;
-/// ...and without, when so many calls of that size have been made.
-constexpr uint64_t kLargeCalls = 2;
 
 uint64_t memory_us(uint64_t bytes) {
   return kCallUs + (bytes >> 10) * kNsPerKib / 1000;
@@ -67,14 +65,9 @@ bool reads_pay(Description& description, int fd, bool& warm) {
   return false;
 }
 
-bool writes_pay(const Session* session, const Description& description, const Call& call) {
-  const uint64_t moved = description.cost.moved.load(std::memory_order_relaxed);
-  const uint64_t waited = description.cost.waited_us.load(std::memory_order_relaxed);
-  if (session == nullptr || session->policy().write_log) {
-    return moved >= kLogFrom && waited >= kWorthUs;
-  }
-  const uint64_t least = small_call(*session);
-  return call.length >= least && moved >= kLargeCalls * least && moved >= kLogFrom;
+bool writes_pay(const Description& description) {
+  return description.cost.moved.load(std::memory_order_relaxed) >= kLogFrom &&
+         description.cost.waited_us.load(std::memory_order_relaxed) >= kWorthUs;
 }
 
 /// Whether the description can have what is asked for at all.
@@ -91,7 +84,7 @@ Reason refusal(const Inode& inode, const Call& call) {
   if (never != Reason::kNone) return never;
   // A stream may show older bytes than the daemon has compared.
   if (inode.streams.load(std::memory_order_relaxed) != 0) return Reason::kStream;
-  const int kept = call.op == common::Op::kWrite ? RWF_SYNC | RWF_DSYNC : 0;
+  const int kept = call.direction == Direction::kWrite ? RWF_SYNC | RWF_DSYNC : 0;
   if ((call.rwf_flags & ~kept) != 0) return Reason::kFlags;
   if (call.length == 0 ||
       (call.offset != kSequential &&
@@ -99,10 +92,6 @@ Reason refusal(const Inode& inode, const Call& call) {
     return Reason::kOddRange;
   }
   return Reason::kNone;
-}
-
-uint64_t small_call(const Session& session) {
-  return settings().eager ? 0 : session.policy().min_call_bytes;
 }
 
 void note_kernel_read(Description& description, const Call& call, long result, uint64_t us) {
@@ -182,18 +171,13 @@ Reason ask_to_write(Description& description, const Call& call, Reason reason) {
     return reason;
   }
   const bool eager = settings().eager;
-  if (!eager) {
-    const SessionRef known = current_session();
-    if (!writes_pay(known ? &*known : nullptr, description, call)) return reason;
-  }
+  if (!eager && !writes_pay(description)) return reason;
   const SessionRef live = session(eager);
   if (!live) return Reason::kNoDaemon;
-  // Once more, if nobody was known to ask when it was counted.
-  if (!eager && !writes_pay(&*live, description, call)) return reason;
   // What it would be given back for at the next write.
   const long flags = raw::status_flags(call.fd);
   if (raw::is_error(flags)) return Reason::kNotProven;
-  if (const Reason never = reason_of(*live, flags); never != Reason::kNone) {
+  if (const Reason never = reason_of(flags); never != Reason::kNone) {
     description.writing.never.store(never, std::memory_order_relaxed);
     return never;
   }

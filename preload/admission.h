@@ -28,9 +28,4 @@ common::Reason ask_to_write(Description& description, const Call& call, common::
 /// kNone if nothing speaks against it. Async-signal-safe.
 common::Reason refusal(const Inode& inode, const Call& call);
 
-/// Calls that move less are not worth a synchronous trip through the daemon, in bytes.
-uint64_t small_call(const Session& session);
-/// So many of them in a row are served all the same under a delegation that is held.
-inline constexpr uint32_t kSmallCalls = 8;
-
 }  // namespace booster::preload

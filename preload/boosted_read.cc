@@ -134,10 +134,8 @@ long rest(Description& description, const CacheView& view, const Call& call, Pro
   if (live && &*live == view.session && copy_handle(description, *live, handle) &&
       view.valid(raw::coarse_now_ms(), fresh_since(inode))) {
     IoCursor cursor = progress.cursor;
-    const TransferResult moved =
-        live->transfer(common::Op::kRead, handle, cursor, progress.offset, progress.left, 0);
-    live->count(Reason::kNone, moved.done);
-    done = moved.done;
+    done = live->read(handle, cursor, progress.offset, progress.left);
+    live->count(Reason::kNone, done);
     if (done == progress.left) return static_cast<long>(done);
     progress.cursor.advance(done);
   }
@@ -160,6 +158,18 @@ uint32_t slot_of(Description& description, const CacheView& view) {
   return std::atomic_ref(description.handle.slot).load(std::memory_order_relaxed);
 }
 
+/// Fetches `window` bytes from `from` on without waiting for them.
+void fetch_ahead(Description& description, const CacheView& view, uint64_t from, uint32_t window) {
+  if (window == 0) return;
+  const SessionRef live = current_session();
+  HandleRef handle;
+  if (live && &*live == view.session && copy_handle(description, *live, handle) &&
+      !live->fill_ahead(handle, from, window)) {
+    // Asked again at the next read.
+    description.reading.ahead_until.store(from, std::memory_order_relaxed);
+  }
+}
+
 /// Completes [offset, offset + length) with whatever it takes. Bytes, or -errno when there are
 /// none.
 long complete(Description& description, const CacheView& view, const Call& call, uint64_t offset,
@@ -170,15 +180,7 @@ long complete(Description& description, const CacheView& view, const Call& call,
   read_view(view, progress);
   if (progress.left == 0) {
     view.count(slot_of(description, view), offset, length, now_ms);
-    if (window != 0) {
-      const SessionRef live = current_session();
-      HandleRef handle;
-      if (live && &*live == view.session && copy_handle(description, *live, handle) &&
-          !live->fill_ahead(handle, from, window)) {
-        // Asked again at the next read.
-        description.reading.ahead_until.store(from, std::memory_order_relaxed);
-      }
-    }
+    fetch_ahead(description, view, from, window);
     return static_cast<long>(length);
   }
   fetch(description, view, progress, window_of_miss(description, progress, window));
@@ -312,39 +314,102 @@ Reason cached_read(Description& description, const Call& call, long& result) {
   return Reason::kNone;
 }
 
-/// Under a write delegation, from the bricks, when they have what was logged of it. Small reads
-/// that come one after the other without a write between them are the kernel's, which keeps what it
-/// has read.
+/// Which pages have been read by who also writes them, by hash: what comes again is worth its place
+/// in the page cache, and the rest is not. Relaxed: hints, of all files of the process.
+class Seen {
+ public:
+  /// Whether the page was noted before, probably. Notes it.
+  bool note(uint64_t inode, uint64_t page) {
+    const uint64_t hash = (inode * 0x9e37'79b9'7f4a'7c15 + page) * 0xbf58'476d'1ce4'e5b9 >> 40;
+    std::atomic<uint64_t>& word = words_[hash / 64 % kWords];
+    const uint64_t bit = uint64_t{1} << (hash % 64);
+    if ((word.load(std::memory_order_relaxed) & bit) != 0) return true;
+    word.fetch_or(bit, std::memory_order_relaxed);
+    if (noted_.fetch_add(1, std::memory_order_relaxed) < kWords * 64 / 2) return false;
+    noted_.store(0, std::memory_order_relaxed);
+    for (auto& each : words_) each.store(0, std::memory_order_relaxed);
+    return false;
+  }
+
+ private:
+  static constexpr size_t kWords = 2048;
+  std::atomic<uint64_t> words_[kWords] = {};
+  std::atomic<uint32_t> noted_{0};
+};
+constinit Seen g_seen;
+
+/// Under a write delegation, out of the page cache: everything that is not in the log any more is
+/// in there as it is on the bricks, or not at all.
+void read_own_cache(Session& session, const HandleRef& handle, Description& description,
+                    const CacheView& view, Progress& progress) {
+  const uint64_t offset = progress.offset;
+  const size_t length = progress.left;
+  const uint64_t size = session.file_size(handle);
+  if (length > view.bytes || offset > view.bytes - length || offset + length > size) return;
+  uint64_t from = 0;
+  uint32_t window = read_ahead(description, offset, length, size, from);
+  const bool again = g_seen.note(description.inode->id.inode, offset / common::kPageSize);
+  const bool ordered = description.reading.ahead_window.load(std::memory_order_relaxed) != 0;
+  if (!again && !ordered) return;
+  // Its own changes are in there at once.
+  const uint64_t since = g_fresh_since_ms.load(std::memory_order_acquire);
+  const uint64_t now_ms = raw::coarse_now_ms();
+  if (!view.valid(now_ms, since)) {
+    session.note_wanted(handle.slot, now_ms);
+    if (!session.fill(handle, offset, 0, 0) || !view.valid(raw::coarse_now_ms(), since)) return;
+  }
+  read_view(view, progress);
+  if (progress.left == 0) {
+    fetch_ahead(description, view, from, window);
+  } else {
+    window = window_of_miss(description, progress, window);
+    fetch(description, view, progress, window);
+  }
+  if (progress.left < length) {
+    view.count(handle.slot, offset, length - progress.left, now_ms);
+  }
+}
+
+/// Under a write delegation: out of the page cache, or from the bricks, when they have what was
+/// logged of it.
 Reason delegated_read(Session& session, const HandleRef& handle, Description& description,
                       const Call& call, long& result) {
   Inode& inode = *description.inode;
-  if (!session.allows(handle, common::Op::kRead)) return Reason::kNotProven;
-  if (call.length < small_call(session) &&
-      description.cost.small_calls.fetch_add(1, std::memory_order_relaxed) >= kSmallCalls) {
-    return Reason::kTooLittle;
-  }
+  if (!session.may_read(handle)) return Reason::kNotProven;
   if (!named_lately(description, call.fd, raw::coarse_now_ms())) return Reason::kNotProven;
   const bool ordered = call.offset == kSequential;
   uint64_t start = ordered ? 0 : static_cast<uint64_t>(call.offset);
   size_t length = call.length;
   if (ordered) {
+    // How far the file goes is known when what was logged has been written.
+    const int64_t position = description.reading.position.load(std::memory_order_relaxed);
+    if (position < 0 || static_cast<uint64_t>(position) + call.length > session.file_size(handle)) {
+      drain_log(inode);
+    }
     length = claim(call.fd, description, call.length, session.file_size(handle), start);
     if (length == 0) return Reason::kTail;
   }
   // The bricks have everything else that has been written.
   if (session.log_overlaps(handle, start, length)) drain_log(inode);
-  IoCursor cursor = call.whole();
-  IoCursor left = cursor;
-  const TransferResult moved =
-      session.transfer(common::Op::kRead, handle, cursor, start, length, 0);
-  session.count(Reason::kNone, moved.done);
-  result = static_cast<long>(moved.done);
-  if (moved.done < length) {
+  Progress progress{call.whole(), start, length};
+  const CacheView* view = inode.view.load(std::memory_order_acquire);
+  if (view != nullptr && view->session == &session) {
+    read_own_cache(session, handle, description, *view, progress);
+  }
+  if (progress.left > 0) {
+    IoCursor cursor = progress.cursor;
+    const size_t done = session.read(handle, cursor, progress.offset, progress.left);
+    session.count(Reason::kNone, done);
+    progress.cursor.advance(done);
+    progress.offset += done;
+    progress.left -= done;
+  }
+  result = static_cast<long>(length - progress.left);
+  if (progress.left > 0) {
     // At the end of the file, after an error, without a daemon: the kernel's answer counts.
-    left.advance(moved.done);
     settle(inode);
     const long more = still_names(call.fd, inode)
-                          ? kernel_rest(call, left, length - moved.done, start + moved.done)
+                          ? kernel_rest(call, progress.cursor, progress.left, progress.offset)
                           : -EBADF;
     if (!raw::is_error(more)) result += more;
     if (raw::is_error(more) && result == 0) result = more;

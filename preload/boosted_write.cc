@@ -33,7 +33,7 @@ SyncKind sync_of(const Description& description, const Call& call) {
 /// Whether the number still names the file, with flags that allow it. What can only change through
 /// calls that are seen is asked once in a tick of the coarse clock: the description is this
 /// process's alone, and note_status_flags() and note_limits_changed() hear of the rest.
-Reason look_at_descriptor(const Session& session, Description& description, int fd) {
+Reason look_at_descriptor(Description& description, int fd) {
   const uint64_t now = raw::coarse_now_ms();
   std::atomic<uint64_t>& checked = description.writing.checked_ms;
   if (checked.load(std::memory_order_relaxed) == now &&
@@ -44,7 +44,7 @@ Reason look_at_descriptor(const Session& session, Description& description, int 
   if (raw::is_error(flags) || (flags & O_PATH) != 0 || (flags & O_ACCMODE) == O_RDONLY) {
     return Reason::kNotProven;
   }
-  if (const Reason never = reason_of(session, flags); never != Reason::kNone) return never;
+  if (const Reason never = reason_of(flags); never != Reason::kNone) return never;
   description.writing.sync.store(sync_of(flags), std::memory_order_relaxed);
   if (raw::has_file_size_limit()) return Reason::kFsizeLimit;
   if (!still_names(fd, *description.inode)) {
@@ -59,17 +59,7 @@ Reason admit(const Session& session, const HandleRef& handle, Description& descr
              const Call& call) {
   if (const Reason why = refusal(*description.inode, call); why != Reason::kNone) return why;
   if (session.log_error(handle.slot) != 0) return Reason::kIoError;
-  if (!session.policy().write_log) {
-    std::atomic<uint32_t>& small = description.cost.small_calls;
-    if (call.length >= small_call(session)) {
-      small.store(0, std::memory_order_relaxed);
-    } else if (small.fetch_add(1, std::memory_order_relaxed) >= kSmallCalls) {
-      return Reason::kTooLittle;
-    }
-  }
-  // Only what is logged can be waited for by itself.
-  if (!session.policy().write_log && call.rwf_flags != 0) return Reason::kFlags;
-  return look_at_descriptor(session, description, call.fd);
+  return look_at_descriptor(description, call.fd);
 }
 
 /// What was logged comes to the bricks' disks; an error of it is deferred. False: the kernel has to
@@ -103,7 +93,7 @@ long await_sync(Session& session, const HandleRef& handle, uint32_t delegation,
   return error != 0 ? error : result;
 }
 
-/// Moves `length` bytes at `offset`; the kernel completes what comes up short. Bytes done or
+/// Logs `length` bytes for `offset`; the kernel completes what comes up short. Bytes done or
 /// -errno.
 long write_at(Session& session, const HandleRef& handle, uint32_t delegation,
               Description& description, const Call& call, uint64_t offset, size_t length) {
@@ -111,50 +101,34 @@ long write_at(Session& session, const HandleRef& handle, uint32_t delegation,
   IoCursor cursor = call.whole();
   IoCursor left = cursor;
   session.add_unsettled(handle.slot, 1);
-  TransferResult moved;
-  if (session.policy().write_log && offset + length <= kMaxLoggedEnd) {
-    description.cost.small_calls.store(0, std::memory_order_relaxed);
-    moved.done = log_write(session, handle, inode, call.fd, delegation, cursor, offset, length);
+  size_t done = 0;
+  if (offset + length <= kMaxLoggedEnd) {
+    done = log_write(session, handle, inode, call.fd, delegation, cursor, offset, length);
   } else {
     drain_log(inode);  // what was written before comes first
-    moved = session.transfer(common::Op::kWrite, handle, cursor, offset, length, delegation);
   }
-  // A finished transfer leaves its cursor behind the bytes that were submitted, not behind those
-  // that count.
-  left.advance(moved.done);
-  session.count(Reason::kNone, moved.done);
-  // Behind a piece that failed, later ones may have been written.
-  const bool pieces = length > common::kLanePayload;
-  if (moved.done > 0 || moved.daemon_lost || (moved.error != 0 && pieces)) {
+  left.advance(done);
+  session.count(Reason::kNone, done);
+  if (done > 0) {
     note_boosted_write(inode, call.fd, offset);
   } else {
     session.add_unsettled(handle.slot, -1);
   }
-  if (moved.done == length) {
+  if (done == length) {
     const long synced = await_sync(session, handle, delegation, description, call);
-    return raw::is_error(synced) ? synced : static_cast<long>(moved.done);
+    return raw::is_error(synced) ? synced : static_cast<long>(done);
   }
 
-  if (moved.error != 0) {
-    session.count(moved.error == common::kDelegationLost ? Reason::kNotAlone : Reason::kIoError,
-                  length - moved.done);
-  }
-  if (moved.daemon_lost) {
-    // The lost request may still be queued at a brick and land after whatever is written next.
-    raw::sleep_ms(session.quarantine_ms());
-  }
   // The number was taken away by somebody who could not wait: it may mean another file by now.
-  if (!still_names(call.fd, inode)) {
-    return moved.done > 0 ? static_cast<long>(moved.done) : -EBADF;
-  }
+  if (!still_names(call.fd, inode)) return done > 0 ? static_cast<long>(done) : -EBADF;
   // The kernel's answer counts.
   const KernelChange change(inode);
-  const long more = kernel_rest(call, left, length - moved.done, offset + moved.done);
-  if (raw::is_error(more)) return moved.done > 0 ? static_cast<long>(moved.done) : more;
+  const long more = kernel_rest(call, left, length - done, offset + done);
+  if (raw::is_error(more)) return done > 0 ? static_cast<long>(done) : more;
   // Neither what somebody else has written of it nor the rest has waited for the disks.
   const long synced = sync_by_kernel(call.fd, sync_of(description, call));
   if (raw::is_error(synced)) return synced;
-  return static_cast<long>(moved.done) + more;
+  return static_cast<long>(done) + more;
 }
 
 }  // namespace
@@ -208,16 +182,15 @@ bool boosted_sync(Description& description, int fd, bool data_only) {
   const uint32_t delegation = held_delegation(description, *live, handle);
   Inode& inode = *description.inode;
   if (delegation == 0 || inode.never.load(std::memory_order_relaxed) != Reason::kNone ||
-      look_at_descriptor(*live, description, fd) != Reason::kNone) {
+      look_at_descriptor(description, fd) != Reason::kNone) {
     return false;
   }
   return sync_log(*live, handle, delegation, inode, data_only ? SyncKind::kData : SyncKind::kAll);
 }
 
-Reason reason_of(const Session& session, long flags) {
+Reason reason_of(long flags) {
   if ((flags & O_DIRECT) != 0) return Reason::kDirect;
   if ((flags & O_APPEND) != 0) return Reason::kAppend;
-  if (!session.policy().write_log && (flags & (O_SYNC | O_DSYNC)) != 0) return Reason::kSync;
   return Reason::kNone;
 }
 

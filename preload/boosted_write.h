@@ -17,7 +17,7 @@ common::Reason boosted_write(Description& description, const Call& call, long& r
 bool boosted_sync(Description& description, int fd, bool data_only);
 
 /// Why writes through a description with these flags (F_GETFL) are always the kernel's, or kNone.
-common::Reason reason_of(const Session& session, long flags);
+common::Reason reason_of(long flags);
 
 /// The program has changed a limit of its own: it is looked at again before the next boosted write.
 void note_limits_changed();

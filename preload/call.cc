@@ -26,7 +26,7 @@ bool measure(Call& call) {
 }
 
 long kernel_call(const Call& call) {
-  const bool reads = call.op == common::Op::kRead;
+  const bool reads = call.direction == Direction::kRead;
   if (call.rwf_flags != 0) {
     // The kernel takes the offset in two words and splits nothing on 64-bit machines.
     return raw::raw_syscall(reads ? SYS_preadv2 : SYS_pwritev2, call.fd, raw::word(call.vectors),
@@ -47,8 +47,8 @@ long kernel_rest(const Call& call, IoCursor cursor, size_t length, uint64_t offs
     size_t part = cursor.vectors->iov_len - cursor.skip;
     if (part > length) part = length;
     const auto at = static_cast<int64_t>(offset);
-    const long got = call.op == common::Op::kRead ? raw::pread(call.fd, base, part, at)
-                                                  : raw::pwrite(call.fd, base, part, at);
+    const long got = call.direction == Direction::kRead ? raw::pread(call.fd, base, part, at)
+                                                        : raw::pwrite(call.fd, base, part, at);
     if (raw::is_error(got)) return total > 0 ? total : got;
     total += got;
     offset += static_cast<uint64_t>(got);

@@ -14,8 +14,10 @@ namespace booster::preload {
 /// Offset of a call that uses, and moves, the descriptor's own offset.
 inline constexpr int64_t kSequential = -1;
 
+enum class Direction { kRead, kWrite };
+
 struct Call {
-  common::Op op;
+  Direction direction;
   int fd;
   const iovec* vectors;
   int count;

@@ -151,8 +151,7 @@ Connector::Welcome Connector::receive_welcome() {
       const auto& welcome = answer.body.welcome;
       adopted = welcome.abi_version == common::kAbiVersion &&
                 adopt(memory_fd, welcome.memory_bytes, welcome.nonce,
-                      {welcome.min_call_bytes, welcome.page_cache, welcome.delegations,
-                       welcome.write_log});
+                      {welcome.page_cache, welcome.delegations});
     }
   }
   if (memory_fd >= 0) raw::close(memory_fd);

@@ -119,12 +119,10 @@ struct Description {
     std::atomic<uint64_t> waited_us{0};  // for trips, not for copies
     std::atomic<uint64_t> look_at{0};    // `moved` at which the size of the file is looked at again
     std::atomic<uint32_t> slow_write_us{0};  // of the last ones
-    std::atomic<uint32_t> small_calls{0};    // in a row, under a write delegation
 
     void reset() {
       for (auto* each : {&moved, &waited_us, &look_at}) each->store(0, std::memory_order_relaxed);
       slow_write_us.store(0, std::memory_order_relaxed);
-      small_calls.store(0, std::memory_order_relaxed);
     }
   };
   Cost cost;

@@ -52,7 +52,7 @@ void refuse(Description& description, Reason reason) {
 
 /// Takes the page cache that came with a handle.
 void adopt_cache(Session& session, Description& description, const HandleRef& handle) {
-  if (!session.allows(handle, common::Op::kRead)) return;
+  if (!session.may_read(handle)) return;
   Inode& inode = *description.inode;
   if (CacheView* view = session.take_view(handle)) {
     CacheView* current = inode.view.load(std::memory_order_acquire);
@@ -70,7 +70,7 @@ void adopt_cache(Session& session, Description& description, const HandleRef& ha
   // of an earlier session is of a daemon that is dead.
   const CacheView* view = inode.view.load(std::memory_order_acquire);
   description.reading.cached.store(
-      view != nullptr && view->session == &session && !session.allows(handle, common::Op::kWrite),
+      view != nullptr && view->session == &session && !session.may_write(handle),
       std::memory_order_release);
 }
 

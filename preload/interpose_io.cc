@@ -4,23 +4,25 @@
 
 #include "preload/interpose.h"
 
-using booster::common::Op;
+using booster::preload::Direction;
 using booster::preload::kSequential;
 using booster::preload::transfer;
 
 namespace {
 
 /// Negative offsets are errors that the kernel reports, never "the descriptor's own offset".
-bool moved(Op op, int fd, const void* buffer, size_t length, off_t offset, ssize_t& result) {
-  return offset >= 0 && transfer(op, fd, buffer, length, offset, result);
+bool moved(Direction direction, int fd, const void* buffer, size_t length, off_t offset,
+           ssize_t& result) {
+  return offset >= 0 && transfer(direction, fd, buffer, length, offset, result);
 }
-bool moved(Op op, int fd, const iovec* vectors, int count, off_t offset, ssize_t& result) {
-  return offset >= 0 && transfer(op, fd, vectors, count, offset, 0, result);
+bool moved(Direction direction, int fd, const iovec* vectors, int count, off_t offset,
+           ssize_t& result) {
+  return offset >= 0 && transfer(direction, fd, vectors, count, offset, 0, result);
 }
 /// preadv2 and pwritev2, where -1 does mean the descriptor's own offset.
-bool moved2(Op op, int fd, const iovec* vectors, int count, off_t offset, int flags,
+bool moved2(Direction direction, int fd, const iovec* vectors, int count, off_t offset, int flags,
             ssize_t& result) {
-  return offset >= -1 && transfer(op, fd, vectors, count, offset, flags, result);
+  return offset >= -1 && transfer(direction, fd, vectors, count, offset, flags, result);
 }
 
 }  // namespace
@@ -40,7 +42,7 @@ BOOSTER_NEXT(ssize_t, __pread_chk, (int, void*, size_t, off_t, size_t))
 
 BOOSTER_EXPORT ssize_t read(int fd, void* buffer, size_t length) {
   ssize_t result;
-  if (transfer(Op::kRead, fd, buffer, length, kSequential, result)) return result;
+  if (transfer(Direction::kRead, fd, buffer, length, kSequential, result)) return result;
   return next_read()(fd, buffer, length);
 }
 BOOSTER_EXPORT ssize_t __read(int fd, void* buffer, size_t length) {
@@ -53,7 +55,7 @@ BOOSTER_EXPORT ssize_t __read_chk(int fd, void* buffer, size_t length, size_t ro
 
 BOOSTER_EXPORT ssize_t write(int fd, const void* buffer, size_t length) {
   ssize_t result;
-  if (transfer(Op::kWrite, fd, buffer, length, kSequential, result)) return result;
+  if (transfer(Direction::kWrite, fd, buffer, length, kSequential, result)) return result;
   return next_write()(fd, buffer, length);
 }
 BOOSTER_EXPORT ssize_t __write(int fd, const void* buffer, size_t length) {
@@ -62,7 +64,7 @@ BOOSTER_EXPORT ssize_t __write(int fd, const void* buffer, size_t length) {
 
 BOOSTER_EXPORT ssize_t pread(int fd, void* buffer, size_t length, off_t offset) {
   ssize_t result;
-  if (moved(Op::kRead, fd, buffer, length, offset, result)) return result;
+  if (moved(Direction::kRead, fd, buffer, length, offset, result)) return result;
   return next_pread()(fd, buffer, length, offset);
 }
 BOOSTER_EXPORT ssize_t pread64(int fd, void* buffer, size_t length, off_t offset) {
@@ -82,7 +84,7 @@ BOOSTER_EXPORT ssize_t __pread64_chk(int fd, void* buffer, size_t length, off_t 
 
 BOOSTER_EXPORT ssize_t pwrite(int fd, const void* buffer, size_t length, off_t offset) {
   ssize_t result;
-  if (moved(Op::kWrite, fd, buffer, length, offset, result)) return result;
+  if (moved(Direction::kWrite, fd, buffer, length, offset, result)) return result;
   return next_pwrite()(fd, buffer, length, offset);
 }
 BOOSTER_EXPORT ssize_t pwrite64(int fd, const void* buffer, size_t length, off_t offset) {
@@ -94,18 +96,18 @@ BOOSTER_EXPORT ssize_t __pwrite64(int fd, const void* buffer, size_t length, off
 
 BOOSTER_EXPORT ssize_t readv(int fd, const iovec* vectors, int count) {
   ssize_t result;
-  if (transfer(Op::kRead, fd, vectors, count, kSequential, 0, result)) return result;
+  if (transfer(Direction::kRead, fd, vectors, count, kSequential, 0, result)) return result;
   return next_readv()(fd, vectors, count);
 }
 BOOSTER_EXPORT ssize_t writev(int fd, const iovec* vectors, int count) {
   ssize_t result;
-  if (transfer(Op::kWrite, fd, vectors, count, kSequential, 0, result)) return result;
+  if (transfer(Direction::kWrite, fd, vectors, count, kSequential, 0, result)) return result;
   return next_writev()(fd, vectors, count);
 }
 
 BOOSTER_EXPORT ssize_t preadv(int fd, const iovec* vectors, int count, off_t offset) {
   ssize_t result;
-  if (moved(Op::kRead, fd, vectors, count, offset, result)) return result;
+  if (moved(Direction::kRead, fd, vectors, count, offset, result)) return result;
   return next_preadv()(fd, vectors, count, offset);
 }
 BOOSTER_EXPORT ssize_t preadv64(int fd, const iovec* vectors, int count, off_t offset) {
@@ -113,7 +115,7 @@ BOOSTER_EXPORT ssize_t preadv64(int fd, const iovec* vectors, int count, off_t o
 }
 BOOSTER_EXPORT ssize_t pwritev(int fd, const iovec* vectors, int count, off_t offset) {
   ssize_t result;
-  if (moved(Op::kWrite, fd, vectors, count, offset, result)) return result;
+  if (moved(Direction::kWrite, fd, vectors, count, offset, result)) return result;
   return next_pwritev()(fd, vectors, count, offset);
 }
 BOOSTER_EXPORT ssize_t pwritev64(int fd, const iovec* vectors, int count, off_t offset) {
@@ -122,7 +124,7 @@ BOOSTER_EXPORT ssize_t pwritev64(int fd, const iovec* vectors, int count, off_t 
 
 BOOSTER_EXPORT ssize_t preadv2(int fd, const iovec* vectors, int count, off_t offset, int flags) {
   ssize_t result;
-  if (moved2(Op::kRead, fd, vectors, count, offset, flags, result)) return result;
+  if (moved2(Direction::kRead, fd, vectors, count, offset, flags, result)) return result;
   return next_preadv2()(fd, vectors, count, offset, flags);
 }
 BOOSTER_EXPORT ssize_t preadv64v2(int fd, const iovec* vectors, int count, off_t offset,
@@ -131,7 +133,7 @@ BOOSTER_EXPORT ssize_t preadv64v2(int fd, const iovec* vectors, int count, off_t
 }
 BOOSTER_EXPORT ssize_t pwritev2(int fd, const iovec* vectors, int count, off_t offset, int flags) {
   ssize_t result;
-  if (moved2(Op::kWrite, fd, vectors, count, offset, flags, result)) return result;
+  if (moved2(Direction::kWrite, fd, vectors, count, offset, flags, result)) return result;
   return next_pwritev2()(fd, vectors, count, offset, flags);
 }
 BOOSTER_EXPORT ssize_t pwritev64v2(int fd, const iovec* vectors, int count, off_t offset,

@@ -12,8 +12,6 @@ namespace booster::preload {
 
 namespace {
 
-using common::Op;
-
 enum State : uint32_t { kUnknown, kHooking, kHooked, kUnhookable };
 constinit std::atomic<uint32_t> g_state{kUnknown};
 
@@ -33,8 +31,8 @@ bool is_cancellable(const FILE* stream) {
 
 ssize_t stream_read(FILE* stream, void* buffer, ssize_t length) {
   ssize_t result;
-  if (transfer(Op::kRead, stream->_fileno, buffer, static_cast<size_t>(length), kSequential, result,
-               is_cancellable(stream))) {
+  if (transfer(Direction::kRead, stream->_fileno, buffer, static_cast<size_t>(length), kSequential,
+               result, is_cancellable(stream))) {
     return result;
   }
   return g_read(stream, buffer, length);
@@ -46,8 +44,8 @@ ssize_t stream_write(FILE* stream, const void* buffer, ssize_t length) {
   ssize_t done = 0;
   while (done < length) {
     ssize_t moved;
-    if (!transfer(Op::kWrite, stream->_fileno, bytes + done, static_cast<size_t>(length - done),
-                  kSequential, moved, is_cancellable(stream))) {
+    if (!transfer(Direction::kWrite, stream->_fileno, bytes + done,
+                  static_cast<size_t>(length - done), kSequential, moved, is_cancellable(stream))) {
       // It is not ours, or not any more: the rest is libc's.
       if (stream->_offset >= 0) stream->_offset += done;
       return done + g_write(stream, bytes + done, length - done);

@@ -131,7 +131,7 @@ void note_status_flags(int fd, int flags) {
     description.writing.checked_ms.store(0, std::memory_order_relaxed);
     // Flags may have been why it was not to be had.
     const Reason never = description.writing.never.load(std::memory_order_relaxed);
-    if (never == Reason::kAppend || never == Reason::kSync || never == Reason::kDirect) {
+    if (never == Reason::kAppend || never == Reason::kDirect) {
       description.writing.never.store(Reason::kNone, std::memory_order_relaxed);
     }
     description.reading.checked_ms.store(0, std::memory_order_relaxed);

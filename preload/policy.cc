@@ -15,7 +15,6 @@
 
 namespace booster::preload {
 
-using common::Op;
 using common::Reason;
 
 namespace {
@@ -92,7 +91,7 @@ long write(Description& description, const Call& call) {
 /// A signal handler that interrupted the shim writes: the kernel does it, and what was delegated is
 /// given back by whoever writes next. Async-signal-safe.
 bool write_from_handler(Call& call, ssize_t& result) {
-  if (call.op != Op::kWrite || t_thread.depth == 0 || t_thread.vfork_child ||
+  if (call.direction != Direction::kWrite || t_thread.depth == 0 || t_thread.vfork_child ||
       g_files.kind(call.fd) != FileTable::kTracked || !measure(call)) {
     return false;
   }
@@ -115,12 +114,12 @@ void wait_while_ending(int fd) {
 
 }  // namespace
 
-bool transfer(Op op, int fd, const iovec* vectors, int count, int64_t offset, int rwf_flags,
-              ssize_t& result, bool cancellable) {
+bool transfer(Direction direction, int fd, const iovec* vectors, int count, int64_t offset,
+              int rwf_flags, ssize_t& result, bool cancellable) {
   if (g_files.kind(fd) == FileTable::kForeign) return false;
   // What this process has not written through booster it may read through the kernel unseen; nor
   // may it show newer bytes than the page cache of a file that is read through another descriptor.
-  if (op == Op::kRead && count == 1 && !settings().eager && !maybe_dirty() &&
+  if (direction == Direction::kRead && count == 1 && !settings().eager && !maybe_dirty() &&
       g_view_count.load(std::memory_order_relaxed) == 0 &&
       g_files.leave_unseen(fd, vectors->iov_len)) {
     return false;
@@ -128,7 +127,7 @@ bool transfer(Op op, int fd, const iovec* vectors, int count, int64_t offset, in
   // These calls are cancellation points; nothing is held yet.
   if (cancellable && t_thread.depth == 0 && !t_thread.vfork_child) pthread_testcancel();
   Entry entry;
-  Call call{op, fd, vectors, count, offset, rwf_flags, 0};
+  Call call{direction, fd, vectors, count, offset, rwf_flags, 0};
   if (!entry) return write_from_handler(call, result);
   wait_while_ending(fd);
   uint32_t side = 0;
@@ -140,7 +139,8 @@ bool transfer(Op op, int fd, const iovec* vectors, int count, int64_t offset, in
     // while the kernel does the call: near the end of a file both ways are used in turn.
     const bool ordered = offset == kSequential;
     if (ordered) description->sequential.lock();
-    const long moved = op == Op::kRead ? read(*description, call) : write(*description, call);
+    const long moved =
+        direction == Direction::kRead ? read(*description, call) : write(*description, call);
     if (ordered) description->sequential.unlock();
     result = with_errno(moved);
   }

@@ -15,14 +15,14 @@ namespace booster::preload {
 /// the answer is true. False: not ours, the caller asks libc. `rwf_flags` are preadv2's. Safe from
 /// any thread; from a signal handler that interrupted the shim it answers false.
 /// `cancellable`: it is a cancellation point, as read and write are.
-bool transfer(common::Op op, int fd, const iovec* vectors, int count, int64_t offset, int rwf_flags,
-              ssize_t& result, bool cancellable = true);
+bool transfer(Direction direction, int fd, const iovec* vectors, int count, int64_t offset,
+              int rwf_flags, ssize_t& result, bool cancellable = true);
 
 /// The same for one buffer.
-inline bool transfer(common::Op op, int fd, const void* buffer, size_t length, int64_t offset,
+inline bool transfer(Direction direction, int fd, const void* buffer, size_t length, int64_t offset,
                      ssize_t& result, bool cancellable = true) {
   const iovec vector{const_cast<void*>(buffer), length};
-  return transfer(op, fd, &vector, 1, offset, 0, result, cancellable);
+  return transfer(direction, fd, &vector, 1, offset, 0, result, cancellable);
 }
 
 }  // namespace booster::preload

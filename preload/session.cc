@@ -178,8 +178,7 @@ bool Session::alive() {
   return !dead_.load(std::memory_order_relaxed);
 }
 
-TransferResult Session::transfer(Op op, const HandleRef& handle, IoCursor& cursor, uint64_t offset,
-                                 size_t length, uint32_t delegation) {
+size_t Session::read(const HandleRef& handle, IoCursor& cursor, uint64_t offset, size_t length) {
   struct Piece {
     int lane;
     uint32_t length;
@@ -188,9 +187,7 @@ TransferResult Session::transfer(Op op, const HandleRef& handle, IoCursor& curso
   int first = 0;
   int in_flight = 0;
   size_t submitted = 0;
-  const uint32_t room =
-      op == Op::kWrite ? kLanePayload - kLanePayload % write_unit(handle) : kLanePayload;
-  TransferResult result;
+  size_t done = 0;
   bool stop = false;  // an answer came up short: what follows it does not count
 
   while (true) {
@@ -199,42 +196,26 @@ TransferResult Session::transfer(Op op, const HandleRef& handle, IoCursor& curso
       const int lane = acquire_lane(in_flight == 0);
       if (lane < 0) break;
       const size_t left = length - submitted;
-      const auto part = static_cast<uint32_t>(left < room ? left : room);
-      if (op == Op::kWrite) cursor.copy_in(memory_->payload[lane], part);
-      submit(lane, op, handle, offset + submitted, part, 0, delegation);
+      const auto part = static_cast<uint32_t>(left < kLanePayload ? left : kLanePayload);
+      submit(lane, Op::kRead, handle, offset + submitted, part, 0, 0);
       window[(first + in_flight++) % kWindow] = {lane, part};
       submitted += part;
       any = true;
     }
     if (any) ring_if_asleep();
-    if (in_flight == 0) {
-      result.daemon_lost = !stop && result.done < length;  // no lane: the session died
-      return result;
-    }
+    if (in_flight == 0) return done;
     const Piece piece = window[first];
     first = (first + 1) % kWindow;
     --in_flight;
-    if (!await(piece.lane)) {
-      // The lanes in flight are lost with the session.
-      result.daemon_lost = true;
-      return result;
-    }
+    if (!await(piece.lane)) return done;  // the lanes in flight are lost with the session
     const LaneReply& reply = memory_->replies[piece.lane];
-    const int error = reply.error;
     const uint32_t moved = reply.length < piece.length ? reply.length : piece.length;
-    if (!stop) {
-      if (error != 0) {
-        result.error = error;
-        stop = true;
-      } else {
-        if (op == Op::kRead) cursor.copy_out(memory_->payload[piece.lane], moved);
-        result.done += moved;
-        stop = moved < piece.length;
-      }
+    if (!stop && reply.error == 0) {
+      cursor.copy_out(memory_->payload[piece.lane], moved);
+      done += moved;
     }
+    stop = stop || reply.error != 0 || moved < piece.length;
     release_lane(piece.lane);
-    if (stop && in_flight == 0) return result;
-    if (result.done == length) return result;
   }
 }
 
@@ -354,9 +335,12 @@ uint32_t Session::write_unit(const HandleRef& handle) const {
   return unit != 0 ? unit : 1;
 }
 
-bool Session::allows(const HandleRef& handle, Op op) const {
-  const uint32_t need = op == Op::kRead ? common::kHandleReadable : common::kHandleWritable;
-  return (memory_->slots[handle.slot].flags & need) != 0;
+bool Session::may_read(const HandleRef& handle) const {
+  return (memory_->slots[handle.slot].flags & common::kHandleReadable) != 0;
+}
+
+bool Session::may_write(const HandleRef& handle) const {
+  return (memory_->slots[handle.slot].flags & common::kHandleWritable) != 0;
 }
 
 void Session::count(Reason reason, uint64_t bytes, uint64_t calls) {

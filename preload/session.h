@@ -42,17 +42,9 @@ struct IoCursor {
   void advance(size_t length);
 };
 
-struct TransferResult {
-  size_t done = 0;  // bytes from the start without a gap
-  int error = 0;    // errno of the daemon's answer for the byte after them; 0: end of file, or all
-  bool daemon_lost = false;  // the answer never came: the bytes after `done` may or may not be done
-};
-
 struct Policy {
-  uint64_t min_call_bytes = 0;  // a call that moves less goes to the kernel
-  bool page_cache = false;      // files that are read come with their page cache
-  bool delegations = false;     // they can be had
-  bool write_log = false;       // what is written under one goes into the log
+  bool page_cache = false;   // files that are read come with their page cache
+  bool delegations = false;  // for writing: what is written under one goes into the log
 };
 
 class Session;
@@ -121,13 +113,12 @@ class Session {
   uint64_t file_size(const HandleRef& handle) const;
   /// Boosted writes begin and end at multiples of so many bytes.
   uint32_t write_unit(const HandleRef& handle) const;
-  bool allows(const HandleRef& handle, common::Op op) const;
+  bool may_read(const HandleRef& handle) const;
+  bool may_write(const HandleRef& handle) const;
 
-  /// Moves `length` bytes at `offset`. Waits for the answer; comes back without one only when the
-  /// daemon is gone. With a `delegation` a write fails with common::kDelegationLost where that is
-  /// over.
-  TransferResult transfer(common::Op op, const HandleRef& handle, IoCursor& cursor, uint64_t offset,
-                          size_t length, uint32_t delegation);
+  /// Reads `length` bytes at `offset` from the bricks. Returns how many there are from the start
+  /// without a gap; fewer at the end of the file, after an error, and when the daemon is gone.
+  size_t read(const HandleRef& handle, IoCursor& cursor, uint64_t offset, size_t length);
 
   /// fsync, or fdatasync, of what was written under `delegation`, and of all before it. False when
   /// the kernel has to be asked.

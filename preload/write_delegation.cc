@@ -149,7 +149,7 @@ Reason ask_delegation(Session& session, Description& description, int fd) {
   } else {
     reason = advance_handle(session, description, fd);
   }
-  if (reason == Reason::kNone && !session.allows(description.handle, common::Op::kWrite)) {
+  if (reason == Reason::kNone && !session.may_write(description.handle)) {
     reason = Reason::kNotProven;
   }
   if (reason == Reason::kNone) {

@@ -24,6 +24,7 @@ constexpr std::chrono::seconds kHelloWithin{5};
 // Packets taken in one go, so that a flood of one client does not hold up the pump's others.
 constexpr int kPacketsPerTurn = 16;
 constexpr uint64_t kMinCacheMap = 1 << 20;
+constexpr uint64_t kWritersCacheMap = 1 << 30;
 // How often the end of a dead client's last writes is looked for.
 constexpr std::chrono::milliseconds kIdleLook{5};
 
@@ -189,10 +190,6 @@ bool Session::on_hello(const proto::Hello& hello) {
   welcome.set_memory_bytes(common::kSessionBytes);
   welcome.set_page_cache(home_.shared.cache.enabled());
   welcome.set_delegations(home_.shared.delegates);
-  welcome.set_write_log(home_.shared.write_log);
-  const LiveSettings& live = *home_.shared.live;
-  welcome.set_min_call_bytes(
-      static_cast<uint64_t>(live.min_call_bytes.load(std::memory_order_relaxed)));
   if (!send(socket_.native_handle(), message.SerializeAsString(), memory_fd.get())) {
     end(Why::kPeerGone, "cannot send Welcome");
     return true;
@@ -324,9 +321,10 @@ void Session::engage_answered(uint32_t index, const std::shared_ptr<std::atomic<
     if (ready.cache) home_.pump.watch_caches();
     home_.shared.totals.engaged.add();
   };
-  // Who can write as well has no read delegation, which would be one against himself.
-  auto cache = mode == O_RDONLY ? give_cache(index, *slot, *answer) : nullptr;
-  if (!cache) return publish(*slot, *answer, nullptr);
+  auto cache = mode != O_WRONLY ? give_cache(index, *slot, *answer) : nullptr;
+  // Who can write as well has no read delegation, which would be one against himself: the cache is
+  // for when he has the file delegated for writing.
+  if (!cache || mode != O_RDONLY) return publish(*slot, *answer, std::move(cache));
   // The program learns of the handle when it is known whether there is a read delegation.
   slot->wanted = wanted;
   cache->arm(*answer, [weak = weak_from_this(), &io = home_.pump.io(), index, wanted, cache,
@@ -345,7 +343,8 @@ void Session::engage_answered(uint32_t index, const std::shared_ptr<std::atomic<
 std::shared_ptr<data::CachedFile> Session::give_cache(uint32_t index, data::Channel::Slot& slot,
                                                       const std::shared_ptr<gluster::File>& file) {
   const uint64_t size = file->inode()->size();
-  if (size == 0 || size > common::kMaxCachedBytes) return nullptr;
+  const bool writes = (slot.flags & common::kHandleWritable) != 0;
+  if ((size == 0 && !writes) || size > common::kMaxCachedBytes) return nullptr;
   auto cache = home_.shared.cache.open(file->inode());
   if (!cache) return nullptr;
   proto::FromDaemon message;
@@ -354,7 +353,8 @@ std::shared_ptr<data::CachedFile> Session::give_cache(uint32_t index, data::Chan
   given.set_generation(slot.generation);
   // With room to grow. What is not mapped is not read out of the cache.
   given.set_map_bytes(
-      std::min(std::bit_ceil(std::max(2 * size, kMinCacheMap)), common::kMaxCachedBytes));
+      std::min(std::bit_ceil(std::max(2 * size, writes ? kWritersCacheMap : kMinCacheMap)),
+               common::kMaxCachedBytes));
   if (!send(socket_.native_handle(), message.SerializeAsString(), cache->descriptor())) {
     return nullptr;
   }
@@ -410,9 +410,9 @@ bool Session::on_delegate(const proto::Delegate& delegate) {
   const std::shared_ptr<const void> pending(nullptr, [count = pending_delegates_](const void*) {
     count->fetch_sub(1, std::memory_order_relaxed);
   });
-  delegation = std::make_shared<data::Delegation>(
-      home_.pump.io(), channel_, delegate.slot(), home_.shared.mounts,
-      home_.shared.helpers.recovery, id_, home_.shared.write_log, admission);
+  delegation = std::make_shared<data::Delegation>(home_.pump.io(), channel_, delegate.slot(),
+                                                  home_.shared.mounts,
+                                                  home_.shared.helpers.recovery, id_, admission);
   slot->delegation = delegation;
   const gluster::Inode& inode = *slot->handle.file()->inode();
   delegation->begin([&provers = home_.shared.helpers.lease_provers, peer = peer_,

@@ -34,7 +34,6 @@ struct LiveSettings {
   std::atomic<int64_t> session_memory_bytes{0};
   std::atomic<int64_t> handles{0};
   std::atomic<int64_t> pending_engages{0};
-  std::atomic<int64_t> min_call_bytes{0};
   std::atomic<int64_t> idle_seconds{0};
   std::atomic<int64_t> build_timeout_seconds{0};
   std::atomic<int64_t> retry_seconds{0};
@@ -48,7 +47,6 @@ struct LiveSettings {
     set(session_memory_bytes, config.session_memory_bytes);
     set(handles, config.handles);
     set(pending_engages, config.pending_engages);
-    set(min_call_bytes, config.min_call_bytes);
     set(idle_seconds, config.idle_seconds);
     set(build_timeout_seconds, config.build_timeout_seconds);
     set(retry_seconds, config.retry_seconds);
@@ -146,8 +144,7 @@ struct Shared {
         mounts(std::move(mount_settings)),
         cache(std::move(cache_store), static_cast<uint64_t>(config.cache_bytes), mounts),
         quarantine(static_cast<uint32_t>(config.quarantine_min_ms)),
-        delegates(can_watch),
-        write_log(config.write_log == "on" && can_watch),
+        delegates(config.write_log == "on" && can_watch),
         helpers(forked) {}
 
   const std::shared_ptr<LiveSettings> live;
@@ -156,8 +153,7 @@ struct Shared {
   gluster::Mounts mounts;
   data::PageCache cache;
   data::Quarantine quarantine;
-  const bool delegates;  // who opens a file can be held up
-  const bool write_log;  // programs may write into their logs
+  const bool delegates;  // programs may write into their logs: who opens a file can be held up
   stats::Totals totals;
   Helpers& helpers;
 };

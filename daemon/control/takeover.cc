@@ -205,21 +205,6 @@ class Recovery {
       const common::LogRecord record = data::copy_record(ring_, n);
       if (Slot* slot = find(record.slot, record.generation)) slot->unanswered = true;
     }
-    // What was under way without the log is the client's to do again; others wait until it cannot
-    // land any more.
-    for (uint32_t lane = 0; lane < common::kLanes; ++lane) {
-      common::LaneRequest& request = memory_.requests[lane];
-      if (request.submitted.load(std::memory_order_acquire) ==
-              memory_.replies[lane].completed.load(std::memory_order_acquire) ||
-          std::atomic_ref(request.op).load(std::memory_order_relaxed) !=
-              static_cast<uint32_t>(common::Op::kWrite)) {
-        continue;
-      }
-      if (Slot* slot = find(std::atomic_ref(request.slot).load(std::memory_order_relaxed),
-                            std::atomic_ref(request.generation).load(std::memory_order_relaxed))) {
-        slot->unanswered = true;
-      }
-    }
   }
 
   /// What the daemon had in flight may be queued at a brick: nothing may overtake it.

@@ -85,11 +85,12 @@ struct CachedFile::Waiting {
 class CachedFile::FillIo final : public gluster::Io {
  public:
   FillIo(std::shared_ptr<CachedFile> file, PageRange range, uint64_t epoch,
-         Clock::time_point doubted_from, bool ahead)
+         Clock::time_point doubted_from, uint64_t size, bool ahead)
       : file_(std::move(file)),
         range_(range),
         epoch_(epoch),
         doubted_from_(doubted_from),
+        size_(size),
         ahead_(ahead) {}
 
   PageRange range() const { return range_; }
@@ -116,7 +117,9 @@ class CachedFile::FillIo final : public gluster::Io {
   const PageRange range_;
   const uint64_t epoch_;
   const Clock::time_point doubted_from_;
-  const bool ahead_;  // when it was begun nobody waited for it
+  const uint64_t size_;   // of the file, when it was begun
+  const bool ahead_;      // when it was begun nobody waited for it
+  bool spoiled_ = false;  // a write has come meanwhile; under the file's mutex
   FillBuffer buffer_;
   std::vector<std::shared_ptr<Waiting>> waiting_;  // under the file's mutex
 };
@@ -222,8 +225,8 @@ CachedFile::Clock::time_point CachedFile::doubted_from(Clock::time_point now) co
 
 // --- filling -----------------------------------------------------------------------------------
 
-void CachedFile::plan(PageRange range, uint64_t wanted_end, const std::shared_ptr<Waiting>& waiter,
-                      Fills& fills) {
+void CachedFile::plan(PageRange range, uint64_t wanted_end, uint64_t size,
+                      const std::shared_ptr<Waiting>& waiter, Fills& fills) {
   uint64_t page = range.first;
   while (page < range.end) {
     // What follows what is waited for comes in the same request where it can.
@@ -250,7 +253,7 @@ void CachedFile::plan(PageRange range, uint64_t wanted_end, const std::shared_pt
     }
     while (end < limit && !is_cached(end)) ++end;
     auto fill = std::make_shared<FillIo>(shared_from_this(), PageRange{page, end}, epoch_,
-                                         doubted_from(Clock::now()), !waiting);
+                                         doubted_from(Clock::now()), size, !waiting);
     if (!waiting &&
         (in_flight_.size() >= kMaxFillsAhead || !cache_.may_fetch_ahead(fill->bytes()))) {
       return;
@@ -276,20 +279,28 @@ CachedFile::Fill CachedFile::fill(const std::shared_ptr<gluster::File>& file, ui
   Fills fills;
   std::shared_ptr<Waiting> waiting;
   const bool room = cache_.make_room(kMaxFillPages * kPageSize);
+  const uint64_t size_now = inode_->size();
+  bool owned = false;
   {
     const std::lock_guard lock(mutex_);
     const auto now = Clock::now();
-    const bool current = armed_ && now < validated_ + kBelieveFor;
+    const bool current = is_current(now);
     if (current) show_validity(now);  // nobody may have read for a while
-    const uint64_t size = std::min(attributes_.size, kMaxCachedBytes);
+    owned = owned_;
+    const uint64_t size = std::min(owned ? size_now : attributes_.size, kMaxCachedBytes);
     const auto pages_until = [size](uint64_t end) {
       return (std::min(end, size) + kPageSize - 1) / kPageSize;
     };
     if (current && room) {
       waiting = std::make_shared<Waiting>(waiter);
       plan({offset / kPageSize, pages_until(offset + length + ahead)}, pages_until(offset + length),
-           waiting, fills);
+           size, waiting, fills);
     }
+  }
+  if (!waiting && owned && room) {
+    // Who owns it waits for the comparison: what has stayed is still his.
+    arm(file, [&waiter] { waiter.filled(true); });
+    return Fill::kUnderWay;
   }
   if (!waiting) {
     arm(file);
@@ -336,10 +347,9 @@ void CachedFile::finish(FillIo& io, int64_t result) {
       keep = std::move(*place);
       in_flight_.erase(place);
     }
-    const uint64_t wanted =
-        std::min(io.bytes(), attributes_.size > offset ? attributes_.size - offset : 0);
+    const uint64_t wanted = std::min(io.bytes(), io.size_ > offset ? io.size_ - offset : 0);
     // Another length: the file is not what it was. The next comparison finds out.
-    ok = stored && io.epoch_ == epoch_ && static_cast<uint64_t>(result) >= wanted;
+    ok = stored && io.epoch_ == epoch_ && !io.spoiled_ && static_cast<uint64_t>(result) >= wanted;
     if (ok) ok = publish(io.range());
     if (ok) doubted_from_ = std::min(doubted_from_, io.doubted_from_);
     // Nobody else fills these pages before this one is out of in_flight_, which the lock guards.
@@ -395,6 +405,51 @@ void CachedFile::unpublish(uint64_t index, CachedExtent& extent) {
   extent.pages = 0;
 }
 
+/// Puts what was written of [offset, offset + length) into those of its pages that are valid.
+void CachedFile::overwrite(uint64_t index, CachedExtent& extent, uint64_t offset, uint64_t length,
+                           const std::byte* bytes) {
+  const uint64_t first = std::max(offset, index * kExtent) / kPageSize;
+  const uint64_t last = (std::min(offset + length, (index + 1) * kExtent) - 1) / kPageSize;
+  for (uint64_t page = first; page <= last; ++page) {
+    if ((extent.pages >> (page % kPagesPerExtent) & 1) == 0) continue;
+    word(page).store(word(page).load(std::memory_order_relaxed) | kInTransit,
+                     std::memory_order_relaxed);
+    // Release: as in unpublish().
+    std::atomic_thread_fence(std::memory_order_release);
+    const uint64_t start = std::max(offset, page * kPageSize);
+    const uint64_t part = std::min(offset + length, (page + 1) * kPageSize) - start;
+    // Has memory already: no failure that would leave half of it.
+    if (::pwrite(store_.writable.get(), bytes + (start - offset), part,
+                 static_cast<off_t>(kDataStart + start)) != static_cast<ssize_t>(part)) {
+      return unpublish(index, extent);
+    }
+    if (++number_ >= (uint32_t{1} << 31)) number_ = 1;
+    // Release: as in publish().
+    word(page).store(number_ << 1, std::memory_order_release);
+  }
+}
+
+void CachedFile::written(uint64_t offset, uint64_t length, const std::byte* bytes) noexcept {
+  const std::lock_guard lock(mutex_);
+  if (!owned_) return;
+  for (const auto& fill : in_flight_) {
+    // It may bring what was before, however late it comes.
+    const PageRange range = fill->range();
+    fill->spoiled_ = fill->spoiled_ ||
+                     (offset < range.end * kPageSize && range.first * kPageSize < offset + length);
+  }
+  if (extents_.empty()) return;
+  for (uint64_t index = offset / kExtent; index * kExtent < offset + length; ++index) {
+    const auto found = extents_.find(index);
+    if (found == extents_.end() || found->second.pages == 0) continue;
+    if (bytes != nullptr) {
+      overwrite(index, found->second, offset, length, bytes);
+    } else {
+      unpublish(index, found->second);
+    }
+  }
+}
+
 void CachedFile::drop_extent(uint64_t index) {
   const std::lock_guard lock(mutex_);
   const auto found = extents_.find(index);
@@ -448,7 +503,7 @@ void CachedFile::touched(uint64_t index) {
 void CachedFile::show_validity(Clock::time_point now) {
   if (!map_) return;
   uint64_t until = 0;
-  if (armed_) until = to_ms(std::min(validated_ + kBelieveFor, now + kShowFor));
+  if (is_current(now)) until = to_ms(std::min(validated_ + kBelieveFor, now + kShowFor));
   header().size.store(attributes_.size, std::memory_order_relaxed);
   header().compared_ms.store(to_ms(validated_), std::memory_order_relaxed);
   header().changed_ms.store(to_ms(changed_), std::memory_order_relaxed);
@@ -456,11 +511,34 @@ void CachedFile::show_validity(Clock::time_point now) {
   header().valid_until_ms.store(until, std::memory_order_seq_cst);
 }
 
+bool CachedFile::is_current(Clock::time_point now) const {
+  return (armed_ || owned_) && validated_ != Clock::time_point{} && now < validated_ + kBelieveFor;
+}
+
 void CachedFile::writer_opens() {
   const std::lock_guard lock(mutex_);
   ++epoch_;
   armed_ = false;
+  if (owned_) validated_ = {};
   show_validity(Clock::now());
+}
+
+void CachedFile::own() {
+  const std::lock_guard lock(mutex_);
+  armed_ = false;
+  validated_ = {};
+  show_validity(Clock::now());
+  drop_all_locked();
+  owned_ = true;
+}
+
+void CachedFile::disown() {
+  const std::lock_guard lock(mutex_);
+  if (!owned_) return;
+  owned_ = false;
+  validated_ = {};
+  show_validity(Clock::now());
+  drop_all_locked();
 }
 
 /// What all who have it open share.
@@ -495,6 +573,7 @@ void CachedFile::unused() {
 
 bool CachedFile::may_arm(Clock::time_point now, bool newcomer) const {
   if (cache_.stopped()) return false;
+  if (owned_) return true;
   // A file that somebody writes all the time is asked about less often.
   const auto pause = armed_ || now - changed_ < std::chrono::seconds(2) ? kTryEvery : kTrySlowly;
   return (newcomer && !armed_) || tried_ == Clock::time_point{} || now - tried_ >= pause;
@@ -516,8 +595,9 @@ void CachedFile::arm(const std::shared_ptr<gluster::File>& file, std::function<v
     arming_ = true;
     tried_ = now;
     epoch = epoch_;
-    // Nobody has opened it for writing since it was: only other hosts can have changed it.
-    proven = armed_;
+    // Nobody has opened it for writing since it was: only other hosts can have changed it, or who
+    // owns it.
+    proven = armed_ || owned_;
   }
   cache_.mounts().prove_unwritten(
       file, proven, [self = shared_from_this(), epoch, now](const gluster::Mount::Proof& answer) {
@@ -539,6 +619,7 @@ void CachedFile::armed(uint64_t epoch, Clock::time_point since,
   if (epoch != epoch_ || cache_.stopped() || use_.expired()) return;
   if (!answer) {
     armed_ = false;
+    if (owned_) validated_ = {};
     show_validity(since);
     return;
   }
@@ -548,6 +629,7 @@ void CachedFile::armed(uint64_t epoch, Clock::time_point since,
   if (!same || Clock::now() >= doubted_from_) {
     // Nothing is valid while pages go.
     armed_ = false;
+    validated_ = {};
     show_validity(since);
     drop_all_locked();
     if (known && !same) changed_ = Clock::now();
@@ -555,7 +637,7 @@ void CachedFile::armed(uint64_t epoch, Clock::time_point since,
   attributes_ = answer->attributes;
   if (answer->lease) lease_ = answer->lease;
   validated_ = since;
-  armed_ = true;
+  armed_ = !owned_;
   show_validity(Clock::now());
 }
 
@@ -564,7 +646,7 @@ void CachedFile::renew(const std::shared_ptr<gluster::File>& file, bool used,
   bool ask = false;
   {
     const std::lock_guard lock(mutex_);
-    if (!armed_ || !used) return;
+    if (!(armed_ || owned_) || !used) return;
     show_validity(now);
     ask = now - validated_ >= kValidateEvery;
   }

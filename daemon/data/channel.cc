@@ -114,17 +114,15 @@ void Lane::answer(int64_t result, int error) noexcept {
   // The client asks the kernel, and nothing else has happened.
   const bool refused = result < 0 && (error == ESHUTDOWN || error == common::kDelegationLost);
   stats::PumpStats& pump = channel->pump_stats_;
-  const bool counts = request_.op == Op::kRead || request_.op == Op::kWrite;
+  // The program counts what it reads out of caches.
+  const bool counts = request_.op == Op::kRead && !refused;
   for (stats::Traffic* traffic : {&pump.traffic, &channel->traffic_}) {
-    if (!counts || refused) break;  // the program counts what it reads out of caches
-    (request_.op == Op::kRead ? traffic->read_calls : traffic->write_calls).add();
-    (request_.op == Op::kRead ? traffic->read_bytes : traffic->write_bytes).add(moved);
+    if (!counts) break;
+    traffic->read_calls.add();
+    traffic->read_bytes.add(moved);
     if (result < 0) traffic->errors.add();
   }
-  if (counts && !refused) {
-    (request_.op == Op::kRead ? pump.reads : pump.writes).add(duration);
-  }
-  if (request_.op == Op::kWrite) channel->quarantine_.note_write(duration);
+  if (counts) pump.reads.add(duration);
 
   reply.error = result < 0 ? error : 0;
   reply.length = moved;
@@ -137,8 +135,6 @@ void Lane::answer(int64_t result, int error) noexcept {
   if (request.client_waits.load(std::memory_order_relaxed) != 0) {
     common::futex_wake_all(reply.completed);
   }
-  // After the fence above; partner of the one in when_written().
-  if (channel->waited_for_.load(std::memory_order_relaxed)) channel->keeper_.poke(channel);
 }
 
 // --- requests ----------------------------------------------------------------------------
@@ -171,8 +167,7 @@ Channel::Scan Channel::scan(Submitter& submitter, Clock::time_point now) {
       case WriteLog::Take::kThreadLost: return Scan::kThreadLost;
     }
   }
-  run_waiters();
-  if (closed_) return outcome;  // by somebody who waited
+  if (closed_) return outcome;  // by somebody who waited for a log
   if (!syncs_.empty()) {
     if (!begin_syncs(submitter)) return Scan::kThreadLost;
     outcome = Scan::kWorked;
@@ -199,37 +194,7 @@ void Channel::take_delegations_back() {
 }
 
 void Channel::when_written(uint32_t index, std::function<void()> done) {
-  logs_[make_slot(index).log]->when_written(
-      [self = shared_from_this(), index, done = std::move(done)]() mutable {
-        if (self->closed_) return done();
-        self->waiters_.emplace_back(index, std::move(done));
-        self->waited_for_.store(true, std::memory_order_relaxed);
-        // Partner: the one in Lane::finished() behind `in_flight_`. Either run_waiters() sees that
-        // it has finished, or that sees that somebody waits.
-        std::atomic_thread_fence(std::memory_order_seq_cst);
-        self->keeper_.poke(self);
-      });
-}
-
-/// A write through the slot has not been answered.
-bool Channel::writes_through(uint32_t index) const {
-  return std::any_of(lanes_.begin(), lanes_.end(), [index](const Lane& lane) {
-    // acquire: as in take().
-    return lane.in_flight_.load(std::memory_order_acquire) && lane.request_.op == Op::kWrite &&
-           lane.request_.slot == index;
-  });
-}
-
-void Channel::run_waiters() {
-  if (waiters_.empty()) return;
-  std::vector<std::function<void()>> ready;
-  std::erase_if(waiters_, [this, &ready](auto& waiter) {
-    if (writes_through(waiter.first)) return false;
-    ready.push_back(std::move(waiter.second));
-    return true;
-  });
-  waited_for_.store(!waiters_.empty(), std::memory_order_relaxed);
-  for (const auto& call : ready) call();
+  logs_[make_slot(index).log]->when_written(std::move(done));
 }
 
 void Channel::show_delegation(uint32_t index, common::DelegationState state) {
@@ -284,7 +249,6 @@ void Channel::refuse_requests() {
     if (number != lane.taken_ + 1 || lane.in_flight_.load(std::memory_order_acquire)) continue;
     lane.taken_ = number;
     lane.request_ = {};
-    lane.write_unit_ = 0;
     lane.start_ = Clock::now();
     lane.channel_ = shared_from_this();
     lane.in_flight_.store(true, std::memory_order_relaxed);
@@ -302,7 +266,6 @@ Channel::Scan Channel::take(Lane& lane, uint32_t number, Submitter& submitter,
 
   lane.taken_ = number;
   lane.request_ = request;
-  lane.write_unit_ = 0;
   lane.start_ = now;
   lane.channel_ = shared_from_this();
   lane.in_flight_.store(true, std::memory_order_relaxed);  // set and cleared in turns only
@@ -318,7 +281,7 @@ Channel::Scan Channel::take(Lane& lane, uint32_t number, Submitter& submitter,
     return Scan::kLie;
   }
   if (request.op == Op::kFill) return fill(lane, slot->handle.file(), slot->cache, submitter);
-  if ((request.op == Op::kWrite || common::is_sync(request.op)) &&
+  if (common::is_sync(request.op) &&
       (request.delegation == 0 || request.delegation != slot->delegation_word)) {
     lane.finished(-1, common::kDelegationLost);
     return Scan::kWorked;
@@ -328,15 +291,6 @@ Channel::Scan Channel::take(Lane& lane, uint32_t number, Submitter& submitter,
     when_written(request.slot,
                  [this, &lane, file = slot->handle.file()] { syncs_.emplace_back(&lane, file); });
     return Scan::kWorked;
-  }
-  if (request.op == Op::kWrite) {
-    const uint32_t unit = lane.write_unit_ = slot->handle.file()->write_unit();
-    if (request.offset % unit != 0 || request.length % unit != 0) {
-      lane.finished(-1, EINVAL);
-      return Scan::kWorked;
-    }
-    slot->written = true;
-    slot->written_offset = request.offset;
   }
   return submit(lane, slot->handle.file(), submitter);
 }
@@ -380,12 +334,9 @@ Channel::Scan Channel::submit(Lane& lane, const std::shared_ptr<gluster::File>& 
   const Request request = lane.request_;
   std::byte* payload = (*memory_)->payload[lane.index_];
   const auto call = [payload, request, &lane](gluster::File& target) {
-    int error = 0;
-    switch (request.op) {
-      case Op::kRead: error = target.read(payload, request.length, request.offset, lane); break;
-      case Op::kWrite: error = target.write(payload, request.length, request.offset, lane); break;
-      default: error = target.sync(request.op == Op::kDataSync, lane);
-    }
+    const int error = request.op == Op::kRead
+                          ? target.read(payload, request.length, request.offset, lane)
+                          : target.sync(request.op == Op::kDataSync, lane);
     if (error != 0) lane.refuse(error);
   };
   gluster::Gate& gate = file->gate();
@@ -436,13 +387,6 @@ uint32_t Channel::log_of(dev_t mount) {
 
 void Channel::note_writes_in_flight(Clock::time_point now) {
   for (const auto& log : logs_) log->note_in_flight(quarantine_, now);
-  for (const Lane& lane : lanes_) {
-    // Pump-written fields: request_ and start_ can be read while in flight, and after.
-    if (lane.in_flight_.load(std::memory_order_relaxed) && lane.request_.op == Op::kWrite &&
-        lane.waits_for_bricks()) {
-      quarantine_.note_write(now - lane.start_);
-    }
-  }
 }
 
 void Channel::show_quarantine() {
@@ -524,9 +468,6 @@ void Channel::publish_refused(uint32_t index, uint32_t generation, common::Reaso
 void Channel::close() {
   closed_ = true;
   for (const auto& log : logs_) log->stop();
-  std::vector<std::pair<uint32_t, std::function<void()>>> waiters;
-  waiters.swap(waiters_);
-  for (const auto& [index, call] : waiters) call();
   for (const auto& [lane, file] : syncs_) lane->refuse(ESHUTDOWN);
   syncs_.clear();
   for (const auto& slot : slots_) {

@@ -150,9 +150,9 @@ class Channel : public std::enable_shared_from_this<Channel> {
   Clock::time_point last_logged() const;
   /// WriteLog::show_looks of all.
   void show_looks(bool looks);
-  /// Calls `done` when everything that the client has logged, or has been writing through the slot,
-  /// by now has been answered, or nothing will be written any more. The caller has a fence
-  /// (seq_cst) between taking the delegation back and this.
+  /// Calls `done` when everything that the client has logged by now where the slot's records are
+  /// has been answered, or nothing will be written any more. The caller has a fence (seq_cst)
+  /// between taking the delegation back and this.
   void when_written(uint32_t index, std::function<void()> done);
   void take_delegations_back();
   /// The client is no more, or does not talk to us any more: no lane is looked at again.
@@ -194,8 +194,6 @@ class Channel : public std::enable_shared_from_this<Channel> {
   Scan take(Lane& lane, uint32_t number, Submitter& submitter, Clock::time_point now);
   uint32_t log_of(dev_t mount);
   bool logs_idle();
-  bool writes_through(uint32_t index) const;
-  void run_waiters();
   Scan fill(Lane& lane, const std::shared_ptr<gluster::File>& file,
             const std::shared_ptr<CachedFile>& cache, Submitter& submitter);
   Scan submit(Lane& lane, const std::shared_ptr<gluster::File>& file, Submitter& submitter);
@@ -213,9 +211,6 @@ class Channel : public std::enable_shared_from_this<Channel> {
   ChannelKeeper& keeper_;
   std::vector<std::unique_ptr<WriteLog>> logs_;    // kLogs
   std::array<dev_t, common::kLogs> log_mounts_{};  // whose they are; 0: nobody's yet
-  /// Who waits for the writes through a slot. `waited_for_`: somebody does.
-  std::vector<std::pair<uint32_t, std::function<void()>>> waiters_;
-  std::atomic<bool> waited_for_{false};
   /// Requests of which everything that they are about is on the bricks.
   std::vector<std::pair<Lane*, std::shared_ptr<gluster::File>>> syncs_;
   bool left_ = false;

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <utility>
 
+#include "daemon/data/page_cache.h"
 #include "daemon/gluster/worker.h"
 
 namespace booster::daemon::data {
@@ -26,11 +27,10 @@ constexpr std::chrono::milliseconds kFenceWithin{10'000};
 
 Delegation::Delegation(boost::asio::io_context& io, const std::shared_ptr<Channel>& channel,
                        uint32_t index, gluster::Mounts& mounts, gluster::Recovery& recovery,
-                       uint64_t session, bool logs, std::shared_ptr<const void> admission)
+                       uint64_t session, std::shared_ptr<const void> admission)
     : io_(io),
       channel_(channel),
       index_(index),
-      logs_(logs),
       mounts_(mounts),
       recovery_(recovery),
       guarded_{session, index, channel->find_slot(index)->generation},
@@ -87,8 +87,10 @@ void Delegation::begun(const gluster::Alone& alone, std::shared_ptr<gluster::Ope
   if (!mine) return;
   const std::shared_ptr<Delegation> self = shared_from_this();
   if (reason == Reason::kNone) {
-    if (logs_) mine->may_log = true;
+    mine->may_log = true;
     mine->guard = std::move(file_guard_);
+    cache_ = mine->cache;
+    if (cache_) cache_->own();
     channel->show_delegation(index_, DelegationState::kDelegated);
   } else {
     mine->delegation.reset();
@@ -177,8 +179,13 @@ void Delegation::over_by(std::chrono::milliseconds deadline, const char* event,
   });
 }
 
+void Delegation::disown() {
+  if (const std::shared_ptr<CachedFile> cache = std::move(cache_)) cache->disown();
+}
+
 /// On the pump's thread: nobody has to wait any more.
 void Delegation::over() {
+  disown();  // others may write from now on
   {
     const std::lock_guard lock(mutex_);
     state_ = State::kOver;

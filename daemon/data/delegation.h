@@ -20,12 +20,12 @@ namespace booster::daemon::data {
 
 class Delegation final : public std::enable_shared_from_this<Delegation> {
  public:
-  /// For the ready slot `index` of `channel`. `io` is its pump's. `logs`: under it the client may
-  /// write into its log; else it writes with requests that name it (LaneRequest::delegation).
-  /// `admission` goes with it. `session` is the channel's name for `recovery`.
+  /// For the ready slot `index` of `channel`. `io` is its pump's. `admission` goes with it.
+  /// `session` is the channel's name for `recovery`.
   Delegation(boost::asio::io_context& io, const std::shared_ptr<Channel>& channel, uint32_t index,
-             gluster::Mounts& mounts, gluster::Recovery& recovery, uint64_t session, bool logs,
+             gluster::Mounts& mounts, gluster::Recovery& recovery, uint64_t session,
              std::shared_ptr<const void> admission);
+  ~Delegation() { disown(); }
   Delegation(const Delegation&) = delete;
   Delegation& operator=(const Delegation&) = delete;
 
@@ -48,12 +48,12 @@ class Delegation final : public std::enable_shared_from_this<Delegation> {
   void written();
   void probed(bool answers, const std::shared_ptr<const void>& owed);
   void over();
+  void disown();
   void over_by(std::chrono::milliseconds deadline, const char* event, const char* remedy);
 
   boost::asio::io_context& io_;
   const std::weak_ptr<Channel> channel_;
   const uint32_t index_;
-  const bool logs_;
   gluster::Mounts& mounts_;
   gluster::Recovery& recovery_;
   const gluster::GuardedSlot guarded_;
@@ -64,6 +64,7 @@ class Delegation final : public std::enable_shared_from_this<Delegation> {
   boost::asio::steady_timer timer_;
   unsigned deadlines_ = 0;                     // set so far; only the last one counts
   std::shared_ptr<gluster::OpenWatch> watch_;  // who opens the file waits until it goes
+  std::shared_ptr<CachedFile> cache_;          // while granted: the client reads out of it
 
   std::mutex mutex_;
   State state_ = State::kBeginning;

@@ -2,8 +2,8 @@
 // (common/page_cache.h), how much of it altogether, and what goes when there is too much.
 //
 // A file is valid, and filled, only while it is known that nobody on this host has it open for
-// writing (gluster::Mount::prove_unwritten); and for at most a second after it was compared with
-// the bricks.
+// writing (gluster::Mount::prove_unwritten), or nobody but the one session that has it delegated;
+// and for at most a second after it was compared with the bricks.
 #pragma once
 
 #include <stdlib.h>
@@ -89,6 +89,14 @@ class CachedFile final : public gluster::WriterListener,
   /// for reading. `done`, if there is one, is called once, on any thread, when that is known.
   void arm(const std::shared_ptr<gluster::File>& file, std::function<void()> done = {});
 
+  /// Of who has it delegated for writing: valid for him, from when it is first compared with the
+  /// bricks, until disown(). What was in it before and after is nobody's.
+  void own();
+  void disown();
+  /// A write of the owner has been answered, and his next read may follow: `bytes` are what the
+  /// file has now at `offset`, or nullptr if that is not known.
+  void written(uint64_t offset, uint64_t length, const std::byte* bytes) noexcept;
+
   /// For who has it open. With the last copy of what this returns goes the lease by which writers
   /// are heard of, and with it all that keeps the mount busy; what is filled stays.
   std::shared_ptr<CachedFile> use();
@@ -116,8 +124,8 @@ class CachedFile final : public gluster::WriterListener,
   };
 
   using Fills = std::vector<std::shared_ptr<FillIo>>;
-  void plan(PageRange range, uint64_t wanted_end, const std::shared_ptr<Waiting>& waiter,
-            Fills& fills);
+  void plan(PageRange range, uint64_t wanted_end, uint64_t size,
+            const std::shared_ptr<Waiting>& waiter, Fills& fills);
   bool have_words(PageRange range);
   bool is_cached(uint64_t page) const;
   void drop_unused_words(PageRange range);
@@ -128,12 +136,15 @@ class CachedFile final : public gluster::WriterListener,
   /// attributes are the same.
   Clock::time_point doubted_from(Clock::time_point now) const;
   void unpublish(uint64_t index, CachedExtent& extent);
+  void overwrite(uint64_t index, CachedExtent& extent, uint64_t offset, uint64_t length,
+                 const std::byte* bytes);
   void drop_all_locked();
   void finish(FillIo& io, int64_t result);
   void unused();
   bool may_arm(Clock::time_point now, bool newcomer) const;
   void armed(uint64_t epoch, Clock::time_point since, const gluster::Mount::Proof& answer);
   void show_validity(Clock::time_point now);
+  bool is_current(Clock::time_point now) const;
   common::PageWord& word(uint64_t page) const;
   common::CacheHeader& header() const;
 
@@ -153,6 +164,7 @@ class CachedFile final : public gluster::WriterListener,
   uint32_t number_ = 0;  // of the last fill
   uint64_t epoch_ = 0;   // raised by everything that makes pages wrong
   bool armed_ = false;
+  bool owned_ = false;  // never together with armed_
   bool arming_ = false;
   std::vector<std::function<void()>> wait_for_arming_;
   Clock::time_point doubted_from_ = Clock::time_point::max();  // the first of all pages'

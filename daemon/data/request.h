@@ -43,20 +43,17 @@ inline Request copy_request(common::LaneRequest& lane) {
 constexpr bool is_well_formed(const Request& request) {
   constexpr auto kMaxOffset = static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
   const bool fill = request.op == common::Op::kFill;
-  const bool write = request.op == common::Op::kWrite;
   const bool sync = common::is_sync(request.op);
-  return (request.op == common::Op::kRead || write || fill || sync) &&
-         request.slot < common::kHandleSlots && request.length >= (fill || sync ? 0U : 1U) &&
+  return (request.op == common::Op::kRead || fill || sync) && request.slot < common::kHandleSlots &&
+         request.length >= (fill || sync ? 0U : 1U) &&
          request.length <= (sync ? 0U : common::kLanePayload) &&
-         request.ahead <= (fill ? common::kMaxAhead : 0U) &&
-         (request.delegation == 0 || write || sync) &&
+         request.ahead <= (fill ? common::kMaxAhead : 0U) && (request.delegation == 0 || sync) &&
          request.offset <= (sync ? 0U : kMaxOffset - request.length - request.ahead);
 }
 
 /// The handle flag that a request needs.
 constexpr uint32_t needed_right(common::Op op) {
-  return op == common::Op::kWrite || common::is_sync(op) ? common::kHandleWritable
-                                                         : common::kHandleReadable;
+  return common::is_sync(op) ? common::kHandleWritable : common::kHandleReadable;
 }
 
 }  // namespace booster::daemon::data

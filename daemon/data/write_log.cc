@@ -7,6 +7,7 @@
 #include "common/futex.h"
 #include "daemon/data/channel.h"
 #include "daemon/data/log_record.h"
+#include "daemon/data/page_cache.h"
 
 namespace booster::daemon::data {
 namespace {
@@ -84,6 +85,7 @@ WriteLog::Plan WriteLog::plan(Channel& channel, uint32_t published, bool hurry, 
   batch.written_ = 0;
   batch.finished_ = false;
   batch.target_ = file;
+  batch.cache_ = slot->cache;
   batch.write_unit_ = unit;
   slot->written = true;
   slot->written_offset = first.offset;
@@ -185,6 +187,7 @@ void WriteLog::batch_finished(Batch& batch, int error) noexcept {
   // The channel has this log.
   const std::shared_ptr<Channel> channel = batch.channel_;
   const std::shared_ptr<gluster::File> file = batch.target_;
+  const std::shared_ptr<CachedFile> cache = batch.cache_;
   channel->note_logged(batch.records_, batch.length_, error, batch.end_ - batch.start_);
   if (error != 0) {
     int32_t none = 0;
@@ -192,11 +195,16 @@ void WriteLog::batch_finished(Batch& batch, int error) noexcept {
     memory_.slots[batch.slot_].log_error.compare_exchange_strong(none, error,
                                                                  std::memory_order_relaxed);
   }
+  // Before `done`: from then on the client does not look for these bytes in its log.
+  if (cache) {
+    cache->written(batch.offset_, batch.length_, error == 0 ? batch.bytes_ : nullptr);
+  }
   {
     const std::lock_guard lock(mutex_);
     batch.finished_ = true;
     batch.channel_.reset();
     batch.target_.reset();
+    batch.cache_.reset();
     answered_ = true;
     // A batch that is not in flight any more is the pump's.
     while (count_ != 0 && batches_[first_].finished_) {

@@ -19,6 +19,7 @@
 
 namespace booster::daemon::data {
 
+class CachedFile;
 class Channel;
 class Quarantine;
 class SessionMemory;
@@ -63,6 +64,7 @@ class WriteLog {
     void answer(int64_t result, int error) noexcept override;
 
     std::shared_ptr<gluster::File> target_;
+    std::shared_ptr<CachedFile> cache_;  // what the client reads of the file, if it has one
     WriteLog* log_ = nullptr;
     uint32_t slot_ = 0;
     uint32_t records_ = 0;

@@ -43,6 +43,7 @@ inline constexpr Count kCounts[] = {
     {"Death.UnderLoadNoByteIsLostAndWorkIsBoostedAgain", "", 5, 190, 47},
     {"Death.UnderLoadNoByteIsLostWithTheDefaultQuarantine", "", 1, 10, 3},
     {"Death.NothingOldComesBackFromASlowBrick", "", 1, 8, 0},
+    {"Exercise.WhateverAProgramDoesWithAFileItSeesWhatItMust", "", 8, 100, 0},
     {"Fence.WithoutItFuseShowsAnOldSizeToWhoDoesNotOpenTheFile", "", 30, 100, 0},
     {"Fence.AnotherProcessSeesAWriteThatHasReturned", "", 30, 300, 0},
     {"Fence.NothingIsStaleAfterClose", "", 100, 1000, 0},

@@ -247,48 +247,45 @@ TEST_P(Death, WhatTheProgramWritesAfterAConnectionHasBrokenStays) {
   if (!full_run() && (Lab::get().shape != "one" || policy() != Policy::kShipped)) {
     GTEST_SKIP() << "only in full runs";
   }
-  for (const char* log : {"off", "on"}) {
-    SCOPED_TRACE(log);
-    Daemon daemon("[data]\nwrite_log = \"" + std::string(log) + "\"\n" + kDefaultQuarantine);
-    // Every write, so that some are under way whatever else the machine does meanwhile.
-    constexpr milliseconds kDelay{1000};
-    const SlowBrick slow(kDelay, 100);
-    ScratchDir dir;
-    std::vector<std::unique_ptr<Puppet>> puppets;
-    constexpr int kFiles = 6;
-    for (int i = 0; i < kFiles; ++i) {
-      write_file(dir.file(std::to_string(i)), "");
-      puppets.push_back(std::make_unique<Puppet>());
-      ASSERT_EQ(puppets.back()->tell("open", "a", "rw", dir.file(std::to_string(i))), "0");
-    }
-    boost_all(daemon, puppets);
-    const std::string done = std::to_string(slow_size());
-    for (const auto& puppet : puppets) puppet->order("pwrite", "a", 0, slow_size(), 2);
-    std::this_thread::sleep_for(milliseconds(200));
-    const uint64_t errors = daemon.stats().totals().errors();
-    cut_connections(daemon);
-    EXPECT_TRUE(
-        eventually([&] { return daemon.stats().held_answers() > 0; }, std::chrono::seconds(1)));
-    for (const auto& puppet : puppets) {
-      EXPECT_EQ(puppet->answer(), done);
-      // An error of a logged write is told once, and the program decides.
-      EXPECT_TRUE(eventually([&] {
-        return puppet->tell("pwrite", "a", 0, slow_size(), 3) == done &&
-               puppet->tell("fsync", "a") == "0";
-      }));
-    }
-    EXPECT_GT(daemon.stats().totals().errors(), errors);
-    EXPECT_EQ(daemon.stats().held_answers(), 0U);
-    // That it was kept back is no sign of slow bricks.
-    EXPECT_LT(daemon.stats().quarantine_ms(), 20'000U);
-    for (const auto& puppet : puppets) puppet->leave();
-    // Time for whatever is still queued.
-    std::this_thread::sleep_for(2 * kDelay + milliseconds(500));
-    for (int i = 0; i < kFiles; ++i) {
-      EXPECT_TRUE(read_past_caches(dir.file(std::to_string(i)), slow_size()) ==
-                  bytes_at(0, slow_size(), 3))
-          << i;
-    }
+  Daemon daemon(kDefaultQuarantine);
+  // Every write, so that some are under way whatever else the machine does meanwhile.
+  constexpr milliseconds kDelay{1000};
+  const SlowBrick slow(kDelay, 100);
+  ScratchDir dir;
+  std::vector<std::unique_ptr<Puppet>> puppets;
+  constexpr int kFiles = 6;
+  for (int i = 0; i < kFiles; ++i) {
+    write_file(dir.file(std::to_string(i)), "");
+    puppets.push_back(std::make_unique<Puppet>());
+    ASSERT_EQ(puppets.back()->tell("open", "a", "rw", dir.file(std::to_string(i))), "0");
+  }
+  boost_all(daemon, puppets);
+  const std::string done = std::to_string(slow_size());
+  for (const auto& puppet : puppets) puppet->order("pwrite", "a", 0, slow_size(), 2);
+  std::this_thread::sleep_for(milliseconds(200));
+  const uint64_t errors = daemon.stats().totals().errors();
+  cut_connections(daemon);
+  EXPECT_TRUE(
+      eventually([&] { return daemon.stats().held_answers() > 0; }, std::chrono::seconds(1)));
+  for (const auto& puppet : puppets) {
+    EXPECT_EQ(puppet->answer(), done);
+    // An error of a logged write is told once, and the program decides.
+    EXPECT_TRUE(eventually([&] {
+      return puppet->tell("pwrite", "a", 0, slow_size(), 3) == done &&
+             puppet->tell("fsync", "a") == "0";
+    }));
+  }
+  EXPECT_GT(daemon.stats().totals().errors(), errors);
+  EXPECT_EQ(daemon.stats().held_answers(), 0U);
+  // That it was kept back is no sign of slow bricks.
+  EXPECT_LT(daemon.stats().quarantine_ms(), 20'000U);
+  for (const auto& puppet : puppets) puppet->leave();
+  // Time for whatever is still queued.
+  std::this_thread::sleep_for(2 * kDelay + milliseconds(500));
+  for (int i = 0; i < kFiles; ++i) {
+    EXPECT_TRUE(read_past_caches(dir.file(std::to_string(i)), slow_size()) ==
+                bytes_at(0, slow_size(), 3))
+        << i;
   }
 }
 
@@ -548,7 +545,7 @@ TEST_P(Death, WhenADaemonComesLateRunningProgramsAreBoosted) {
   Puppet puppet({.eager = false});
   ASSERT_EQ(puppet.tell("open", "a", "rw+creat", dir.file("a")), "0");
   ASSERT_EQ(puppet.tell("pwrite", "a", 0, 102400, 1), "102400");
-  Daemon daemon("[policy]\nmin_call_bytes = 0\n");
+  Daemon daemon;
   EXPECT_TRUE(eventually([&] {
     EXPECT_EQ(puppet.tell("pwrite", "a", 0, 102400, 2), "102400");
     EXPECT_EQ(puppet.tell("pread", "a", 0, 102400, 2), "102400");

@@ -129,7 +129,7 @@ std::string probe_path() {
 namespace {
 
 Policy running = Policy::kSooner;
-/// More than policy.min_call_bytes.
+/// FUSE takes so long for two of them that asking for a delegation pays.
 constexpr size_t kPays = 512 << 10;
 
 }  // namespace
@@ -312,11 +312,6 @@ Daemon::Daemon(const std::string& config) {
   log_path_ = base + ".log";
   // Not /var/log/booster: that is the real host's.
   std::string text = "[log]\ngluster_dir = \"" + base + "-gluster\"\n" + config;
-  // Everything again with it (tests/CMakeLists.txt), but for tests that choose by themselves.
-  const char* logs = std::getenv("BOOSTER_TEST_WRITE_LOG");
-  if (logs != nullptr && config.find("[data]") == std::string::npos) {
-    text += "\n[data]\nwrite_log = \"on\"\n";
-  }
   // Nothing waits long for it but what is about it, and says so.
   if (config.find("[failure]") == std::string::npos) {
     text += "\n[failure]\nquarantine_min_ms = 500\n";

@@ -29,8 +29,7 @@ constexpr size_t kPage = 4096;
 
 class Logged : public testing::Test {
  protected:
-  explicit Logged(const std::string& failure = "")
-      : daemon_("[data]\nwrite_log = \"on\"\n" + failure) {}
+  explicit Logged(const std::string& failure = "") : daemon_(failure) {}
 
   /// Writes so many pages from the beginning on.
   static void write_pages(Puppet& writer, const std::string& name, size_t count, uint64_t seed) {
