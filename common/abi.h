@@ -136,7 +136,9 @@ enum DelegationState : uint32_t {
   kDelegationNone = 0,
   kDelegated = 1,  // nobody else on this host can open the file before the daemon has all records
   kRevoking = 2,   // somebody waits to open it: what the log has is written, and the file fenced
-  kNotDelegated = 3,  // not granted, or taken away, with all that kRevoking means done
+  // Not granted, or taken away, with all that kRevoking means done; but with Reason::kFenceFailed
+  // the file is for the client to fence.
+  kNotDelegated = 3,
 };
 inline constexpr uint32_t kDelegationStates = 3;  // mask
 

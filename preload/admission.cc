@@ -65,8 +65,10 @@ bool reads_pay(Description& description, int fd, bool& warm) {
   return false;
 }
 
+/// Whether it pays to ask for a write delegation now.
 bool writes_pay(const Description& description) {
-  return description.cost.moved.load(std::memory_order_relaxed) >= kLogFrom &&
+  return raw::coarse_now_ms() >= description.writing.ask_at_ms.load(std::memory_order_relaxed) &&
+         description.cost.moved.load(std::memory_order_relaxed) >= kLogFrom &&
          description.cost.waited_us.load(std::memory_order_relaxed) >= kWorthUs;
 }
 

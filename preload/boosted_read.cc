@@ -338,6 +338,18 @@ class Seen {
 };
 constinit Seen g_seen;
 
+/// Waits about as long as a comparison with the bricks takes where they are near.
+bool becomes_valid(const CacheView& view, uint64_t since) {
+  constexpr uint64_t kWaitUs = 1000;
+  const uint64_t deadline = raw::now_us() + kWaitUs;
+  const raw::Patience looks;
+  while (!view.valid(raw::coarse_now_ms(), since)) {
+    if (raw::now_us() >= deadline) return false;
+    looks.sleep();
+  }
+  return true;
+}
+
 /// Under a write delegation, out of the page cache: everything that is not in the log any more is
 /// in there as it is on the bricks, or not at all.
 void read_own_cache(Session& session, const HandleRef& handle, Description& description,
@@ -345,7 +357,11 @@ void read_own_cache(Session& session, const HandleRef& handle, Description& desc
   const uint64_t offset = progress.offset;
   const size_t length = progress.left;
   const uint64_t size = session.file_size(handle);
-  if (length > view.bytes || offset > view.bytes - length || offset + length > size) return;
+  // Only whole pages are in there, see CachedFile::finish() in the daemon.
+  if (length > view.bytes || offset > view.bytes - length ||
+      offset + length > size / common::kPageSize * common::kPageSize) {
+    return;
+  }
   uint64_t from = 0;
   uint32_t window = read_ahead(description, offset, length, size, from);
   const bool again = g_seen.note(description.inode->id.inode, offset / common::kPageSize);
@@ -354,10 +370,14 @@ void read_own_cache(Session& session, const HandleRef& handle, Description& desc
   // Its own changes are in there at once.
   const uint64_t since = g_fresh_since_ms.load(std::memory_order_acquire);
   const uint64_t now_ms = raw::coarse_now_ms();
+  std::atomic<uint64_t>& pause_ms = description.reading.pause_ms;
   if (!view.valid(now_ms, since)) {
-    session.note_wanted(handle.slot, now_ms);
-    if (!session.fill(handle, offset, 0, 0) || !view.valid(raw::coarse_now_ms(), since)) return;
+    // Waited for only where the last question was answered well.
+    const bool hopeful = pause_ms.load(std::memory_order_relaxed) == 0;
+    ask_again(description, view, now_ms);
+    if (!hopeful || !becomes_valid(view, since)) return;
   }
+  pause_ms.store(0, std::memory_order_relaxed);
   read_view(view, progress);
   if (progress.left == 0) {
     fetch_ahead(description, view, from, window);

@@ -134,11 +134,11 @@ struct Description {
     uint32_t handler_writes = 0;  // g_handler_writes when it was taken up
     bool asked = false;           // there was no other answer yet than this:
     uint32_t answer_then = 0;
-    uint32_t changes_then = 0;   // inode->kernel_changes
-    uint64_t ask_at_ms = 0;      // not before
-    uint64_t pause_ms = 0;       // before it is asked again; 0: the shortest
-    uint64_t held_since_ms = 0;  // 0: it is not
-    uint32_t patience_us = 0;    // how long a write may wait for the answer; 0: the shortest
+    uint32_t changes_then = 0;           // inode->kernel_changes
+    std::atomic<uint64_t> ask_at_ms{0};  // not before; relaxed: what else it says is not read
+    uint64_t pause_ms = 0;               // before it is asked again; 0: the shortest
+    uint64_t held_since_ms = 0;          // 0: it is not
+    uint32_t patience_us = 0;  // how long a write may wait for the answer; 0: the shortest
     /// Not kNone: it is not asked for again.
     std::atomic<common::Reason> never{common::Reason::kNone};
     /// The tick of the coarse clock in which the number was last seen to name this file, with flags
@@ -149,7 +149,8 @@ struct Description {
     void reset() {
       held.store(0, std::memory_order_relaxed);
       asked = false;
-      ask_at_ms = pause_ms = held_since_ms = 0;
+      ask_at_ms.store(0, std::memory_order_relaxed);
+      pause_ms = held_since_ms = 0;
       patience_us = 0;
       never.store(common::Reason::kNone, std::memory_order_relaxed);
       checked_ms.store(0, std::memory_order_relaxed);

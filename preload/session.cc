@@ -20,6 +20,14 @@ namespace {
 /// How many lanes one call may use at once: enough to keep the bricks busy while bytes are copied,
 /// and leaves lanes to other threads.
 constexpr int kWindow = 4;
+/// Lanes that no fsync takes: one volume whose bricks hang must not keep all of them.
+constexpr int kKeptForReads = 2;
+
+/// `lanes` without `kept` of them.
+constexpr uint32_t beyond(uint32_t lanes, int kept) {
+  for (; kept > 0; --kept) lanes &= lanes - 1;
+  return lanes;
+}
 /// Bounds of the adaptive spin before a futex sleep. The round trip of a sleep is 20 to 50 us.
 constexpr uint32_t kMaxSpinUs = 60;
 /// Longer than the daemon takes to take a delegation back when its bricks answer.
@@ -58,10 +66,10 @@ void IoCursor::copy_in(std::byte* memory, size_t length) {
   }
 }
 
-int Session::acquire_lane(bool wait) {
+int Session::acquire_lane(bool wait, int kept) {
   while (true) {
     uint32_t free = free_lanes_.load(std::memory_order_relaxed);
-    while (free != 0) {
+    while (beyond(free, kept) != 0) {
       const int lane = __builtin_ctz(free);
       // Acquire: partner of the release in release_lane(); lane_sequence_ is ours now.
       if (free_lanes_.compare_exchange_weak(free, free & ~(1U << lane), std::memory_order_acquire,
@@ -70,12 +78,13 @@ int Session::acquire_lane(bool wait) {
       }
     }
     if (!wait || dead_.load(std::memory_order_relaxed)) return -1;
-    common::futex_wait(free_lanes_, 0, 10);
+    common::futex_wait(free_lanes_, free, 10);
   }
 }
 
 void Session::release_lane(int lane) {
-  if (free_lanes_.fetch_or(1U << lane, std::memory_order_release) == 0) {
+  const uint32_t free = free_lanes_.fetch_or(1U << lane, std::memory_order_release);
+  if (beyond(free, kKeptForReads) == 0) {
     common::futex_wake_all(free_lanes_);
   }
 }
@@ -220,7 +229,7 @@ size_t Session::read(const HandleRef& handle, IoCursor& cursor, uint64_t offset,
 }
 
 bool Session::sync(const HandleRef& handle, Op op, uint32_t delegation) {
-  const int lane = acquire_lane(true);
+  const int lane = acquire_lane(true, kKeptForReads);
   if (lane < 0) return false;
   submit(lane, op, handle, 0, 0, 0, delegation);
   ring_if_asleep();
@@ -319,11 +328,24 @@ Session::Recall Session::await_recall(const HandleRef& handle, uint32_t under) {
   const raw::Patience patience;
   while (true) {
     const uint32_t word = delegation(handle);
-    if (word == under) return alive() ? Recall::kHeld : Recall::kLost;
-    if ((word & common::kDelegationStates) != common::kRevoking) return Recall::kDone;
-    if (raw::coarse_now_ms() >= deadline || !alive_lately()) return Recall::kLost;
+    const bool lives = word == under ? alive() : alive_lately();
+    if (word == under && lives) return Recall::kHeld;
+    if (word != under && (word & common::kDelegationStates) != common::kRevoking) {
+      // Who took it away could not fence: this side can, which has the file open.
+      return refused(handle) == Reason::kFenceFailed ? Recall::kLost : Recall::kDone;
+    }
+    if (raw::coarse_now_ms() >= deadline || !(lives || is_recovered_soon(handle))) {
+      return Recall::kLost;
+    }
     patience.sleep();
   }
+}
+
+/// The daemon is dead, and its recovery agent is about to do, or does, what is left of the log: it
+/// fences, too, and then shows that it has.
+bool Session::is_recovered_soon(const HandleRef& handle) {
+  const uint32_t owner = memory_->logs[log_of(handle)].tail.owner.load(std::memory_order_acquire);
+  return owner == common::kLogGuarded || owner == common::kLogRecovering;
 }
 
 uint64_t Session::file_size(const HandleRef& handle) const {

@@ -219,6 +219,7 @@ class Session {
   };
   common::LogRing& ring_of(const Log& log) { return memory_->logs[&log - logs_]; }
   std::byte* bytes_of(const Log& log) { return memory_->log[&log - logs_]; }
+  bool is_recovered_soon(const HandleRef& handle);
   bool log_has_changed(Log& log, uint32_t seen);
   bool make_log_room(Log& log, uint32_t length, uint32_t& place);
   void drop_log_notes();
@@ -227,7 +228,8 @@ class Session {
   void write_record(const Log& log, const common::LogRecord& record, const raw::FileId& file);
   void replay_log(Log& log);
 
-  int acquire_lane(bool wait);
+  /// `kept` are left for others.
+  int acquire_lane(bool wait, int kept = 0);
   void release_lane(int lane);
   void submit(int lane, common::Op op, const HandleRef& handle, uint64_t offset, uint32_t length,
               uint32_t ahead, uint32_t delegation);

@@ -65,7 +65,7 @@ void ask_later(Description::Writing& writing) {
     writing.pause_ms = kAskAgainMs;
   }
   writing.held_since_ms = 0;
-  writing.ask_at_ms = now + writing.pause_ms;
+  writing.ask_at_ms.store(now + writing.pause_ms, std::memory_order_relaxed);
   writing.pause_ms = writing.pause_ms * 2 < kAskSeldomMs ? writing.pause_ms * 2 : kAskSeldomMs;
 }
 
@@ -144,7 +144,8 @@ Reason ask_delegation(Session& session, Description& description, int fd) {
   if (!description.engaging.lock_for(eager ? kEagerWaitMs : 0)) return Reason::kPending;
   Reason reason = Reason::kPending;
   const uint64_t now = raw::coarse_now_ms();
-  if (writing.held.load(std::memory_order_relaxed) != 0 || (!eager && now < writing.ask_at_ms)) {
+  if (writing.held.load(std::memory_order_relaxed) != 0 ||
+      (!eager && now < writing.ask_at_ms.load(std::memory_order_relaxed))) {
     reason = Reason::kNotAlone;
   } else {
     reason = advance_handle(session, description, fd);

@@ -137,7 +137,10 @@ void Session::await_log(uint32_t index, uint32_t number) {
 /// looked, by calls that have not returned.
 bool Session::take_log_over(Log& log) {
   common::LogTail& tail = ring_of(log).tail;
-  uint64_t heard_ms = raw::coarse_now_ms();
+  // Not by the clock alone: a host that stood still, as a virtual machine does, says nothing of the
+  // agent.
+  uint64_t silent_ms = 0;
+  uint64_t looked_ms = raw::coarse_now_ms();
   uint32_t beats = tail.beats.load(std::memory_order_relaxed);
   uint32_t heard_done = log.published;
   while (true) {
@@ -148,11 +151,14 @@ bool Session::take_log_over(Log& log) {
     if (done == log.published && owner != common::kLogRecovering) return true;
     const uint32_t now_beats = tail.beats.load(std::memory_order_relaxed);
     const uint64_t now = raw::coarse_now_ms();
-    if (now_beats != beats || done != heard_done) heard_ms = now;
+    const uint64_t since = now - looked_ms;
+    silent_ms += since < 2 * common::kBeatMs ? since : 2 * common::kBeatMs;
+    looked_ms = now;
+    if (now_beats != beats || done != heard_done) silent_ms = 0;
     beats = now_beats;
     heard_done = done;
     if (owner == common::kLogDaemon || owner == common::kLogClient ||
-        now - heard_ms >= common::kSilentMs) {
+        silent_ms >= common::kSilentMs) {
       // acq_rel: partner of the agent's when it takes the log. Whoever was there before stops.
       if (tail.owner.compare_exchange_strong(owner, common::kLogClient,
                                              std::memory_order_acq_rel)) {

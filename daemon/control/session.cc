@@ -344,7 +344,8 @@ std::shared_ptr<data::CachedFile> Session::give_cache(uint32_t index, data::Chan
                                                       const std::shared_ptr<gluster::File>& file) {
   const uint64_t size = file->inode()->size();
   const bool writes = (slot.flags & common::kHandleWritable) != 0;
-  if ((size == 0 && !writes) || size > common::kMaxCachedBytes) return nullptr;
+  if (writes ? !home_.shared.delegates : size == 0) return nullptr;
+  if (size > common::kMaxCachedBytes) return nullptr;
   auto cache = home_.shared.cache.open(file->inode());
   if (!cache) return nullptr;
   proto::FromDaemon message;
@@ -474,6 +475,14 @@ void Session::end(Why why, const char* detail) {
     }
     totals.cached_calls.add(last.cached_calls);
     totals.cached_bytes.add(last.cached_bytes);
+    // Nobody works its logs off any more, and no agent will while the daemon lives.
+    for (common::LogRing& log : channel_->memory()->logs) {
+      uint32_t guarded = common::kLogGuarded;
+      if (why == Why::kFailed) {
+        log.tail.owner.compare_exchange_strong(guarded, common::kLogDaemon,
+                                               std::memory_order_acq_rel);
+      }
+    }
     if (why == Why::kLie) {
       home_.pump.remove(channel_);
     } else {

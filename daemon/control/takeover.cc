@@ -140,13 +140,39 @@ class Recovery {
   }
 
   /// relaxed: the client looks whether it changes.
-  void beat() { ring_.tail.beats.fetch_add(1, std::memory_order_relaxed); }
-
-  void run() {
-    if (!ours_) {
-      wait_for_client();
-      return;
+  void beat() {
+    if (!over_.load(std::memory_order_relaxed)) {
+      ring_.tail.beats.fetch_add(1, std::memory_order_relaxed);
     }
+  }
+
+  /// Whatever happens, the client does not wait for what does not come, nor openers after that.
+  void run() noexcept {
+    try {
+      if (ours_) recover();
+      if (!ours_) wait_for_client();
+    } catch (const std::exception& error) {
+      spdlog::error("event=recovery-failed error=\"{}\"", error.what());
+      give_up();
+    }
+    over_.store(true, std::memory_order_relaxed);
+  }
+
+  /// The client is to do it.
+  void give_up() noexcept {
+    uint32_t recovering = common::kLogRecovering;
+    ring_.tail.owner.compare_exchange_strong(recovering, common::kLogDaemon,
+                                             std::memory_order_acq_rel);
+    common::futex_wake_all(ring_.tail.done);
+    // He looks that often; then openers wait for him.
+    std::this_thread::sleep_for(milliseconds(5 * common::kBeatMs));
+    const auto deadline = Clock::now() + kClientWithin;
+    while (client_works() && Clock::now() < deadline) std::this_thread::sleep_for(kAgain);
+    for (auto& [key, slot] : slots_) release(slot, false);
+  }
+
+ private:
+  void recover() {
     for (auto& [key, slot] : slots_) {
       if (slot.watch) show(slot, common::kRevoking);
     }
@@ -174,7 +200,8 @@ class Recovery {
     }
     // acquire: a client that has found this silent has taken the log, and does what is left.
     if (ring_.tail.owner.load(std::memory_order_acquire) != common::kLogRecovering) {
-      return wait_for_client();
+      ours_ = false;
+      return;
     }
     const bool all = std::none_of(slots_.begin(), slots_.end(),
                                   [](auto& item) { return gluster::is_gone(item.second.error); });
@@ -185,10 +212,9 @@ class Recovery {
     ring_.tail.owner.compare_exchange_strong(recovering, common::kLogRecovered,
                                              std::memory_order_acq_rel);
     common::futex_wake_all(ring_.tail.done);
-    for (auto& [key, slot] : slots_) release(slot);
+    for (auto& [key, slot] : slots_) release(slot, slot.error == 0);
   }
 
- private:
   /// As the daemon has said; where the client has changed it since, its own records are not found.
   uint32_t log_of(const Estate::Held& held) const {
     return std::atomic_ref(memory_.slots[held.slot].log).load(std::memory_order_relaxed) %
@@ -251,11 +277,12 @@ class Recovery {
   /// For writing, while everybody else waits. May wait as long as FUSE does.
   void open(Slot& slot) {
     const std::string path = path_of(slot.file);
-    const auto deadline = Clock::now() + kBricksWithin;
+    // One for all files of the log, which are on the same bricks.
+    if (bricks_by_ == Clock::time_point{}) bricks_by_ = Clock::now() + kBricksWithin;
     while (true) {
       slot.error = gluster::ask_bricks_through_fuse(path.c_str());
       if (slot.error == 0) break;
-      if (gluster::is_gone(slot.error) || Clock::now() >= deadline) return;
+      if (gluster::is_gone(slot.error) || Clock::now() >= bricks_by_) return;
       std::this_thread::sleep_for(kAgain);
     }
     if (slot.watch && !slot.reader) slot.reader = std::make_unique<EventReader>(slot.watch.get());
@@ -263,22 +290,23 @@ class Recovery {
     if (!slot.open) slot.error = errno;
   }
 
-  void fence(Slot& slot) {
+  bool fence(Slot& slot) {
     const long result = gluster::fence_again_and_again(slot.open.get(), slot.offset);
-    if (result != 0) {
-      spdlog::warn("event=fence-failed error=\"{}\"", strerrordesc_np(static_cast<int>(-result)));
-    }
+    if (result == 0) return true;
+    spdlog::warn("event=fence-failed error=\"{}\"", strerrordesc_np(static_cast<int>(-result)));
+    return false;
   }
 
   /// Nothing of it was unanswered.
   void finish(Slot& slot) {
     // acquire: partner of the client's release in Session::add_unsettled().
+    bool fenced = true;
     if (slot.watch && memory_.state.unsettled_in[slot.index].load(std::memory_order_acquire) != 0) {
       open(slot);
-      if (slot.open) fence(slot);
+      fenced = slot.open && fence(slot);
     }
     slot.open.reset();
-    release(slot);
+    release(slot, fenced);
   }
 
   void finish_written(Slot& slot) {
@@ -291,15 +319,20 @@ class Recovery {
     if (slot.error == 0) return;
     std::atomic<int32_t>& told = memory_.slots[slot.index].log_error;
     // relaxed: published with `done`, or the owner.
-    if (gluster::is_gone(slot.error))
-      return told.store(common::kLeftToClient, std::memory_order_relaxed);
-    spdlog::error("event=recovery-failed error=\"{}\"", strerrordesc_np(slot.error));
+    const bool left = gluster::is_gone(slot.error);
+    if (!left) spdlog::error("event=recovery-failed error=\"{}\"", strerrordesc_np(slot.error));
     int32_t none = 0;
-    told.compare_exchange_strong(none, slot.error, std::memory_order_relaxed);
+    told.compare_exchange_strong(none, left ? common::kLeftToClient : slot.error,
+                                 std::memory_order_relaxed);
   }
 
-  void release(Slot& slot) {
+  /// `fenced`: nothing is left for the client to do.
+  void release(Slot& slot, bool fenced) {
     if (!slot.watch) return;
+    const auto reason = fenced ? common::Reason::kNotAlone : common::Reason::kFenceFailed;
+    // relaxed: before the release in show().
+    memory_.slots[slot.index].delegation_reason.store(static_cast<uint32_t>(reason),
+                                                      std::memory_order_relaxed);
     show(slot, common::kNotDelegated);
     // Lets everybody go.
     slot.reader.reset();
@@ -312,13 +345,14 @@ class Recovery {
     word.store((number << 2) | state, std::memory_order_release);
   }
 
+  bool client_works() const {
+    return ring_.tail.owner.load(std::memory_order_acquire) == common::kLogClient;
+  }
+
   /// It has found the agent silent, and does its log itself.
   void wait_for_client() {
     const auto deadline = Clock::now() + kClientWithin;
-    while (ring_.tail.owner.load(std::memory_order_acquire) == common::kLogClient &&
-           Clock::now() < deadline) {
-      std::this_thread::sleep_for(kAgain);
-    }
+    while (client_works() && Clock::now() < deadline) std::this_thread::sleep_for(kAgain);
     for (auto& [key, slot] : slots_) finish(slot);
   }
 
@@ -327,7 +361,9 @@ class Recovery {
   common::LogRing& ring_;
   std::byte* const bytes_;
   std::map<std::pair<uint32_t, uint32_t>, Slot> slots_;
+  Clock::time_point bricks_by_{};  // set when they are first asked
   bool ours_ = false;
+  std::atomic<bool> over_{false};  // relaxed: says nothing of the rest
 };
 
 std::shared_ptr<Session> adopt(Estate estate) {
@@ -359,7 +395,10 @@ void take_over(std::unordered_map<uint64_t, Estate>&& estates) {
       // release: partner of the acquire below.
       left.fetch_sub(1, std::memory_order_release);
     });
-    if (!started) left.fetch_sub(1, std::memory_order_relaxed);
+    if (!started) {
+      recovery->give_up();
+      left.fetch_sub(1, std::memory_order_relaxed);
+    }
   }
   while (left.load(std::memory_order_acquire) != 0) {
     for (const auto& recovery : recoveries) recovery->beat();

@@ -280,14 +280,12 @@ CachedFile::Fill CachedFile::fill(const std::shared_ptr<gluster::File>& file, ui
   std::shared_ptr<Waiting> waiting;
   const bool room = cache_.make_room(kMaxFillPages * kPageSize);
   const uint64_t size_now = inode_->size();
-  bool owned = false;
   {
     const std::lock_guard lock(mutex_);
     const auto now = Clock::now();
     const bool current = is_current(now);
     if (current) show_validity(now);  // nobody may have read for a while
-    owned = owned_;
-    const uint64_t size = std::min(owned ? size_now : attributes_.size, kMaxCachedBytes);
+    const uint64_t size = std::min(owned_ ? size_now : attributes_.size, kMaxCachedBytes);
     const auto pages_until = [size](uint64_t end) {
       return (std::min(end, size) + kPageSize - 1) / kPageSize;
     };
@@ -296,11 +294,6 @@ CachedFile::Fill CachedFile::fill(const std::shared_ptr<gluster::File>& file, ui
       plan({offset / kPageSize, pages_until(offset + length + ahead)}, pages_until(offset + length),
            size, waiting, fills);
     }
-  }
-  if (!waiting && owned && room) {
-    // Who owns it waits for the comparison: what has stayed is still his.
-    arm(file, [&waiter] { waiter.filled(true); });
-    return Fill::kUnderWay;
   }
   if (!waiting) {
     arm(file);
@@ -350,10 +343,18 @@ void CachedFile::finish(FillIo& io, int64_t result) {
     const uint64_t wanted = std::min(io.bytes(), io.size_ > offset ? io.size_ - offset : 0);
     // Another length: the file is not what it was. The next comparison finds out.
     ok = stored && io.epoch_ == epoch_ && !io.spoiled_ && static_cast<uint64_t>(result) >= wanted;
-    if (ok) ok = publish(io.range());
-    if (ok) doubted_from_ = std::min(doubted_from_, io.doubted_from_);
+    PageRange range = io.range();
+    // Another host may make the file longer, and its owner read that at once: what is behind the
+    // bytes that came is not known.
+    if (owned_ && ok) range.end = range.first + static_cast<uint64_t>(result) / kPageSize;
+    const bool published = ok && publish(range);
+    if (published) doubted_from_ = std::min(doubted_from_, io.doubted_from_);
     // Nobody else fills these pages before this one is out of in_flight_, which the lock guards.
-    if (!ok && result > 0) punch(kDataStart + offset, io.bytes());
+    const uint64_t missing = published ? range.end : range.first;
+    ok = missing == io.range().end;
+    if (!ok && result > 0) {
+      punch(kDataStart + missing * kPageSize, (io.range().end - missing) * kPageSize);
+    }
     if (!ok) drop_unused_words(io.range());
     waiting.swap(io.waiting_);
   }
@@ -429,9 +430,12 @@ void CachedFile::overwrite(uint64_t index, CachedExtent& extent, uint64_t offset
   }
 }
 
-void CachedFile::written(uint64_t offset, uint64_t length, const std::byte* bytes) noexcept {
+void CachedFile::written(uint64_t owner, uint64_t offset, uint64_t length,
+                         const std::byte* bytes) noexcept {
   const std::lock_guard lock(mutex_);
   if (!owned_) return;
+  // Late, of somebody who had it before: his bytes are in his own memory.
+  if (owner != owner_) bytes = nullptr;
   for (const auto& fill : in_flight_) {
     // It may bring what was before, however late it comes.
     const PageRange range = fill->range();
@@ -506,7 +510,7 @@ void CachedFile::show_validity(Clock::time_point now) {
   if (is_current(now)) until = to_ms(std::min(validated_ + kBelieveFor, now + kShowFor));
   header().size.store(attributes_.size, std::memory_order_relaxed);
   header().compared_ms.store(to_ms(validated_), std::memory_order_relaxed);
-  header().changed_ms.store(to_ms(changed_), std::memory_order_relaxed);
+  header().changed_ms.store(to_ms(foreign_), std::memory_order_relaxed);
   // seq_cst: who opens the file for writing goes on only after this 0 is there for everybody.
   header().valid_until_ms.store(until, std::memory_order_seq_cst);
 }
@@ -523,13 +527,14 @@ void CachedFile::writer_opens() {
   show_validity(Clock::now());
 }
 
-void CachedFile::own() {
+uint64_t CachedFile::own() {
   const std::lock_guard lock(mutex_);
   armed_ = false;
   validated_ = {};
   show_validity(Clock::now());
   drop_all_locked();
   owned_ = true;
+  return ++owner_;
 }
 
 void CachedFile::disown() {
@@ -573,9 +578,9 @@ void CachedFile::unused() {
 
 bool CachedFile::may_arm(Clock::time_point now, bool newcomer) const {
   if (cache_.stopped()) return false;
-  if (owned_) return true;
   // A file that somebody writes all the time is asked about less often.
-  const auto pause = armed_ || now - changed_ < std::chrono::seconds(2) ? kTryEvery : kTrySlowly;
+  const auto pause =
+      armed_ || owned_ || now - changed_ < std::chrono::seconds(2) ? kTryEvery : kTrySlowly;
   return (newcomer && !armed_) || tried_ == Clock::time_point{} || now - tried_ >= pause;
 }
 
@@ -633,6 +638,7 @@ void CachedFile::armed(uint64_t epoch, Clock::time_point since,
     show_validity(since);
     drop_all_locked();
     if (known && !same) changed_ = Clock::now();
+    if (known && !same && !owned_) foreign_ = changed_;
   }
   attributes_ = answer->attributes;
   if (answer->lease) lease_ = answer->lease;

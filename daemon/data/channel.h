@@ -121,6 +121,7 @@ class Channel : public std::enable_shared_from_this<Channel> {
     uint64_t written_offset = 0;   // of the last one
     uint32_t delegation_word = 0;  // what the client has been shown, while it is delegated
     bool may_log = false;          // it has been delegated: records are no lie
+    uint64_t cache_owner = 0;      // CachedFile::own() of the last time
     uint32_t log = 0;              // where they are
     std::shared_ptr<Delegation> delegation;
     std::shared_ptr<const void> guard;  // of the file, while there may be records (Recovery)

@@ -90,7 +90,7 @@ void Delegation::begun(const gluster::Alone& alone, std::shared_ptr<gluster::Ope
     mine->may_log = true;
     mine->guard = std::move(file_guard_);
     cache_ = mine->cache;
-    if (cache_) cache_->own();
+    if (cache_) mine->cache_owner = cache_->own();
     channel->show_delegation(index_, DelegationState::kDelegated);
   } else {
     mine->delegation.reset();
@@ -152,7 +152,7 @@ void Delegation::written() {
 void Delegation::probed(bool answers, const std::shared_ptr<const void>& owed) {
   const std::shared_ptr<Channel> channel = channel_.lock();
   Channel::Slot* mine = channel ? slot(*channel) : nullptr;
-  if (!mine || !answers || !watch_) return over();
+  if (!mine || !answers || !watch_) return over(false);
   mine->written = false;
   watch_->read();
   // Goes when the fence is done, on a thread without the common descriptors.
@@ -175,7 +175,7 @@ void Delegation::over_by(std::chrono::milliseconds deadline, const char* event,
     if (error || !self || set != self->deadlines_) return;
     spdlog::warn("event={} gfid={} remedy=\"{}\"", event, gluster::to_string(self->inode_->gfid()),
                  remedy);
-    self->over();
+    self->over(false);
   });
 }
 
@@ -184,7 +184,7 @@ void Delegation::disown() {
 }
 
 /// On the pump's thread: nobody has to wait any more.
-void Delegation::over() {
+void Delegation::over(bool fenced) {
   disown();  // others may write from now on
   {
     const std::lock_guard lock(mutex_);
@@ -196,7 +196,7 @@ void Delegation::over() {
   const std::shared_ptr<Channel> channel = channel_.lock();
   if (Channel::Slot* mine = channel ? slot(*channel) : nullptr) {
     mine->delegation.reset();
-    channel->show_not_delegated(index_, Reason::kNotAlone, 0);
+    channel->show_not_delegated(index_, fenced ? Reason::kNotAlone : Reason::kFenceFailed, 0);
   }
   watch_.reset();
 }

@@ -47,7 +47,8 @@ class Delegation final : public std::enable_shared_from_this<Delegation> {
   void revoke();
   void written();
   void probed(bool answers, const std::shared_ptr<const void>& owed);
-  void over();
+  /// `fenced`: what it owed FUSE has been done.
+  void over(bool fenced = true);
   void disown();
   void over_by(std::chrono::milliseconds deadline, const char* event, const char* remedy);
 

@@ -90,12 +90,13 @@ class CachedFile final : public gluster::WriterListener,
   void arm(const std::shared_ptr<gluster::File>& file, std::function<void()> done = {});
 
   /// Of who has it delegated for writing: valid for him, from when it is first compared with the
-  /// bricks, until disown(). What was in it before and after is nobody's.
-  void own();
+  /// bricks, until disown(). What was in it before and after is nobody's. Returns the number of
+  /// this ownership.
+  uint64_t own();
   void disown();
-  /// A write of the owner has been answered, and his next read may follow: `bytes` are what the
+  /// A write under ownership `owner` has been answered, and a read may follow: `bytes` are what the
   /// file has now at `offset`, or nullptr if that is not known.
-  void written(uint64_t offset, uint64_t length, const std::byte* bytes) noexcept;
+  void written(uint64_t owner, uint64_t offset, uint64_t length, const std::byte* bytes) noexcept;
 
   /// For who has it open. With the last copy of what this returns goes the lease by which writers
   /// are heard of, and with it all that keeps the mount busy; what is filled stays.
@@ -165,12 +166,14 @@ class CachedFile final : public gluster::WriterListener,
   uint64_t epoch_ = 0;   // raised by everything that makes pages wrong
   bool armed_ = false;
   bool owned_ = false;  // never together with armed_
+  uint64_t owner_ = 0;  // number of the last ownership
   bool arming_ = false;
   std::vector<std::function<void()>> wait_for_arming_;
   Clock::time_point doubted_from_ = Clock::time_point::max();  // the first of all pages'
   Clock::time_point tried_{};
   Clock::time_point validated_{};  // when the question was asked that confirmed the attributes
   Clock::time_point changed_{};    // when they were seen to be others than before
+  Clock::time_point foreign_{};    // the same, but not by who owns the file
   gluster::Attributes attributes_;
   std::weak_ptr<Use> use_;
   std::shared_ptr<gluster::Lease> lease_;  // while armed: it holds up who opens it for writing

@@ -86,6 +86,7 @@ WriteLog::Plan WriteLog::plan(Channel& channel, uint32_t published, bool hurry, 
   batch.finished_ = false;
   batch.target_ = file;
   batch.cache_ = slot->cache;
+  batch.cache_owner_ = slot->cache_owner;
   batch.write_unit_ = unit;
   slot->written = true;
   slot->written_offset = first.offset;
@@ -197,7 +198,8 @@ void WriteLog::batch_finished(Batch& batch, int error) noexcept {
   }
   // Before `done`: from then on the client does not look for these bytes in its log.
   if (cache) {
-    cache->written(batch.offset_, batch.length_, error == 0 ? batch.bytes_ : nullptr);
+    cache->written(batch.cache_owner_, batch.offset_, batch.length_,
+                   error == 0 ? batch.bytes_ : nullptr);
   }
   {
     const std::lock_guard lock(mutex_);

@@ -65,6 +65,7 @@ class WriteLog {
 
     std::shared_ptr<gluster::File> target_;
     std::shared_ptr<CachedFile> cache_;  // what the client reads of the file, if it has one
+    uint64_t cache_owner_ = 0;
     WriteLog* log_ = nullptr;
     uint32_t slot_ = 0;
     uint32_t records_ = 0;

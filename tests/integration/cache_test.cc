@@ -584,6 +584,35 @@ TEST_F(CachedOnTwoHosts, WhatAnotherHostClosedIsSeenWithinASecond) {
   }
 }
 
+/// Who has it delegated for writing knows the size from each answer of the bricks, and reads out of
+/// the cache what was brought before.
+TEST_F(CachedOnTwoHosts, WhoOwnsAFileSeesNoZerosBehindWhatAnotherHostMadeLonger) {
+  Puppet owner;
+  const std::string path = dir_.file("a");
+  for (int i = 0; i < rounds(); ++i) {
+    constexpr size_t kSome = 3 * kPage + 100;
+    write_file(path, bytes_at(0, kSome, 1));
+    ASSERT_EQ(owner.tell("open", "a", "rw", path), "0");
+    ASSERT_EQ(owner.tell("pwrite", "a", 0, kPage, 1), right(kPage));
+    const uint64_t before = cached_calls();
+    for (int k = 0; k < 20; ++k) {
+      ASSERT_EQ(owner.tell("pread", "a", 0, 3 * kPage, 1), right(3 * kPage));
+      ASSERT_EQ(owner.tell("pread", "a", kSome - 50, 50, 1), right(50));
+    }
+    ASSERT_GT(cached_calls(), before);
+    overwrite_elsewhere(path, kSome, 100, 1);
+    const auto end = steady_clock::now() + milliseconds(1200);
+    bool seen = false;
+    while (steady_clock::now() < end) {
+      const std::string got = owner.tell("pread", "a", kSome, 100, 1);
+      ASSERT_TRUE(got == right(100) || (got == "0" && !seen)) << i << ": " << got;
+      seen = got == right(100);
+    }
+    ASSERT_TRUE(seen) << i;
+    ASSERT_EQ(owner.tell("close", "a", "close"), "0");
+  }
+}
+
 TEST_F(CachedOnTwoHosts, AnOpenShowsWhatAnotherHostHasClosed) {
   Puppet reader;
   const std::string path = open_file(reader, "r", 1);

@@ -34,6 +34,21 @@ TEST_P(Exercise, WhateverAProgramDoesWithAFileItSeesWhatItMust) {
   EXPECT_GT(totals.read_calls(), 10U * static_cast<unsigned>(seeds));
 }
 
+/// What is read again and again is evicted all the time.
+TEST_P(Exercise, TheSameWithLittleRoom) {
+  Daemon daemon("[cache]\nbytes = 1048576\n");
+  ScratchDir dir;
+  const int seeds = rounds();
+  for (int seed = 1001; seed <= 1000 + seeds; ++seed) {
+    const RunResult result = exercise(dir.file("f"), seed, 1500, {});
+    EXPECT_EQ(result.status, 0) << "seed " << seed << "\n" << result.out << result.err;
+  }
+  EXPECT_GT(daemon.stats().totals().cached_calls(), 10U * static_cast<unsigned>(seeds));
+  if (policy() == Policy::kSooner) {
+    EXPECT_GT(daemon.stats().cache().evicted(), 0U);
+  }
+}
+
 // If this fails, the one before says nothing of booster.
 TEST_P(Exercise, WithFuseAloneToo) {
   if (policy() != Policy::kShipped) GTEST_SKIP() << "once is enough";

@@ -27,6 +27,22 @@ using std::chrono::steady_clock;
 
 constexpr size_t kPage = 4096;
 
+TEST(LoggedNot, WithoutTheLogWritesAreFuses) {
+  const Daemon daemon("[data]\nwrite_log = \"off\"\n");
+  const ScratchDir dir;
+  write_file(dir.file("a"), "");
+  Puppet writer;
+  ASSERT_EQ(writer.tell("open", "a", "rw", dir.file("a")), "0");
+  for (uint64_t i = 0; i < 100; ++i) {
+    ASSERT_EQ(writer.tell("pwrite", "a", i * kPage, kPage, 1), std::to_string(kPage));
+    ASSERT_EQ(writer.tell("pread", "a", 0, (i + 1) * kPage, 1), std::to_string((i + 1) * kPage));
+  }
+  EXPECT_TRUE(read_file(dir.file("a")) == bytes_at(0, 100 * kPage, 1));
+  const auto stats = daemon.stats();
+  EXPECT_GT(stats.totals().sessions_opened(), 0U);
+  EXPECT_EQ(stats.totals().write_calls(), 0U);
+}
+
 class Logged : public testing::Test {
  protected:
   explicit Logged(const std::string& failure = "") : daemon_(failure) {}

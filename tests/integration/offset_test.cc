@@ -146,10 +146,11 @@ TEST_P(Offset, TwoThreadsWriteWholeBlocks) {
 }
 
 TEST_P(Offset, BoostedAndUnboostedProgramsShareADescription) {
-  // How many blocks a program takes: under the shipped policy so many that some are boosted.
-  const std::string count = policy() == Policy::kSooner ? "5" : "500";
+  // How many blocks a program takes: under the shipped policy so many that it is still at it when
+  // the daemon has answered.
+  const std::string count = policy() == Policy::kSooner ? "5" : "6000";
   const auto prepare = [](ScratchDir& dir) {
-    write_cold_file(dir.file("in"), pattern(policy() == Policy::kSooner ? 2 << 20 : 32 << 20));
+    write_cold_file(dir.file("in"), pattern(policy() == Policy::kSooner ? 2 << 20 : 96 << 20));
   };
   until_boosted(daemon_, Moves::kReads, [&] {
     expect_same("{ dd bs=10000 count=" + count +
