@@ -23,11 +23,11 @@
 // word means an unchanged page.
 //
 // What is valid: the daemon makes `valid_until` 0 before it lets anybody on this host open the file
-// for writing, but for one session that has it alone and writes through the daemon; and lets it pass by itself when it has not compared the file with the bricks for a
-// second. A reader who must see what another host did before some moment (an open, a lock) also
-// looks at when that comparison was begun. And nothing is valid unless somebody holds WatchWord
-// (below): from the moment on at which a dying daemon can no longer hold up who opens a file, its
-// caches are empty.
+// for writing, but for one session that has it alone and writes through the daemon; and lets it
+// pass by itself when it has not compared the file with the bricks for a second. A reader who must
+// see what another host did before some moment (an open, a lock) also looks at when that comparison
+// was begun. And nothing is valid unless somebody holds WatchWord (below): from the moment on at
+// which a dying daemon can no longer hold up who opens a file, its caches are empty.
 #pragma once
 
 #include <linux/futex.h>

@@ -151,8 +151,8 @@ bool Session::take_log_over(Log& log) {
     if (done == log.published && owner != common::kLogRecovering) return true;
     const uint32_t now_beats = tail.beats.load(std::memory_order_relaxed);
     const uint64_t now = raw::coarse_now_ms();
-    const uint64_t since = now - looked_ms;
-    silent_ms += since < 2 * common::kBeatMs ? since : 2 * common::kBeatMs;
+    constexpr uint64_t kMostMs = uint64_t{2} * common::kBeatMs;
+    silent_ms += now - looked_ms < kMostMs ? now - looked_ms : kMostMs;
     looked_ms = now;
     if (now_beats != beats || done != heard_done) silent_ms = 0;
     beats = now_beats;
