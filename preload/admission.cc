@@ -65,10 +65,8 @@ bool reads_pay(Description& description, int fd, bool& warm) {
   return false;
 }
 
-/// Whether it pays to ask for a write delegation now.
 bool writes_pay(const Description& description) {
-  return raw::coarse_now_ms() >= description.writing.ask_at_ms.load(std::memory_order_relaxed) &&
-         description.cost.moved.load(std::memory_order_relaxed) >= kLogFrom &&
+  return description.cost.moved.load(std::memory_order_relaxed) >= kLogFrom &&
          description.cost.waited_us.load(std::memory_order_relaxed) >= kWorthUs;
 }
 
@@ -174,6 +172,9 @@ Reason ask_to_write(Description& description, const Call& call, Reason reason) {
   }
   const bool eager = settings().eager;
   if (!eager && !writes_pay(description)) return reason;
+  // It was asked for lately, and not to be had.
+  const uint64_t ask_at_ms = description.writing.ask_at_ms.load(std::memory_order_relaxed);
+  if (!eager && raw::coarse_now_ms() < ask_at_ms) return Reason::kNotAlone;
   const SessionRef live = session(eager);
   if (!live) return Reason::kNoDaemon;
   // What it would be given back for at the next write.
