@@ -338,6 +338,11 @@ class Seen {
 };
 constinit Seen g_seen;
 
+/// A file that is read here and there by who also writes it is brought in pieces of kAround, if it
+/// has no more than kSmallFile bytes: the kernel would have kept what was written, too.
+constexpr uint64_t kAround = 128 << 10;
+constexpr uint64_t kSmallFile = 64 << 20;
+
 /// Waits about as long as a comparison with the bricks takes where they are near.
 bool becomes_valid(const CacheView& view, uint64_t since) {
   constexpr uint64_t kWaitUs = 1000;
@@ -364,9 +369,10 @@ void read_own_cache(Session& session, const HandleRef& handle, Description& desc
   }
   uint64_t from = 0;
   uint32_t window = read_ahead(description, offset, length, size, from);
+  const bool small = size <= kSmallFile;
   const bool again = g_seen.note(description.inode->id.inode, offset / common::kPageSize);
   const bool ordered = description.reading.ahead_window.load(std::memory_order_relaxed) != 0;
-  if (!again && !ordered) return;
+  if (!small && !again && !ordered) return;
   // Its own changes are in there at once.
   const uint64_t since = g_fresh_since_ms.load(std::memory_order_acquire);
   const uint64_t now_ms = raw::coarse_now_ms();
@@ -381,6 +387,15 @@ void read_own_cache(Session& session, const HandleRef& handle, Description& desc
   read_view(view, progress);
   if (progress.left == 0) {
     fetch_ahead(description, view, from, window);
+  } else if (small && !ordered && length <= kAround) {
+    // All of a small file is there after as few trips.
+    const uint64_t start = progress.offset / kAround * kAround;
+    const uint64_t end = start + kAround < size ? start + kAround : size;
+    const uint64_t wanted = progress.offset + progress.left;
+    if (session.fill(handle, start, static_cast<uint32_t>(wanted - start),
+                     static_cast<uint32_t>(end > wanted ? end - wanted : 0))) {
+      read_view(view, progress);
+    }
   } else {
     window = window_of_miss(description, progress, window);
     fetch(description, view, progress, window);

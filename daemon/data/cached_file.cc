@@ -578,9 +578,10 @@ void CachedFile::unused() {
 
 bool CachedFile::may_arm(Clock::time_point now, bool newcomer) const {
   if (cache_.stopped()) return false;
+  // He asks less often by himself where it does not help, and after each lock.
+  if (owned_) return true;
   // A file that somebody writes all the time is asked about less often.
-  const auto pause =
-      armed_ || owned_ || now - changed_ < std::chrono::seconds(2) ? kTryEvery : kTrySlowly;
+  const auto pause = armed_ || now - changed_ < std::chrono::seconds(2) ? kTryEvery : kTrySlowly;
   return (newcomer && !armed_) || tried_ == Clock::time_point{} || now - tried_ >= pause;
 }
 
