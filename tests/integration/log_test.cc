@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <chrono>
 #include <csignal>
 #include <future>
@@ -541,6 +542,70 @@ TEST_F(LoggedAndKilled, AFileWithoutANameIsWrittenByItsProgram) {
   EXPECT_EQ(writer.tell("close", "a", "close"), "0");
   EXPECT_EQ(writer.tell("close", "b", "close"), "0");
   daemon_.start();
+}
+
+// --- who asks, as programs are
+// --------------------------------------------------------------------
+
+/// `%` is the directory on the mount, `SOURCE` a file of 64 MiB that does not compress.
+struct Writer {
+  const char* needs;
+  const char* script;
+  size_t bytes;  // that it writes
+};
+constexpr size_t kMuch = 64 << 20;
+constexpr std::array<Writer, 5> kWriters = {{
+    {"dd", "dd if=/dev/zero of=%/a bs=4k count=16384 status=none", kMuch},
+    {"cp", "cp SOURCE %/b", kMuch},
+    {"python3",
+     "python3 -c 'f = open(\"%/c\", \"wb\", 0)\nfor i in range(160000): f.write(b\"x\" * 200)'",
+     32'000'000},
+    {"rsync", "rsync --archive SOURCE %/d", kMuch},
+    {"zstd", "zstd --quiet --force -o %/e SOURCE", kMuch},
+}};
+
+TEST_F(Logged, ProgramsThatWriteMuchAreBoostedForNineTenthsOfIt) {
+  const ScratchDir dir;
+  const std::string source = Lab::get().dir + "/source";
+  write_file(source, bytes_at(0, kMuch, 1));
+  for (const Writer& writer : kWriters) {
+    if (shell(std::string("command -v ") + writer.needs, kPlain).status != 0) continue;
+    std::string script = writer.script;
+    if (const size_t at = script.find('%'); at != std::string::npos) {
+      script.replace(at, 1, dir.path());
+    }
+    if (const size_t at = script.find("SOURCE"); at != std::string::npos) {
+      script.replace(at, 6, source);
+    }
+    // The daemon may have to wait for its turn where the machine has other things to do.
+    bool most = false;
+    for (int attempt = 0; attempt < 3 && !most; ++attempt) {
+      const uint64_t before = daemon_.boosted_write_bytes();
+      const RunResult result = shell("rm -f '" + dir.path() + "'/*; " + script, kAsUsersDo);
+      ASSERT_EQ(result.status, 0) << script << ": " << result.err;
+      most = eventually(
+          [&] { return daemon_.boosted_write_bytes() - before >= writer.bytes / 10 * 9; },
+          std::chrono::seconds(1));
+    }
+    EXPECT_TRUE(most) << script;
+  }
+  ::unlink(source.c_str());
+}
+
+TEST_F(Logged, ProgramsThatMoveLittleAskForNothing) {
+  const ScratchDir dir;
+  const RunResult made = shell(
+      "mkdir tree && for i in $(seq 50); do head -c 3000 /dev/urandom > tree/$i; done && "
+      "tar -cf small.tar tree",
+      {.preload = false, .cwd = dir.path()});
+  ASSERT_EQ(made.status, 0) << made.err;
+  const uint64_t before = daemon_.stats().totals().engaged();
+  const RunResult result = shell(
+      "cat tree/1 > /dev/null && mkdir again && tar -xf small.tar -C again && "
+      "diff -r tree again/tree && if command -v git; then git init -q . && git status; fi",
+      {.eager = false, .cwd = dir.path()});
+  ASSERT_EQ(result.status, 0) << result.out << result.err;
+  EXPECT_EQ(daemon_.stats().totals().engaged(), before);
 }
 
 }  // namespace
