@@ -35,6 +35,9 @@ constexpr size_t kMaxFillsAhead = 32;
 
 /// A file is compared with the bricks this often while it is read...
 constexpr milliseconds kValidateEvery{400};
+/// ...but while who reads it writes it as well no more often than is needed, since his own changes
+/// empty it...
+constexpr milliseconds kValidateOwnedEvery{850};
 /// ...and believed for so long after.
 constexpr milliseconds kBelieveFor{980};  // clients look at a clock that is some ms coarse
 /// What was valid when the daemon was stopped or hung is so no longer than this.
@@ -655,7 +658,7 @@ void CachedFile::renew(const std::shared_ptr<gluster::File>& file, bool used,
     const std::lock_guard lock(mutex_);
     if (!(armed_ || owned_) || !used) return;
     show_validity(now);
-    ask = now - validated_ >= kValidateEvery;
+    ask = now - validated_ >= (owned_ ? kValidateOwnedEvery : kValidateEvery);
   }
   if (ask) arm(file);
 }
