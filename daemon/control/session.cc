@@ -448,6 +448,14 @@ void Session::leave() {
   }
 }
 
+/// Nobody works them off any more, and no agent will while the daemon lives.
+void Session::leave_logs_to_client() {
+  for (common::LogRing& log : channel_->memory()->logs) {
+    uint32_t guarded = common::kLogGuarded;
+    log.tail.owner.compare_exchange_strong(guarded, common::kLogDaemon, std::memory_order_acq_rel);
+  }
+}
+
 void Session::on_process_end() {
   end(Why::kPeerGone, "process ended");
   if (process_.is_open()) process_.release();
@@ -475,14 +483,7 @@ void Session::end(Why why, const char* detail) {
     }
     totals.cached_calls.add(last.cached_calls);
     totals.cached_bytes.add(last.cached_bytes);
-    // Nobody works its logs off any more, and no agent will while the daemon lives.
-    for (common::LogRing& log : channel_->memory()->logs) {
-      uint32_t guarded = common::kLogGuarded;
-      if (why == Why::kFailed) {
-        log.tail.owner.compare_exchange_strong(guarded, common::kLogDaemon,
-                                               std::memory_order_acq_rel);
-      }
-    }
+    if (why == Why::kFailed) leave_logs_to_client();
     if (why == Why::kLie) {
       home_.pump.remove(channel_);
     } else {

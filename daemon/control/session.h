@@ -62,6 +62,7 @@ class Session : public std::enable_shared_from_this<Session> {
   bool on_packet(Packet& packet);
   bool on_hello(const proto::Hello& hello);
   void leave();
+  void leave_logs_to_client();
   bool on_engage(const proto::Engage& engage, const Packet& packet);
   bool on_release(const proto::Release& release);
   bool on_delegate(const proto::Delegate& delegate);

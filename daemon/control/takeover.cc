@@ -98,6 +98,7 @@ struct Slot {
   UniqueFd open;  // for writing
   uint64_t offset = 0;
   bool unanswered = false;  // a write of it may be queued at a brick, or has not been done
+  bool fenced = true;       // or needs no fence: nothing is left for the client to do
   int error = 0;
 };
 
@@ -168,7 +169,10 @@ class Recovery {
     std::this_thread::sleep_for(milliseconds(5 * common::kBeatMs));
     const auto deadline = Clock::now() + kClientWithin;
     while (client_works() && Clock::now() < deadline) std::this_thread::sleep_for(kAgain);
-    for (auto& [key, slot] : slots_) release(slot, false);
+    for (auto& [key, slot] : slots_) {
+      slot.fenced = false;
+      release(slot);
+    }
   }
 
  private:
@@ -212,7 +216,7 @@ class Recovery {
     ring_.tail.owner.compare_exchange_strong(recovering, common::kLogRecovered,
                                              std::memory_order_acq_rel);
     common::futex_wake_all(ring_.tail.done);
-    for (auto& [key, slot] : slots_) release(slot, slot.error == 0);
+    for (auto& [key, slot] : slots_) release(slot);
   }
 
   /// As the daemon has said; where the client has changed it since, its own records are not found.
@@ -290,29 +294,30 @@ class Recovery {
     if (!slot.open) slot.error = errno;
   }
 
-  bool fence(Slot& slot) {
+  void fence(Slot& slot) {
+    slot.fenced = false;
+    if (!slot.open) return;
     const long result = gluster::fence_again_and_again(slot.open.get(), slot.offset);
-    if (result == 0) return true;
+    slot.fenced = result == 0;
+    if (slot.fenced) return;
     spdlog::warn("event=fence-failed error=\"{}\"", strerrordesc_np(static_cast<int>(-result)));
-    return false;
   }
 
   /// Nothing of it was unanswered.
   void finish(Slot& slot) {
     // acquire: partner of the client's release in Session::add_unsettled().
-    bool fenced = true;
     if (slot.watch && memory_.state.unsettled_in[slot.index].load(std::memory_order_acquire) != 0) {
       open(slot);
-      fenced = slot.open && fence(slot);
+      fence(slot);
     }
     slot.open.reset();
-    release(slot, fenced);
+    release(slot);
   }
 
   void finish_written(Slot& slot) {
     if (!slot.open && slot.error == 0) open(slot);
+    fence(slot);
     if (slot.open) {
-      fence(slot);
       // Its flush tells what FUSE had accepted and could not keep.
       if (::close(slot.open.release()) != 0 && slot.error == 0) slot.error = errno;
     }
@@ -326,10 +331,9 @@ class Recovery {
                                  std::memory_order_relaxed);
   }
 
-  /// `fenced`: nothing is left for the client to do.
-  void release(Slot& slot, bool fenced) {
+  void release(Slot& slot) {
     if (!slot.watch) return;
-    const auto reason = fenced ? common::Reason::kNotAlone : common::Reason::kFenceFailed;
+    const auto reason = slot.fenced ? common::Reason::kNotAlone : common::Reason::kFenceFailed;
     // relaxed: before the release in show().
     memory_.slots[slot.index].delegation_reason.store(static_cast<uint32_t>(reason),
                                                       std::memory_order_relaxed);

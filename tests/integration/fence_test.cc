@@ -80,15 +80,7 @@ class Watched {
       case kFreshOpen: return judge(read_file(path_));
       case kOpenDescriptor: {
         if (fd_ < 0) return "";
-        std::string bytes(content_.size() + 1, '\0');
-        size_t done = 0;
-        ssize_t got;
-        while ((got = ::pread(fd_, bytes.data() + done, bytes.size() - done,
-                              static_cast<off_t>(done))) > 0) {
-          done += static_cast<size_t>(got);
-        }
-        bytes.resize(done);
-        return judge(bytes);
+        return judge(bytes_of(fd_, content_.size() + 1));
       }
       case kMapping: {
         if (map_ == nullptr) return "";

@@ -544,8 +544,7 @@ TEST_F(LoggedAndKilled, AFileWithoutANameIsWrittenByItsProgram) {
   daemon_.start();
 }
 
-// --- who asks, as programs are
-// --------------------------------------------------------------------
+// --- who asks, as programs are -----------------------------------------------------------------
 
 /// `%` is the directory on the mount, `SOURCE` a file of 64 MiB that does not compress.
 struct Writer {

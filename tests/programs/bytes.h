@@ -2,6 +2,8 @@
 // that is lost, old or somebody else's is told from the right one. For tests and their programs.
 #pragma once
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -34,6 +36,18 @@ inline std::string bytes_at(uint64_t offset, size_t length, uint64_t seed) {
       word >>= 8;
     } while (i < length && (offset + i) % 8 != 0);
   }
+  return bytes;
+}
+
+/// What a descriptor gives from the start of its file on, up to `most` bytes.
+inline std::string bytes_of(int fd, size_t most) {
+  std::string bytes(most, '\0');
+  size_t done = 0;
+  ssize_t got;
+  while ((got = ::pread(fd, bytes.data() + done, most - done, static_cast<off_t>(done))) > 0) {
+    done += static_cast<size_t>(got);
+  }
+  bytes.resize(done);
   return bytes;
 }
 

@@ -24,6 +24,8 @@
 #include <random>
 #include <string>
 
+#include "tests/programs/bytes.h"
+
 namespace {
 
 constexpr uint64_t kMost = 6 << 20;
@@ -62,15 +64,7 @@ class Exerciser {
     require(::fsync(fd_) == 0, errno);
     ::close(fd_);
     open(0);
-    std::string bytes(content_.size() + 1, '\0');
-    size_t done = 0;
-    ssize_t got;
-    while ((got = ::pread(fd_, bytes.data() + done, bytes.size() - done,
-                          static_cast<off_t>(done))) > 0) {
-      done += static_cast<size_t>(got);
-    }
-    bytes.resize(done);
-    compare(bytes, content_);
+    compare(booster::test::bytes_of(fd_, content_.size() + 1), content_);
   }
 
   uint64_t calls() const { return calls_; }
