@@ -139,6 +139,11 @@ void LeaseWatch::State::run(int common_wake) {
     }
   }
   ::pthread_mutex_unlock(&mutex_of(*life));
+  // Threads that nobody starts any more: a worker's would keep this alive, and be kept by it.
+  std::deque<std::function<void()>> not_started;
+  const std::lock_guard lock(mutex);
+  stopping = true;
+  not_started.swap(to_start);
 }
 
 bool LeaseWatch::State::begin(int common_wake) {

@@ -237,6 +237,24 @@ TEST_F(Leases, ThereIsNoneWhileSomebodyCanWrite) {
   EXPECT_TRUE(lease_);
 }
 
+/// A worker wants a thread, and the watch ends before it has started one.
+TEST_F(Leases, AThreadThatIsNeverStartedKeepsNothingAlive) {
+  for (int i = 0; i < 200; ++i) {
+    common::WatchWord& word = new_word();
+    auto watch = LeaseWatch::start(word);
+    ASSERT_TRUE(watch);
+    auto worker = watch->make_worker("lease-never", 8);
+    const auto kept = std::make_shared<int>();
+    for (int job = 0; job < 8; ++job) worker->post([kept] {});
+    worker.reset();
+    watch.reset();
+    for (int wait = 0; wait < 500 && kept.use_count() > 1; ++wait) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    ASSERT_EQ(kept.use_count(), 1) << "in round " << i;
+  }
+}
+
 TEST_F(Leases, OneThatWasGivenBackIsNot) {
   lease_ = hold();
   ASSERT_TRUE(lease_);
