@@ -54,7 +54,7 @@
 namespace booster::common {
 
 /// Raised with every change of this file or of control.proto that an old peer would misread.
-inline constexpr uint32_t kAbiVersion = 8;
+inline constexpr uint32_t kAbiVersion = 9;
 
 /// "BOOSTER1", to tell a wrong descriptor from a session memory.
 inline constexpr uint64_t kSessionMagic = 0x31524554534f4f42;

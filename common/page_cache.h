@@ -14,13 +14,16 @@
 //   client                                      daemon
 //   ------                                      ------
 //   valid_until > now      (acquire)  <-----    valid_until = …             (seq_cst)
+//   floor = load           (relaxed)            floor = the last number     (relaxed)
 //   word = load            (acquire)  <-----    bytes, then word = number   (release)
+//   word > floor
 //   copy the page
-//   fence                  (acquire)            word = kInTransit | …       (relaxed)
-//   word == load           (relaxed)  <-----    fence (release), then the page goes
+//   fence                  (acquire)            word = kInTransit | …       (relaxed), or floor
+//   word, floor == loads   (relaxed)  <-----    fence (release), then the page goes
 //
 // A word takes a number that this file has not used before whenever its page is filled, so an equal
-// word means an unchanged page.
+// word means an unchanged page. What was filled up to some moment becomes invalid all at once by
+// the floor; its memory goes afterwards, piece by piece, or is filled again.
 //
 // What is valid: the daemon makes `valid_until` 0 before it lets anybody on this host open the file
 // for writing, but for one session that has it alone and writes through the daemon; and lets it
@@ -59,6 +62,8 @@ struct alignas(64) CacheHeader {
   /// The same: when a comparison last found other bytes than before. What FUSE holds may be older
   /// for a while. Stored before `valid_until_ms`.
   std::atomic<uint64_t> changed_ms;
+  /// Pages whose words are not above it are not valid.
+  std::atomic<uint32_t> floor;
 };
 static_assert(sizeof(CacheHeader) == 64);
 
@@ -85,8 +90,9 @@ static_assert(sizeof(WatchWord) == 64);
 using PageWord = std::atomic<uint32_t>;
 inline constexpr uint32_t kInTransit = 1;
 
-constexpr bool is_valid(uint32_t word) {
-  return word != 0 && (word & kInTransit) == 0;
+/// `floor`: the header's.
+constexpr bool is_valid(uint32_t word, uint32_t floor) {
+  return word > floor && (word & kInTransit) == 0;
 }
 
 inline constexpr uint64_t kWordsStart = kPageSize;

@@ -60,16 +60,21 @@ size_t CacheView::read(IoCursor& cursor, uint64_t offset, size_t length) const {
     if (piece > length - done) piece = length - done;
     const uint64_t count = (at + piece - 1) / kPageSize - first + 1;
     uint32_t before[kPiecePages];
+    const uint32_t floor = header->floor.load(std::memory_order_relaxed);
     for (uint64_t i = 0; i < count; ++i) {
       // Acquire: partner of the daemon's release when it had filled the page.
       before[i] = words[first + i].load(std::memory_order_acquire);
-      if (!common::is_valid(before[i])) return done;
+      if (!common::is_valid(before[i], floor)) return done;
     }
     const IoCursor start = cursor;
     cursor.copy_out(data + at, static_cast<size_t>(piece));
     // Acquire: partner of the daemon's release fence before it changes a page. If the copy has
-    // anything of that, the words below have changed.
+    // anything of that, a word below or the floor has changed.
     std::atomic_thread_fence(std::memory_order_acquire);
+    if (header->floor.load(std::memory_order_relaxed) != floor) {
+      cursor = start;
+      return done;
+    }
     for (uint64_t i = 0; i < count; ++i) {
       if (words[first + i].load(std::memory_order_relaxed) != before[i]) {
         cursor = start;

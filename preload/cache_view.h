@@ -45,8 +45,9 @@ struct CacheView {
   /// Whether every page of [offset, offset + length) is there. Only a hint.
   bool has_all(uint64_t offset, uint64_t length) const {
     if (length > bytes || offset > bytes - length) return false;
+    const uint32_t floor = header->floor.load(std::memory_order_relaxed);
     for (uint64_t at = offset / common::kPageSize; at * common::kPageSize < offset + length; ++at) {
-      if (!common::is_valid(words[at].load(std::memory_order_relaxed))) return false;
+      if (!common::is_valid(words[at].load(std::memory_order_relaxed), floor)) return false;
     }
     return true;
   }

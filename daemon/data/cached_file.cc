@@ -138,9 +138,7 @@ CachedFile::~CachedFile() {
   armed_ = false;
   show_validity(Clock::now());
   punch(kPageSize, common::kCacheFileBytes - kPageSize);
-  uint64_t pages = 0;
-  for (const auto& [index, extent] : extents_) pages += std::popcount(extent.pages);
-  cache_.removed((pages + words_.size() + (header_there_ ? 1 : 0)) * kPageSize);
+  cache_.removed((pages_ + words_.size() + (header_there_ ? 1 : 0)) * kPageSize);
   cache_.file_gone();
   if (map_) ::munmap(map_, map_bytes_);
 }
@@ -183,7 +181,7 @@ bool CachedFile::have_words(PageRange range) {
 bool CachedFile::is_cached(uint64_t page) const {
   // Looking at a hole would fill it.
   return words_.contains(page / kWordsPerPage) &&
-         common::is_valid(word(page).load(std::memory_order_relaxed));
+         common::is_valid(word(page).load(std::memory_order_relaxed), floor_);
 }
 
 void CachedFile::drop_unused_words(PageRange range) {
@@ -365,9 +363,9 @@ void CachedFile::finish(FillIo& io, int64_t result) {
 }
 
 bool CachedFile::publish(PageRange range) {
+  next_number();
   // Again: an eviction may have taken them meanwhile.
   if (!have_words(range)) return false;
-  if (++number_ >= (uint32_t{1} << 31)) number_ = 1;
   for (uint64_t page = range.first; page < range.end; ++page) {
     const auto [place, added] = extents_.try_emplace(page / kPagesPerExtent);
     if (added) ++words_[page / kWordsPerPage];
@@ -375,9 +373,10 @@ bool CachedFile::publish(PageRange range) {
     const uint64_t bit = uint64_t{1} << (page % kPagesPerExtent);
     if ((extent.pages & bit) == 0) {
       extent.pages |= bit;
+      ++pages_;
       cache_.added(kPageSize);
     }
-    if (!extent.listed) cache_.list(shared_from_this(), page / kPagesPerExtent, extent);
+    if (!extent.listed) cache_.list(shared_from_this(), page / kPagesPerExtent, floor_, extent);
     // Release: partner of the client's acquire; the bytes are there.
     word(page).store(number_ << 1, std::memory_order_release);
   }
@@ -386,26 +385,32 @@ bool CachedFile::publish(PageRange range) {
 
 // --- forgetting --------------------------------------------------------------------------------
 
-void CachedFile::unpublish(uint64_t index, CachedExtent& extent) {
-  if (extent.pages == 0) return;
+/// Takes those pages out of what is valid and out of memory.
+void CachedFile::hide(uint64_t index, uint64_t pages) {
+  if (pages == 0) return;
   for (uint64_t i = 0; i < kPagesPerExtent; ++i) {
-    if ((extent.pages >> i & 1) == 0) continue;
+    if ((pages >> i & 1) == 0) continue;
     PageWord& w = word(index * kPagesPerExtent + i);
     w.store(w.load(std::memory_order_relaxed) | kInTransit, std::memory_order_relaxed);
   }
   // Release: partner of the client's acquire fence after its copy. Who sees anything of what comes
   // now in the page sees that its word has changed.
   std::atomic_thread_fence(std::memory_order_release);
-  // Only what is valid: fills under way store their pages before they publish them.
-  uint64_t left = extent.pages;
-  while (left != 0) {
-    const int first = std::countr_zero(left);
-    const int count = std::countr_one(left >> first);
+  while (pages != 0) {
+    const int first = std::countr_zero(pages);
+    const int count = std::countr_one(pages >> first);
     punch(kDataStart + index * kExtent + static_cast<uint64_t>(first) * kPageSize,
           static_cast<uint64_t>(count) * kPageSize);
-    left = first + count == 64 ? 0 : left >> (first + count) << (first + count);
+    pages = first + count == 64 ? 0 : pages >> (first + count) << (first + count);
   }
-  cache_.removed(static_cast<uint64_t>(std::popcount(extent.pages)) * kPageSize);
+}
+
+void CachedFile::unpublish(uint64_t index, CachedExtent& extent) {
+  // Only what is valid: fills under way store their pages before they publish them.
+  hide(index, extent.pages);
+  const auto count = static_cast<uint64_t>(std::popcount(extent.pages));
+  pages_ -= count;
+  cache_.removed(count * kPageSize);
   extent.pages = 0;
 }
 
@@ -427,7 +432,6 @@ void CachedFile::overwrite(uint64_t index, CachedExtent& extent, uint64_t offset
                  static_cast<off_t>(kDataStart + start)) != static_cast<ssize_t>(part)) {
       return unpublish(index, extent);
     }
-    if (++number_ >= (uint32_t{1} << 31)) number_ = 1;
     // Release: as in publish().
     word(page).store(number_ << 1, std::memory_order_release);
   }
@@ -446,6 +450,7 @@ void CachedFile::written(uint64_t owner, uint64_t offset, uint64_t length,
                      (offset < range.end * kPageSize && range.first * kPageSize < offset + length);
   }
   if (extents_.empty()) return;
+  next_number();
   for (uint64_t index = offset / kExtent; index * kExtent < offset + length; ++index) {
     const auto found = extents_.find(index);
     if (found == extents_.end() || found->second.pages == 0) continue;
@@ -457,27 +462,89 @@ void CachedFile::written(uint64_t owner, uint64_t offset, uint64_t length,
   }
 }
 
-void CachedFile::drop_extent(uint64_t index) {
-  const std::lock_guard lock(mutex_);
-  const auto found = extents_.find(index);
-  if (found == extents_.end()) return;
-  cache_.evicted_bytes.add(static_cast<uint64_t>(std::popcount(found->second.pages)) * kPageSize);
-  unpublish(index, found->second);
-  extents_.erase(found);
-  // Words that are gone read as "never filled"; numbers go on, so that none comes back.
-  const auto words = words_.find(index * kPagesPerExtent / kWordsPerPage);
-  if (--words->second != 0) return;
-  punch(kWordsStart + words->first * kPageSize, kPageSize);
-  words_.erase(words);
+/// Of extents_, or of what was dropped. What has been filled again since, or is on its way, is
+/// somebody else's. The extent itself is for the caller to erase.
+void CachedFile::forget(uint64_t index, CachedExtent& extent, bool dropped) {
+  if (dropped) {
+    uint64_t left = extent.pages;
+    if (const auto again = extents_.find(index); again != extents_.end()) {
+      left &= ~again->second.pages;
+    }
+    for (const auto& fill : in_flight_) {
+      const uint64_t start = std::max(fill->range().first, index * kPagesPerExtent);
+      const uint64_t end = std::min(fill->range().end, (index + 1) * kPagesPerExtent);
+      for (uint64_t page = start; page < end; ++page) {
+        left &= ~(uint64_t{1} << (page % kPagesPerExtent));
+      }
+    }
+    hide(index, left);
+    const auto count = static_cast<uint64_t>(std::popcount(extent.pages));
+    pages_ -= count;
+    cache_.removed(count * kPageSize);
+  } else {
+    unpublish(index, extent);
+  }
+  cache_.unlist(extent);
+  no_longer_used(index * kPagesPerExtent / kWordsPerPage);
+}
+
+/// Words that are gone read as "never filled"; numbers go on, so that none comes back.
+void CachedFile::no_longer_used(uint64_t words) {
+  const auto place = words_.find(words);
+  if (--place->second != 0) return;
+  punch(kWordsStart + words * kPageSize, kPageSize);
+  words_.erase(place);
   cache_.removed(kPageSize);
+}
+
+void CachedFile::drop_extent(const CachedExtent::Place& place) {
+  const std::lock_guard lock(mutex_);
+  const bool dropped = place.floor != floor_;
+  Extents* extents = &extents_;
+  if (dropped) {
+    const auto of_then =
+        std::find_if(dropped_.begin(), dropped_.end(),
+                     [&place](const Dropped& candidate) { return candidate.floor == place.floor; });
+    if (of_then == dropped_.end()) return;
+    extents = &of_then->extents;
+  }
+  const auto found = extents->find(place.index);
+  if (found == extents->end()) return;
+  if (!dropped) {
+    cache_.evicted_bytes.add(static_cast<uint64_t>(std::popcount(found->second.pages)) * kPageSize);
+  }
+  forget(place.index, found->second, dropped);
+  extents->erase(found);
+}
+
+bool CachedFile::punch_some() {
+  const std::lock_guard lock(mutex_);
+  while (!dropped_.empty() && dropped_.front().extents.empty()) dropped_.pop_front();
+  if (dropped_.empty()) return false;
+  Extents& extents = dropped_.front().extents;
+  const auto first = extents.begin();
+  forget(first->first, first->second, true);
+  extents.erase(first);
+  return true;
+}
+
+/// Of the next fill. After so many that they begin anew, nothing of before may be taken for valid.
+void CachedFile::next_number() {
+  if (++number_ < (uint32_t{1} << 31)) return;
+  for (Dropped& dropped : dropped_) {
+    for (auto& [index, extent] : dropped.extents) forget(index, extent, true);
+  }
+  dropped_.clear();
+  for (auto& [index, extent] : extents_) forget(index, extent, false);
+  extents_.clear();
+  number_ = 1;
+  floor_ = 0;
+  header().floor.store(0, std::memory_order_relaxed);
 }
 
 void CachedFile::sweep() {
   const std::lock_guard lock(mutex_);
-  uint64_t known = (1 + words_.size()) * kPageSize;
-  for (const auto& [index, extent] : extents_) {
-    known += static_cast<uint64_t>(std::popcount(extent.pages)) * kPageSize;
-  }
+  uint64_t known = (1 + words_.size() + pages_) * kPageSize;
   for (const auto& fill : in_flight_) known += fill->bytes();
   if (CacheStore::held(store_) <= known + kMaxStray) return;
   // Whoever it was, he may have more than is his share, and all of it is nobody's.
@@ -491,7 +558,15 @@ void CachedFile::drop_all_locked() {
   // Fills under way may bring what was before.
   ++epoch_;
   doubted_from_ = Clock::time_point::max();
-  for (auto& [index, extent] : extents_) unpublish(index, extent);
+  if (extents_.empty()) return;
+  dropped_.push_back({floor_, std::move(extents_)});
+  extents_.clear();
+  floor_ = number_ << 1;
+  header().floor.store(floor_, std::memory_order_relaxed);
+  // Release: partner of the client's acquire fence after its copy. Who sees anything of what is
+  // filled from now on in one of those pages sees that the floor has changed.
+  std::atomic_thread_fence(std::memory_order_release);
+  cache_.punch_later(shared_from_this());
 }
 
 void CachedFile::drop_all() {

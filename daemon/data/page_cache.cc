@@ -63,7 +63,9 @@ MemoryState memory_state() {
 }  // namespace
 
 PageCache::PageCache(std::unique_ptr<CacheStore> store, uint64_t budget, gluster::Mounts& mounts)
-    : store_(std::move(store)), budget_(budget), limit_(budget), mounts_(mounts) {}
+    : store_(std::move(store)), budget_(budget), limit_(budget), mounts_(mounts) {
+  if (enabled()) punching_.post([] {});  // who needs it may be unable to start its thread
+}
 
 std::shared_ptr<CachedFile> PageCache::open(const std::shared_ptr<gluster::Inode>& inode) {
   if (!enabled()) return nullptr;
@@ -96,13 +98,51 @@ std::shared_ptr<CachedFile> PageCache::find_or_make(const std::shared_ptr<gluste
   return file;
 }
 
-void PageCache::list(const std::shared_ptr<CachedFile>& file, uint64_t index,
+void PageCache::list(const std::shared_ptr<CachedFile>& file, uint64_t index, uint32_t floor,
                      CachedExtent& extent) {
   const std::lock_guard lock(mutex_);
-  extent.place = cold_.insert(cold_.end(), {file, index, false});
+  extent.place = cold_.insert(cold_.end(), {file, index, floor});
   extent.listed = true;
   extent.hot = false;
   extent.since = std::chrono::steady_clock::now();
+}
+
+void PageCache::unlist(CachedExtent& extent) {
+  if (!extent.listed) return;
+  const std::lock_guard lock(mutex_);
+  extent.listed = false;
+  // Else it is somebody's who is about to drop it.
+  if (!extent.place->going) (extent.hot ? hot_ : cold_).erase(extent.place);
+}
+
+void PageCache::punch_later(const std::shared_ptr<CachedFile>& file) noexcept {
+  try {
+    {
+      const std::lock_guard lock(mutex_);
+      dropping_.push_back(file);
+    }
+    punching_.post([this] {
+      while (punch_some()) {
+      }
+    });
+  } catch (const std::exception& e) {  // out of memory: it goes as what is cold does
+    spdlog::warn("event=cache-punch-later error=\"{}\"", e.what());
+  }
+}
+
+bool PageCache::punch_some() {
+  std::shared_ptr<CachedFile> file;
+  {
+    const std::lock_guard lock(mutex_);
+    if (dropping_.empty()) return false;
+    file = dropping_.front().lock();
+    if (!file) dropping_.pop_front();
+  }
+  if (!file || file->punch_some()) return true;
+  const std::lock_guard lock(mutex_);
+  // What it has dropped meanwhile has a place of its own.
+  if (!dropping_.empty() && dropping_.front().lock() == file) dropping_.pop_front();
+  return true;
 }
 
 void PageCache::promote(CachedExtent& extent) {
@@ -140,11 +180,9 @@ void PageCache::give_back(FillBuffer buffer, uint64_t bytes) {
 }
 
 bool PageCache::make_room(uint64_t bytes) {
-  return make_room(bytes, limit_.load(std::memory_order_relaxed));
-}
-
-bool PageCache::make_room(uint64_t bytes, uint64_t budget) {
-  while (used_.load(std::memory_order_relaxed) + bytes > budget) {
+  const uint64_t limit = limit_.load(std::memory_order_relaxed);
+  while (used_.load(std::memory_order_relaxed) + bytes > limit) {
+    if (punch_some()) continue;
     std::list<CachedExtent::Place> going;
     {
       const std::lock_guard lock(mutex_);
@@ -157,7 +195,7 @@ bool PageCache::make_room(uint64_t bytes, uint64_t budget) {
       going.front().going = true;
     }
     // Not under the lock: a file's own comes before it.
-    going.front().file->drop_extent(going.front().index);
+    going.front().file->drop_extent(going.front());
   }
   return true;
 }
@@ -172,13 +210,12 @@ std::vector<std::shared_ptr<CachedFile>> PageCache::all() {
 }
 
 void PageCache::drop() {
-  make_room(0, 0);
-  // What was filled meanwhile, and what is on its way.
   for (const auto& file : all()) file->drop_all();
 }
 
 void PageCache::tick() {
   if (!enabled()) return;
+  punching_.serve_waiting();
   const MemoryState memory = memory_state();
   if (memory.total != 0) {
     const uint64_t used = used_.load(std::memory_order_relaxed);
@@ -213,7 +250,7 @@ void PageCache::forget(const std::shared_ptr<CachedFile>& file) {
       }
     }
   }
-  for (const auto& place : going) file->drop_extent(place.index);
+  for (const auto& place : going) file->drop_extent(place);
 }
 
 void PageCache::forget_coldest() {

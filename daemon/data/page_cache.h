@@ -11,6 +11,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <list>
 #include <memory>
@@ -21,6 +22,7 @@
 #include "common/page_cache.h"
 #include "daemon/data/cache_store.h"
 #include "daemon/gluster/mount.h"
+#include "daemon/gluster/worker.h"
 #include "daemon/stats/counters.h"
 #include "daemon/stats/snapshot.h"
 
@@ -58,6 +60,7 @@ struct CachedExtent {
   struct Place {
     std::shared_ptr<CachedFile> file;
     uint64_t index;
+    uint32_t floor;      // the file's when it was filled
     bool going = false;  // taken out of its list to be dropped
   };
   std::list<Place>::iterator place{};  // while listed; under the cache's mutex
@@ -110,8 +113,11 @@ class CachedFile final : public gluster::WriterListener,
 
   /// A program has read this piece.
   void touched(uint64_t extent);
-  void drop_extent(uint64_t index);
+  void drop_extent(const CachedExtent::Place& place);
+  /// All of it, at once; its memory is for punch_some().
   void drop_all();
+  /// Gives back the memory of one piece of what was dropped. False if there is none.
+  bool punch_some();
   /// Takes back memory that readers got by touching holes, if that is much.
   void sweep();
 
@@ -125,6 +131,12 @@ class CachedFile final : public gluster::WriterListener,
   };
 
   using Fills = std::vector<std::shared_ptr<FillIo>>;
+  using Extents = std::unordered_map<uint64_t, CachedExtent>;
+  /// What was dropped, and still has its memory.
+  struct Dropped {
+    uint32_t floor;  // under which it was filled
+    Extents extents;
+  };
   void plan(PageRange range, uint64_t wanted_end, uint64_t size,
             const std::shared_ptr<Waiting>& waiter, Fills& fills);
   bool have_words(PageRange range);
@@ -137,6 +149,10 @@ class CachedFile final : public gluster::WriterListener,
   /// attributes are the same.
   Clock::time_point doubted_from(Clock::time_point now) const;
   void unpublish(uint64_t index, CachedExtent& extent);
+  void hide(uint64_t index, uint64_t pages);
+  void forget(uint64_t index, CachedExtent& extent, bool dropped);
+  void no_longer_used(uint64_t words);
+  void next_number();
   void overwrite(uint64_t index, CachedExtent& extent, uint64_t offset, uint64_t length,
                  const std::byte* bytes);
   void drop_all_locked();
@@ -160,9 +176,12 @@ class CachedFile final : public gluster::WriterListener,
   // By page of words: it has memory, so that storing cannot fault, and is needed by so many
   // extents.
   std::unordered_map<uint64_t, uint32_t> words_;
-  std::unordered_map<uint64_t, CachedExtent> extents_;
+  Extents extents_;
+  std::deque<Dropped> dropped_;  // the first the longest ago
+  uint64_t pages_ = 0;           // of both, as the budget counts them
   std::vector<std::shared_ptr<FillIo>> in_flight_;
   uint32_t number_ = 0;  // of the last fill
+  uint32_t floor_ = 0;   // the header's
   uint64_t epoch_ = 0;   // raised by everything that makes pages wrong
   bool armed_ = false;
   bool owned_ = false;  // never together with armed_
@@ -191,7 +210,7 @@ class PageCache {
   /// The cache of that file, see CachedFile::use(); null if there is none to be had.
   std::shared_ptr<CachedFile> open(const std::shared_ptr<gluster::Inode>& inode);
 
-  /// Forgets every page of every file.
+  /// Forgets every page of every file at once; their memory is given back soon.
   void drop();
   /// Once a second: keeps within what the host's memory allows, and forgets unmounted files.
   void tick();
@@ -211,8 +230,13 @@ class PageCache {
   void file_gone() { open_files_.fetch_sub(1, std::memory_order_relaxed); }
   void added(uint64_t bytes) { used_.fetch_add(bytes, std::memory_order_relaxed); }
   void removed(uint64_t bytes) { used_.fetch_sub(bytes, std::memory_order_relaxed); }
-  void list(const std::shared_ptr<CachedFile>& file, uint64_t index, CachedExtent& extent);
+  void list(const std::shared_ptr<CachedFile>& file, uint64_t index, uint32_t floor,
+            CachedExtent& extent);
+  /// Before the extent goes.
+  void unlist(CachedExtent& extent);
   void promote(CachedExtent& extent);
+  /// Has the memory of what the file has dropped given back, by a thread that may wait.
+  void punch_later(const std::shared_ptr<CachedFile>& file) noexcept;
   /// Of at least `bytes` <= kMaxFillBytes, with anything in it; throws std::bad_alloc.
   FillBuffer take_buffer(uint64_t bytes);
   /// `bytes` as it was taken; nullptr is nothing.
@@ -224,7 +248,7 @@ class PageCache {
  private:
   std::shared_ptr<CachedFile> find_or_make(const std::shared_ptr<gluster::Inode>& inode);
   std::vector<std::shared_ptr<CachedFile>> all();
-  bool make_room(uint64_t bytes, uint64_t budget);
+  bool punch_some();
   void forget(const std::shared_ptr<CachedFile>& file);
   void forget_coldest();
 
@@ -241,9 +265,11 @@ class PageCache {
   std::unordered_map<const gluster::Inode*, std::weak_ptr<CachedFile>> files_;
   std::list<CachedExtent::Place> cold_;  // filled once; in the order of that
   std::list<CachedExtent::Place> hot_;   // read again later; the least recently read first
+  std::deque<std::weak_ptr<CachedFile>> dropping_;  // have dropped what still has its memory
 
   std::mutex buffers_mutex_;  // nothing is locked under it
   std::vector<FillBuffer> buffers_;
+  gluster::Worker punching_{"cache-punch", 1};
 };
 
 }  // namespace booster::daemon::data

@@ -31,6 +31,7 @@ inline constexpr Count kCounts[] = {
     {"Cached.AProgramThatCutsAFileByItsNameSeesThatItself", "", 3, 20, 0},
     {"Cached.WhoeverCutsAFileAllTheTimeDoesNotEndTheDaemon", "", 5, 60, 0},
     {"SmallCache.WhatIsTooMuchGoesAndNobodySeesAWrongByte", "", 5, 60, 0},
+    {"LargeCache.WhatIsFilledWhileDroppedMemoryGoesStays", "", 3, 30, 0},
     {"CachedOnTwoHosts.WhatAnotherHostClosedIsSeenWithinASecond", "", 10, 100, 0},
     {"CachedOnTwoHosts.WhoOwnsAFileSeesNoZerosBehindWhatAnotherHostMadeLonger", "", 3, 30, 0},
     {"CachedOnTwoHosts.AnOpenShowsWhatAnotherHostHasClosed", "", 20, 200, 0},
