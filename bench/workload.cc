@@ -41,6 +41,7 @@ struct Options {
   std::string file;    // its name, or for procs the beginning of it
   uint64_t bytes = 0;  // of the file
   uint64_t calls = 0;  // for those that are measured by calls
+  uint64_t step = 0;   // bytes of a call, for those that have no size in their names
   uint64_t seed = 1;
   int processes = 1;
 };
@@ -80,6 +81,13 @@ void fill_buffer(void* buffer, size_t length, uint64_t offset, uint64_t version)
 
 /// One word of each 4 KiB, or the measuring would cost more than what is measured.
 void expect(const void* buffer, size_t length, uint64_t offset) {
+  if (length < kSmall && offset % kSmall != 0) return;
+  if (length < kSmall) {
+    uint64_t word = 0;
+    std::memcpy(&word, buffer, sizeof word);
+    if (word != word_at(offset, 0)) fail("wrong bytes at offset " + std::to_string(offset));
+    return;
+  }
   for (size_t at = 0; at < length; at += kSmall) {
     const size_t where = at + (offset / kSmall % (kSmall / 8)) * 8;
     uint64_t word = 0;
@@ -217,6 +225,28 @@ int cold_read(const Options& options, size_t step) {
     read_through(*file, options.bytes, step, buffer.get());
   });
   return report(measured, options.bytes);
+}
+
+/// One pass of a program, in calls of options.step bytes.
+int read_once(const Options& options) {
+  const Buffer buffer(new char[options.step]);
+  return report(measure([&] {
+                  const auto file = open_file(options.file, Open::kRead);
+                  read_through(*file, options.bytes, options.step, buffer.get());
+                }),
+                options.bytes);
+}
+
+/// Several programs that read the same file at the same time.
+int read_together(const Options& options) {
+  const auto work = [&](int) {
+    const Buffer buffer(new char[options.step]);
+    const auto file = open_file(options.file, Open::kRead);
+    read_through(*file, options.bytes, options.step, buffer.get());
+  };
+  return report(measure_in_processes(
+                    options.processes, [&](int) { start_io(options.where); }, work),
+                options.bytes * static_cast<uint64_t>(options.processes));
 }
 
 int cold_pread(const Options& options) {
@@ -405,7 +435,7 @@ uint64_t number(const std::string& text) {
 
 int run(const std::vector<std::string>& arguments) {
   if (arguments.size() < 2 || arguments.size() % 2 != 0) {
-    fail("usage: NAME WHERE [file|bytes|calls|seed|processes VALUE]…");
+    fail("usage: NAME WHERE [file|bytes|calls|step|seed|processes VALUE]…");
   }
   Options options;
   for (size_t i = 2; i < arguments.size(); i += 2) {
@@ -417,6 +447,8 @@ int run(const std::vector<std::string>& arguments) {
       options.bytes = number(value);
     } else if (key == "calls") {
       options.calls = number(value);
+    } else if (key == "step") {
+      options.step = number(value);
     } else if (key == "seed") {
       options.seed = number(value);
     } else if (key == "processes") {
@@ -434,6 +466,8 @@ int run(const std::vector<std::string>& arguments) {
       {"cold-read-4k-seq", [](const Options& o) { return cold_read(o, kSmall); }},
       {"cold-read-1m-seq", [](const Options& o) { return cold_read(o, kLarge); }},
       {"cold-pread-4k-rand", cold_pread},
+      {"read-once", read_once},
+      {"read-together", read_together},
       {"write-4k-seq", [](const Options& o) { return write_through(o, kSmall); }},
       {"write-1m-seq", [](const Options& o) { return write_through(o, kLarge); }},
       {"write-200b", [](const Options& o) { return write_through(o, 200); }},

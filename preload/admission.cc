@@ -3,6 +3,7 @@
 #include <fcntl.h>
 
 #include "preload/boosted_write.h"
+#include "preload/cache_view.h"
 #include "preload/handle.h"
 #include "preload/process.h"
 #include "preload/write_delegation.h"
@@ -41,6 +42,69 @@ void observe(Description::Cost& cost, long moved, uint64_t us) {
   cost.moved.fetch_add(bytes, std::memory_order_relaxed);
   const uint64_t copy_us = memory_us(bytes);
   if (us > copy_us) cost.waited_us.fetch_add(us - copy_us, std::memory_order_relaxed);
+}
+
+/// A look at each read costs a fifth of a microsecond, which short ones from memory would feel.
+/// When so many bytes in a row, in so many calls at least, came from memory, twice as much as FUSE
+/// fetches at once, so many calls are left to the kernel unseen, of so many bytes at most...
+constexpr uint32_t kCloselyBytes = 256 << 10;
+constexpr uint32_t kCloselyCalls = 64;
+constexpr uint32_t kUnseen = 256;
+constexpr uint64_t kUnseenBytes = 512 << 10;
+/// ...and taken for what they were meant to be if they took no longer, all together, than this and
+/// five quarters of the shortest time so far. Else the program may have waited for trips.
+constexpr uint64_t kUnseenUs = 50;
+
+/// Whether the calls that nobody has looked at, of `length` bytes each, took `took_us` together as
+/// they do when they come from memory, with what the program does between them.
+bool as_expected(Description::Cost& cost, uint32_t calls, uint64_t length, uint64_t took_us) {
+  const uint64_t now_ns = took_us * 1000 / calls;
+  const auto known_ns = static_cast<uint64_t>(cost.pace_ns.load(std::memory_order_relaxed));
+  const auto known_length = static_cast<uint64_t>(cost.pace_length.load(std::memory_order_relaxed));
+  if (known_ns == 0 || known_length != length || now_ns < known_ns) {
+    constexpr uint64_t kMost = UINT32_MAX;
+    cost.pace_ns.store(static_cast<uint32_t>(now_ns < kMost ? now_ns : kMost),
+                       std::memory_order_relaxed);
+    cost.pace_length.store(static_cast<uint32_t>(length), std::memory_order_relaxed);
+    return known_ns != 0 && known_length == length;
+  }
+  return took_us <= kUnseenUs + known_ns * calls * 5 / 4 / 1000;
+}
+
+/// Decides whether the next reads are looked at. This one ended at `now_us` and took `us`.
+void look_away(Description& description, const Call& call, long result, uint64_t us,
+               uint64_t now_us) {
+  Description::Cost& cost = description.cost;
+  std::atomic<uint32_t>& closely = cost.closely;
+  const uint64_t length = call.length;
+  if (length > kUnseenBytes / 2) return;
+  const uint64_t least = kCloselyCalls * length;
+  const auto watched = static_cast<uint32_t>(least < kCloselyBytes ? kCloselyBytes : least);
+  if (const uint32_t away = cost.away.load(std::memory_order_relaxed); away != 0) {
+    cost.away.store(0, std::memory_order_relaxed);
+    cost.moved.fetch_add(away * length, std::memory_order_relaxed);
+    const uint64_t took_us = now_us - us - cost.away_us.load(std::memory_order_relaxed);
+    if (!as_expected(cost, away, length, took_us))
+      closely.store(watched, std::memory_order_relaxed);
+  }
+  const bool in_order = description.reading.in_order.load(std::memory_order_relaxed);
+  if (us > memory_us(length) || result != static_cast<long>(length) || !in_order) {
+    closely.store(watched, std::memory_order_relaxed);
+    return;
+  }
+  if (uint32_t left = closely.load(std::memory_order_relaxed); left != 0) {
+    if (left > watched) left = watched;  // the first one
+    closely.store(left > length ? left - static_cast<uint32_t>(length) : 0,
+                  std::memory_order_relaxed);
+    return;
+  }
+  const uint64_t fit = kUnseenBytes / length;
+  const auto next = static_cast<uint32_t>(fit < kUnseen ? fit : kUnseen);
+  if (description.inode->view.load(std::memory_order_relaxed) != nullptr) return;
+  cost.away.store(next, std::memory_order_relaxed);
+  cost.away_us.store(now_us, std::memory_order_relaxed);
+  cost.away_views.store(g_views_made.load(std::memory_order_relaxed), std::memory_order_relaxed);
+  cost.unseen.store(next, std::memory_order_relaxed);
 }
 
 /// Whether a file that is read is worth its page cache; `warm`: since the kernel has all of it.
@@ -94,18 +158,21 @@ Reason refusal(const Inode& inode, const Call& call) {
   return Reason::kNone;
 }
 
-void note_kernel_read(Description& description, const Call& call, long result, uint64_t us) {
+void note_kernel_read(Description& description, const Call& call, long result, uint64_t us,
+                      uint64_t now_us) {
   Description::Reading& reading = description.reading;
+  const bool was_away = description.cost.away.load(std::memory_order_relaxed) != 0;
   if (call.offset != kSequential) {
     const auto start = static_cast<uint64_t>(call.offset);
     const bool in_order = start == reading.next_offset.load(std::memory_order_relaxed);
-    reading.in_order.store(in_order, std::memory_order_relaxed);
+    if (!was_away) reading.in_order.store(in_order, std::memory_order_relaxed);
     reading.next_offset.store(start + (result > 0 ? static_cast<uint64_t>(result) : 0),
                               std::memory_order_relaxed);
   }
   observe(description.cost, result, us);
   // The kernel has not had it after all.
   if (us > memory_us(call.length)) reading.warm.store(false, std::memory_order_relaxed);
+  look_away(description, call, result, us, now_us);
 }
 
 void note_kernel_write(Description& description, long result, uint64_t us) {

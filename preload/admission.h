@@ -13,8 +13,10 @@
 
 namespace booster::preload {
 
-/// The kernel has done a call of `description`, moved `result` bytes, or -errno, and took `us`.
-void note_kernel_read(Description& description, const Call& call, long result, uint64_t us);
+/// The kernel has done a call of `description`, moved `result` bytes, or -errno, and took `us`,
+/// until `now_us`.
+void note_kernel_read(Description& description, const Call& call, long result, uint64_t us,
+                      uint64_t now_us);
 void note_kernel_write(Description& description, long result, uint64_t us);
 
 /// Asks for the delegation that would serve such calls, if that pays by now. kNone: the next call

@@ -11,6 +11,7 @@
 namespace booster::preload {
 
 constinit std::atomic<uint32_t> g_view_count{0};
+constinit std::atomic<uint32_t> g_views_made{0};
 
 using common::kDataStart;
 using common::kPageSize;
@@ -124,6 +125,7 @@ CacheView* map_view(int fd, uint64_t bytes, uint32_t slot) {
   view->slot = slot;
   view->older = nullptr;
   g_view_count.fetch_add(1, std::memory_order_relaxed);
+  g_views_made.fetch_add(1, std::memory_order_relaxed);
   return view;
 }
 

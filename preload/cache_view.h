@@ -13,6 +13,8 @@ namespace booster::preload {
 
 /// How many of them this process has.
 extern std::atomic<uint32_t> g_view_count;
+/// How many it has ever had, of files that were the kernel's before.
+extern std::atomic<uint32_t> g_views_made;
 
 struct CacheView {
   uint32_t index = 0;

@@ -97,8 +97,21 @@ bool FileTable::leave_unseen(int fd, size_t length) {
   constexpr uint64_t kCount = uint64_t{0xffffffff} << 8;
   Word* entry = word(fd, true);
   if (entry == nullptr || length >> 10 >= kUnseenKib) return false;
-  uint64_t seen = entry->load(std::memory_order_relaxed);
+  // Acquire: partner of the release by which it became tracked.
+  uint64_t seen = entry->load(std::memory_order_acquire);
+  if (kind_of(seen) == kTracked) {
+    // Not held: it may be another file's by now, of which a read more or less is left to the kernel.
+    Description::Cost& cost = descriptions_.at(index_of(seen)).cost;
+    const uint32_t left = cost.unseen.load(std::memory_order_relaxed);
+    if (left == 0 || cost.away_views.load(std::memory_order_relaxed) !=
+                         g_views_made.load(std::memory_order_relaxed)) {
+      return false;
+    }
+    cost.unseen.store(left - 1, std::memory_order_relaxed);
+    return true;
+  }
   if (kind_of(seen) != kUnknown && kind_of(seen) != kOpened) return false;
+  if (g_view_count.load(std::memory_order_relaxed) != 0) return false;
   // Until it is tracked, a word's index is the count. A count that is lost to a race is no loss.
   const uint32_t asked = index_of(seen) + static_cast<uint32_t>(length >> 10) + 1;
   if (asked > kUnseenKib + 2) return false;

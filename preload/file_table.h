@@ -120,9 +120,25 @@ struct Description {
     std::atomic<uint64_t> look_at{0};    // `moved` at which the size of the file is looked at again
     std::atomic<uint32_t> slow_write_us{0};  // of the last ones
 
+    /// Reads that the kernel has from memory are looked at now and then only (admission.cc): so
+    /// many more are left to it unseen, of `away` since `away_us`, if g_views_made is still the
+    /// same.
+    std::atomic<uint32_t> unseen{0};
+    std::atomic<uint32_t> away{0};
+    std::atomic<uint64_t> away_us{0};
+    std::atomic<uint32_t> away_views{0};
+    /// Not before so many bytes have been looked at.
+    std::atomic<uint32_t> closely{UINT32_MAX};
+    /// The shortest time of a call of so many bytes when nobody looked; 0: not known.
+    std::atomic<uint32_t> pace_ns{0};
+    std::atomic<uint32_t> pace_length{0};
+
     void reset() {
       for (auto* each : {&moved, &waited_us, &look_at}) each->store(0, std::memory_order_relaxed);
-      slow_write_us.store(0, std::memory_order_relaxed);
+      for (auto* each : {&slow_write_us, &unseen, &away, &pace_ns}) {
+        each->store(0, std::memory_order_relaxed);
+      }
+      closely.store(UINT32_MAX, std::memory_order_relaxed);
     }
   };
   Cost cost;

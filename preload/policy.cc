@@ -37,6 +37,30 @@ bool may_change(Reason reason) {
   return reason == Reason::kTooLittle || reason == Reason::kNotAlone || reason == Reason::kNoDaemon;
 }
 
+/// A longer read is done by the kernel in pieces, so that booster can take it over in the middle:
+/// the first of so many bytes, then of twice as many each time, up to kMostPiece.
+constexpr size_t kFirstPiece = 1 << 20;
+constexpr size_t kMostPiece = 16 << 20;
+
+/// Whether nobody can tell that the kernel is asked more than once: who shares the description
+/// could find its offset in the middle.
+bool may_split(const Description& description, const Call& call) {
+  return call.count == 1 && call.length > kFirstPiece && !settings().eager &&
+         (call.offset != kSequential ||
+          (description.own && !description.shared.load(std::memory_order_relaxed)));
+}
+
+/// What follows the first `done` bytes, of which `most` at most. `vector` is where it goes.
+Call part_of(const Call& call, size_t done, size_t most, iovec& vector) {
+  Call part = call;
+  part.length = call.length - done < most ? call.length - done : most;
+  if (done == 0 && part.length == call.length) return part;
+  vector = {static_cast<char*>(call.vectors->iov_base) + done, part.length};
+  part.vectors = &vector;
+  if (call.offset != kSequential) part.offset += static_cast<int64_t>(done);
+  return part;
+}
+
 /// Bytes or -errno.
 long read(Description& description, const Call& call) {
   long result = 0;
@@ -48,15 +72,29 @@ long read(Description& description, const Call& call) {
     if (reason == Reason::kNone) reason = boosted_read(description, call, result);
     if (reason == Reason::kNone) return result;
   }
-  const Inode& inode = *description.inode;
-  settle(*description.inode);
-  catch_up(inode, call.fd);
-  const uint64_t start = raw::now_us();
-  result = kernel_call(call);
-  note_kernel_read(description, call, result, raw::now_us() - start);
-  if (!eager) reason = ask_to_read(description, call, reason);
-  count(reason == Reason::kNone ? Reason::kPending : reason, result);
-  return result;
+  size_t piece = may_split(description, call) ? kFirstPiece : call.length;
+  size_t done = 0;
+  while (true) {
+    iovec vector;
+    const Call part = part_of(call, done, piece, vector);
+    settle(*description.inode);
+    catch_up(*description.inode, call.fd);
+    const uint64_t start = raw::now_us();
+    result = kernel_call(part);
+    const uint64_t end = raw::now_us();
+    note_kernel_read(description, part, result, end - start, end);
+    if (!eager) reason = ask_to_read(description, part, reason);
+    count(reason == Reason::kNone ? Reason::kPending : reason, result);
+    if (raw::is_error(result)) return done > 0 ? static_cast<long>(done) : result;
+    done += static_cast<size_t>(result);
+    if (static_cast<size_t>(result) < part.length || done == call.length) break;
+    if (reason == Reason::kNone) {
+      reason = boosted_read(description, part_of(call, done, call.length, vector), result);
+      if (reason == Reason::kNone) return static_cast<long>(done) + (result > 0 ? result : 0);
+    }
+    if (piece < kMostPiece) piece *= 2;
+  }
+  return static_cast<long>(done);
 }
 
 /// The same.
@@ -117,10 +155,9 @@ void wait_while_ending(int fd) {
 bool transfer(Direction direction, int fd, const iovec* vectors, int count, int64_t offset,
               int rwf_flags, ssize_t& result, bool cancellable) {
   if (g_files.kind(fd) == FileTable::kForeign) return false;
-  // What this process has not written through booster it may read through the kernel unseen; nor
-  // may it show newer bytes than the page cache of a file that is read through another descriptor.
+  // What this process has not written through booster it may read through the kernel unseen, if it
+  // has not seen newer bytes in the page cache of a file that is read through another descriptor.
   if (direction == Direction::kRead && count == 1 && !settings().eager && !maybe_dirty() &&
-      g_view_count.load(std::memory_order_relaxed) == 0 &&
       g_files.leave_unseen(fd, vectors->iov_len)) {
     return false;
   }

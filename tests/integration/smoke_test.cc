@@ -37,6 +37,48 @@ TEST(Smoke, CatReadsThroughTheDaemon) {
   EXPECT_GT(daemon.boosted_read_bytes(), bytes.size() / 2);
 }
 
+/// As f.read() does, and many that load a file: once it is clear that it is cold.
+TEST(Smoke, OneLongReadIsBoostedFromWithin) {
+  Daemon daemon;
+  ScratchDir dir;
+  const std::string bytes = pattern(64 << 20, 5);
+  const std::string path = dir.file("data");
+  write_file(path, bytes);
+  const std::string script = R"(
+import os, sys
+fd = os.open(sys.argv[1], os.O_RDONLY)
+data = os.read(fd, 1 << 30) if sys.argv[2] == 'read' else os.pread(fd, 1 << 30, 12345)
+assert os.lseek(fd, 0, os.SEEK_CUR) == (len(data) if sys.argv[2] == 'read' else 0)
+while data: data = data[os.write(1, data[:1 << 24]):]
+)";
+  for (const auto& [call, start] : {std::pair{"read", 0}, std::pair{"pread", 12345}}) {
+    forget(path);
+    ASSERT_EQ(run({boosterctl_path(), "cache", "drop"}, kPlain).status, 0);
+    const uint64_t before = daemon.boosted_read_bytes();
+    const RunResult result = run({"python3", "-c", script, path, call}, kAsUsersDo);
+    EXPECT_EQ(result.status, 0) << result.err;
+    EXPECT_TRUE(result.out == bytes.substr(static_cast<size_t>(start))) << call;
+    EXPECT_GT(daemon.boosted_read_bytes() - before, bytes.size() / 2) << call;
+  }
+}
+
+/// Short reads of what the kernel has are looked at now and then only, and seen when that ends.
+TEST(Smoke, AProgramThatReadsOnIntoWhatIsColdIsBoosted) {
+  Daemon daemon;
+  ScratchDir dir;
+  constexpr size_t kWarm = 16 << 20;
+  const std::string bytes = pattern(64 << 20, 6);
+  const std::string path = dir.file("data");
+  write_file(path, bytes);
+  forget(path);
+  const RunResult warm = run({"head", "-c", std::to_string(kWarm), path}, kPlain);
+  ASSERT_EQ(warm.status, 0) << warm.err;
+  const RunResult result = run({"dd", "if=" + path, "bs=4k", "status=none"}, kAsUsersDo);
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_TRUE(result.out == bytes);
+  EXPECT_GT(daemon.boosted_read_bytes(), (bytes.size() - kWarm) / 2);
+}
+
 TEST(Smoke, WithoutADaemonEverythingGoesThroughFuse) {
   ScratchDir dir;
   const std::string bytes = pattern(1 << 20, 3);
