@@ -100,7 +100,8 @@ bool FileTable::leave_unseen(int fd, size_t length) {
   // Acquire: partner of the release by which it became tracked.
   uint64_t seen = entry->load(std::memory_order_acquire);
   if (kind_of(seen) == kTracked) {
-    // Not held: it may be another file's by now, of which a read more or less is left to the kernel.
+    // Not held: it may be another file's by now, of which a read more or less is left to the
+    // kernel.
     Description::Cost& cost = descriptions_.at(index_of(seen)).cost;
     const uint32_t left = cost.unseen.load(std::memory_order_relaxed);
     if (left == 0 || cost.away_views.load(std::memory_order_relaxed) !=
