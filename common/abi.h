@@ -76,7 +76,15 @@ enum class Op : uint32_t {
   // their disks. `length` and `offset` are 0.
   kSync = 4,
   kDataSync = 5,
+  // payload <- cache <- file, for long reads in order: answered with as many bytes from `offset` on
+  // as come from the bricks for it, which are put into the page cache after that; fewer, or none,
+  // where that has them already, and an error when nothing is valid now. `length` 0 is allowed, and
+  // `ahead` is as for kFill, but the daemon decides how much of it pays.
+  kStream = 6,
 };
+constexpr bool looks_ahead(Op op) {
+  return op == Op::kFill || op == Op::kStream;
+}
 constexpr bool is_sync(Op op) {
   return op == Op::kSync || op == Op::kDataSync;
 }
@@ -90,7 +98,7 @@ struct alignas(64) LaneRequest {
   uint32_t generation;                 // of the handle slot
   uint32_t length;                     // bytes, 1 .. kLanePayload, but see Op
   uint64_t offset;                     // offset + length <= INT64_MAX
-  uint32_t ahead;                      // for kFill: bytes, at most kMaxAhead
+  uint32_t ahead;                      // if looks_ahead(op): bytes, at most kMaxAhead
   /// For the syncs: HandleSlot::delegation when it was looked at; answered with kDelegationLost
   /// unless it is the same when the daemon takes the request.
   uint32_t delegation;

@@ -21,6 +21,10 @@ namespace {
 
 constexpr uint32_t kFirstWindow = 128 << 10;
 constexpr uint32_t kMaxWindow = 8 << 20;
+/// Reads in order that are at least so long come by way of a lane, without touching the cache's
+/// pages for the first time.
+constexpr size_t kStreamFrom = 256 << 10;
+constexpr uint32_t kStreamAhead = 16 << 20;
 /// How soon the daemon is asked whether a file is valid again; twice that each time.
 constexpr uint64_t kAskEveryMs = 20;
 constexpr uint64_t kAskSeldomMs = 1000;
@@ -124,6 +128,40 @@ void fetch(Description& description, const CacheView& view, Progress& progress, 
   }
 }
 
+bool is_stream(const Description& description, size_t length) {
+  return length >= kStreamFrom &&
+         (length >= common::kLanePayload ||
+          description.reading.ahead_window.load(std::memory_order_relaxed) != 0);
+}
+
+/// Has the daemon fetch what follows, as much as it thinks right, and copies what comes for it.
+void stream(Description& description, const CacheView& view, Progress& progress) {
+  const SessionRef live = current_session();
+  HandleRef handle;
+  if (!live || &*live != view.session || !copy_handle(description, *live, handle)) return;
+  const size_t got =
+      live->stream(handle, progress.cursor, progress.offset, progress.left, kStreamAhead);
+  progress.offset += got;
+  progress.left -= got;
+}
+
+/// Nobody waits: what was asked for was there.
+void stream_on(Description& description, const CacheView& view, uint64_t from) {
+  // Nothing to do where it has been read before: a look here and there tells.
+  const uint64_t size = view.size();
+  if (from >= size) return;
+  const uint64_t further = from + 2 * uint64_t{kMaxWindow} < size ? from + kMaxWindow : size - 1;
+  if (view.has_all(from, 1) && view.has_all(from + (further - from) / 4, 1) &&
+      view.has_all(further, 1)) {
+    return;
+  }
+  const SessionRef live = current_session();
+  HandleRef handle;
+  if (live && &*live == view.session && copy_handle(description, *live, handle)) {
+    live->fill_ahead(handle, from, kStreamAhead, common::Op::kStream);
+  }
+}
+
 /// What cannot be had from the cache. As long as nobody has the file open for writing FUSE has
 /// nothing that the bricks have not. Bytes, or -errno.
 long rest(Description& description, const CacheView& view, const Call& call, Progress progress) {
@@ -180,10 +218,20 @@ long complete(Description& description, const CacheView& view, const Call& call,
   read_view(view, progress);
   if (progress.left == 0) {
     view.count(slot_of(description, view), offset, length, now_ms);
-    fetch_ahead(description, view, from, window);
+    if (is_stream(description, length)) {
+      stream_on(description, view, offset + length);
+    } else {
+      fetch_ahead(description, view, from, window);
+    }
     return static_cast<long>(length);
   }
-  fetch(description, view, progress, window_of_miss(description, progress, window));
+  if (is_stream(description, length)) {
+    stream(description, view, progress);
+    if (progress.left > 0) read_view(view, progress);
+  }
+  if (progress.left > 0) {
+    fetch(description, view, progress, window_of_miss(description, progress, window));
+  }
   const size_t done = length - progress.left;
   if (done > 0) view.count(slot_of(description, view), offset, done, now_ms);
   if (progress.left == 0) return static_cast<long>(length);

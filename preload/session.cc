@@ -20,6 +20,8 @@ namespace {
 /// How many lanes one call may use at once: enough to keep the bricks busy while bytes are copied,
 /// and leaves lanes to other threads.
 constexpr int kWindow = 4;
+/// The daemon sees to it itself that the bricks are busy.
+constexpr int kStreamWindow = 2;
 /// Lanes that no fsync takes: one volume whose bricks hang must not keep all of them.
 constexpr int kKeptForReads = 2;
 
@@ -187,7 +189,8 @@ bool Session::alive() {
   return !dead_.load(std::memory_order_relaxed);
 }
 
-size_t Session::read(const HandleRef& handle, IoCursor& cursor, uint64_t offset, size_t length) {
+size_t Session::carry(Op op, const HandleRef& handle, IoCursor& cursor, uint64_t offset,
+                      size_t length, uint32_t ahead) {
   struct Piece {
     int lane;
     uint32_t length;
@@ -198,15 +201,20 @@ size_t Session::read(const HandleRef& handle, IoCursor& cursor, uint64_t offset,
   size_t submitted = 0;
   size_t done = 0;
   bool stop = false;  // an answer came up short: what follows it does not count
+  const int most = op == Op::kStream ? kStreamWindow : kWindow;
 
   while (true) {
     bool any = false;
-    while (!stop && submitted < length && in_flight < kWindow) {
+    while (!stop && submitted < length && in_flight < most) {
       const int lane = acquire_lane(in_flight == 0);
       if (lane < 0) break;
       const size_t left = length - submitted;
       const auto part = static_cast<uint32_t>(left < kLanePayload ? left : kLanePayload);
-      submit(lane, Op::kRead, handle, offset + submitted, part, 0, 0);
+      // The rest of this call comes soon for sure.
+      size_t next = left - part > ahead ? left - part : ahead;
+      if (next > common::kMaxAhead) next = common::kMaxAhead;
+      submit(lane, op, handle, offset + submitted, part,
+             common::looks_ahead(op) ? static_cast<uint32_t>(next) : 0, 0);
       window[(first + in_flight++) % kWindow] = {lane, part};
       submitted += part;
       any = true;
@@ -250,7 +258,7 @@ bool Session::fill(const HandleRef& handle, uint64_t offset, uint32_t length, ui
   return filled;
 }
 
-bool Session::fill_ahead(const HandleRef& handle, uint64_t offset, uint32_t ahead) {
+bool Session::fill_ahead(const HandleRef& handle, uint64_t offset, uint32_t ahead, Op op) {
   if (!ahead_lock_.lock_for(0)) return false;
   bool submitted = false;
   if (ahead_lane_ >= 0 && memory_->replies[ahead_lane_].completed.load(std::memory_order_acquire) ==
@@ -261,7 +269,7 @@ bool Session::fill_ahead(const HandleRef& handle, uint64_t offset, uint32_t ahea
   if (ahead_lane_ < 0) {
     ahead_lane_ = acquire_lane(false);
     if (ahead_lane_ >= 0) {
-      submit(ahead_lane_, Op::kFill, handle, offset, 0, ahead, 0);
+      submit(ahead_lane_, op, handle, offset, 0, ahead, 0);
       submitted = true;
     }
   }

@@ -118,7 +118,15 @@ class Session {
 
   /// Reads `length` bytes at `offset` from the bricks. Returns how many there are from the start
   /// without a gap; fewer at the end of the file, after an error, and when the daemon is gone.
-  size_t read(const HandleRef& handle, IoCursor& cursor, uint64_t offset, size_t length);
+  size_t read(const HandleRef& handle, IoCursor& cursor, uint64_t offset, size_t length) {
+    return carry(common::Op::kRead, handle, cursor, offset, length, 0);
+  }
+  /// The same by way of its page cache, up to where that has the bytes already. `ahead` more will
+  /// be read soon.
+  size_t stream(const HandleRef& handle, IoCursor& cursor, uint64_t offset, size_t length,
+                uint32_t ahead) {
+    return carry(common::Op::kStream, handle, cursor, offset, length, ahead);
+  }
 
   /// fsync, or fdatasync, of what was written under `delegation`, and of all before it. False when
   /// the kernel has to be asked.
@@ -132,7 +140,8 @@ class Session {
   bool fill(const HandleRef& handle, uint64_t offset, uint32_t length, uint32_t ahead);
   /// The same for what will be read soon; nobody waits. False when a request of this kind is still
   /// under way.
-  bool fill_ahead(const HandleRef& handle, uint64_t offset, uint32_t ahead);
+  bool fill_ahead(const HandleRef& handle, uint64_t offset, uint32_t ahead,
+                  common::Op op = common::Op::kFill);
   /// A read out of the page cache was served.
   void note_cached(uint32_t slot, uint64_t offset, size_t length, uint64_t now_ms);
   /// A file would be read out of its page cache if it were valid.
@@ -228,6 +237,8 @@ class Session {
   void write_record(const Log& log, const common::LogRecord& record, const raw::FileId& file);
   void replay_log(Log& log);
 
+  size_t carry(common::Op op, const HandleRef& handle, IoCursor& cursor, uint64_t offset,
+               size_t length, uint32_t ahead);
   /// `kept` are left for others.
   int acquire_lane(bool wait, int kept = 0);
   void release_lane(int lane);

@@ -9,6 +9,7 @@
 #include <bit>
 #include <cerrno>
 
+#include "common/copy.h"
 #include "daemon/data/channel.h"
 #include "daemon/data/page_cache.h"
 
@@ -30,8 +31,12 @@ static_assert(kPagesPerExtent == 64);
 constexpr uint64_t kWordsPerPage = kPageSize / sizeof(PageWord);
 /// One request to the bricks.
 constexpr uint64_t kMaxFillPages = kMaxFillBytes / kPageSize;
+constexpr uint64_t kMaxStreamFillPages = kMaxStreamFillBytes / kPageSize;
 /// How much may be on its way ahead of a reader, in requests of a file.
 constexpr size_t kMaxFillsAhead = 32;
+/// The same for streams; and how much of a file may wait to be stored.
+constexpr uint32_t kMaxStreamFillsAhead = 16;
+constexpr size_t kMaxToStore = 24;
 
 /// A file is compared with the bricks this often while it is read...
 constexpr milliseconds kValidateEvery{400};
@@ -59,6 +64,10 @@ constexpr int kDoubt = 4;
 constexpr std::chrono::seconds kNothingIsLater{64};
 /// Memory that readers may get of one file by touching holes, by accident, before it is taken back.
 constexpr uint64_t kMaxStray = 4 << 20;
+
+uint64_t pages_until(uint64_t end, uint64_t size) {
+  return (std::min(end, size) + kPageSize - 1) / kPageSize;
+}
 
 uint64_t to_ms(CachedFile::Clock::time_point time) {
   return static_cast<uint64_t>(
@@ -88,26 +97,33 @@ struct CachedFile::Waiting {
 class CachedFile::FillIo final : public gluster::Io {
  public:
   FillIo(std::shared_ptr<CachedFile> file, PageRange range, uint64_t epoch,
-         Clock::time_point doubted_from, uint64_t size, bool ahead)
+         Clock::time_point doubted_from, uint64_t size, bool ahead, bool stream)
       : file_(std::move(file)),
         range_(range),
         epoch_(epoch),
         doubted_from_(doubted_from),
         size_(size),
-        ahead_(ahead) {}
+        ahead_(ahead),
+        stream_(stream) {}
+  ~FillIo() {
+    if (!buffer_) return;
+    file_->cache_.give_back(std::move(buffer_), bytes());
+    file_->cache_.removed(bytes());
+  }
+  FillIo(const FillIo&) = delete;
+  FillIo& operator=(const FillIo&) = delete;
 
   PageRange range() const { return range_; }
   uint64_t bytes() const { return (range_.end - range_.first) * kPageSize; }
   std::byte* buffer() { return buffer_.get(); }
-  /// The budget counts what is on its way: its buffer now, its pages then.
+  uint64_t offset() const { return range_.first * kPageSize; }
+  /// What of it belongs to the file.
+  uint64_t wanted() const { return std::min(bytes(), size_ > offset() ? size_ - offset() : 0); }
+  /// The budget counts what is on its way, as long as it has a buffer.
   void take_buffer() {
+    begun_ = Clock::now();
     buffer_ = file_->cache_.take_buffer(bytes());
     file_->cache_.added(bytes());
-  }
-  void give_buffer_back() {
-    if (!buffer_) return;
-    file_->cache_.give_back(std::move(buffer_), bytes());
-    file_->cache_.removed(bytes());
   }
   void finished(int64_t result, int /*error*/) noexcept override {
     const std::shared_ptr<CachedFile> file = file_;  // this may go meanwhile
@@ -120,12 +136,69 @@ class CachedFile::FillIo final : public gluster::Io {
   const PageRange range_;
   const uint64_t epoch_;
   const Clock::time_point doubted_from_;
-  const uint64_t size_;   // of the file, when it was begun
-  const bool ahead_;      // when it was begun nobody waited for it
-  bool spoiled_ = false;  // a write has come meanwhile; under the file's mutex
-  FillBuffer buffer_;
-  std::vector<std::shared_ptr<Waiting>> waiting_;  // under the file's mutex
+  const uint64_t size_;  // of the file, when it was begun
+  const bool ahead_;     // when it was begun nobody waited for it
+  const bool stream_;    // who waits for it needs its bytes only
+  Clock::time_point begun_{};
+  FillBuffer buffer_;  // not changed any more when it has arrived
+  // Under the file's mutex:
+  bool spoiled_ = false;  // a write has come meanwhile
+  bool arrived_ = false;
+  int64_t result_ = -1;
+  std::vector<std::shared_ptr<Waiting>> waiting_;
+  std::vector<std::shared_ptr<Stream>> streams_;
 };
+
+/// A reader for whom the beginning of what he asked for is under way.
+struct CachedFile::Stream {
+  Stream(StreamWaiter& w, uint64_t from, uint64_t bytes) : waiter(w), offset(from), length(bytes) {}
+  StreamWaiter& waiter;
+  const uint64_t offset;
+  const uint64_t length;
+  std::vector<std::shared_ptr<FillIo>> fills;  // in order; complete before anything is given
+  // One for each that has not arrived, and one for who is still asking for more.
+  std::atomic<int> missing{1};
+  std::atomic<bool> good{true};
+
+  void arrived(bool ok) {
+    // relaxed: ordered by `missing`.
+    if (!ok) good.store(false, std::memory_order_relaxed);
+    if (missing.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+    waiter.streamed(good.load(std::memory_order_relaxed) ? copy() : -1);
+  }
+
+ private:
+  int64_t copy() {
+    uint64_t done = 0;
+    for (const auto& fill : fills) {
+      const uint64_t within = offset + done - fill->offset();
+      if (within >= fill->wanted()) break;
+      const uint64_t part = std::min(fill->wanted() - within, length - done);
+      common::copy_bytes(waiter.place() + done, fill->buffer() + within, part);
+      done += part;
+    }
+    return static_cast<int64_t>(done);
+  }
+};
+
+void CachedFile::Pace::note(Clock::duration took, bool waited_for) {
+  constexpr uint32_t kLongOnes = 3;
+  constexpr uint32_t kMostNeeded = 4096;
+  // What was once is forgotten slowly.
+  best = best == Clock::duration{} ? took : std::min(best + best / 256, took);
+  if (took > best * 8 / 5) {
+    short_ones = 0;
+    if (++long_ones < kLongOnes || ahead == 0) return;
+    long_ones = 0;
+    --ahead;
+    needed = std::min(needed * 2, kMostNeeded);
+    return;
+  }
+  long_ones = 0;
+  if (!waited_for || took > best * 5 / 4 || ++short_ones < needed) return;
+  short_ones = 0;
+  if (ahead < kMaxStreamFillsAhead) ++ahead;
+}
 
 // --- the file ----------------------------------------------------------------------------------
 
@@ -226,35 +299,46 @@ CachedFile::Clock::time_point CachedFile::doubted_from(Clock::time_point now) co
 
 // --- filling -----------------------------------------------------------------------------------
 
+std::shared_ptr<CachedFile::FillIo> CachedFile::under_way(uint64_t page) const {
+  const auto found = std::find_if(in_flight_.begin(), in_flight_.end(), [page](const auto& fill) {
+    return fill->range().first <= page && page < fill->range().end;
+  });
+  return found == in_flight_.end() ? nullptr : *found;
+}
+
+/// One request for as much of the range, from its start, as is neither there nor under way.
+std::shared_ptr<CachedFile::FillIo> CachedFile::make_fill(PageRange range, uint64_t size,
+                                                          bool ahead, bool stream) {
+  uint64_t end = range.first + 1;
+  uint64_t limit =
+      std::min(range.end, range.first + (stream ? kMaxStreamFillPages : kMaxFillPages));
+  for (const auto& fill : in_flight_) {
+    if (fill->range().first > range.first) limit = std::min(limit, fill->range().first);
+  }
+  while (end < limit && !is_cached(end)) ++end;
+  return std::make_shared<FillIo>(shared_from_this(), PageRange{range.first, end}, epoch_,
+                                  doubted_from(Clock::now()), size, ahead, stream);
+}
+
 void CachedFile::plan(PageRange range, uint64_t wanted_end, uint64_t size,
                       const std::shared_ptr<Waiting>& waiter, Fills& fills) {
   uint64_t page = range.first;
   while (page < range.end) {
     // What follows what is waited for comes in the same request where it can.
     const std::shared_ptr<Waiting> waiting = page < wanted_end ? waiter : nullptr;
-    const auto under_way = std::find_if(in_flight_.begin(), in_flight_.end(), [page](auto& fill) {
-      return fill->range().first <= page && page < fill->range().end;
-    });
-    if (under_way != in_flight_.end()) {
+    if (const auto fill = under_way(page)) {
       if (waiting) {
         waiting->missing.fetch_add(1, std::memory_order_relaxed);
-        (*under_way)->waiting_.push_back(waiting);
+        fill->waiting_.push_back(waiting);
       }
-      page = (*under_way)->range().end;
+      page = fill->range().end;
       continue;
     }
     if (is_cached(page)) {
       ++page;
       continue;
     }
-    uint64_t end = page + 1;
-    uint64_t limit = std::min(range.end, page + kMaxFillPages);
-    for (const auto& fill : in_flight_) {
-      if (fill->range().first > page) limit = std::min(limit, fill->range().first);
-    }
-    while (end < limit && !is_cached(end)) ++end;
-    auto fill = std::make_shared<FillIo>(shared_from_this(), PageRange{page, end}, epoch_,
-                                         doubted_from(Clock::now()), size, !waiting);
+    auto fill = make_fill({page, range.end}, size, !waiting, false);
     if (!waiting &&
         (in_flight_.size() >= kMaxFillsAhead || !cache_.may_fetch_ahead(fill->bytes()))) {
       return;
@@ -268,38 +352,61 @@ void CachedFile::plan(PageRange range, uint64_t wanted_end, uint64_t size,
       waiting->missing.fetch_add(1, std::memory_order_relaxed);
       fill->waiting_.push_back(waiting);
     }
+    page = fill->range().end;
     in_flight_.push_back(fill);
     fills.push_back(std::move(fill));
-    page = end;
   }
 }
 
-CachedFile::Fill CachedFile::fill(const std::shared_ptr<gluster::File>& file, uint64_t offset,
-                                  uint64_t length, uint64_t ahead, FillWaiter& waiter,
-                                  Submitter& submitter) {
-  Fills fills;
-  std::shared_ptr<Waiting> waiting;
-  const bool room = cache_.make_room(kMaxFillPages * kPageSize);
-  const uint64_t size_now = inode_->size();
-  {
-    const std::lock_guard lock(mutex_);
-    const auto now = Clock::now();
-    const bool current = is_current(now);
-    if (current) show_validity(now);  // nobody may have read for a while
-    const uint64_t size = std::min(owned_ ? size_now : attributes_.size, kMaxCachedBytes);
-    const auto pages_until = [size](uint64_t end) {
-      return (std::min(end, size) + kPageSize - 1) / kPageSize;
-    };
-    if (current && room) {
-      waiting = std::make_shared<Waiting>(waiter);
-      plan({offset / kPageSize, pages_until(offset + length + ahead)}, pages_until(offset + length),
-           size, waiting, fills);
+void CachedFile::plan_stream(PageRange range, uint64_t wanted_end, uint64_t size,
+                             const std::shared_ptr<Stream>& stream, Fills& fills) {
+  uint64_t page = range.first;
+  while (page < wanted_end) {
+    auto fill = under_way(page);
+    if (fill && fill->arrived_) {
+      if (!is_good(*fill)) return;
+      stream->fills.push_back(fill);
+      page = fill->range().end;
+      continue;
     }
+    if (!fill) {
+      if (is_cached(page)) return;
+      fill = make_fill({page, range.end}, size, false, true);
+      if (!have_words(fill->range())) return;
+      in_flight_.push_back(fill);
+      fills.push_back(fill);
+    }
+    stream->missing.fetch_add(1, std::memory_order_relaxed);
+    fill->streams_.push_back(stream);
+    page = fill->range().end;
+    stream->fills.push_back(std::move(fill));
   }
-  if (!waiting) {
-    arm(file);
-    return Fill::kCannot;
+  uint32_t coming = 0;
+  for (const auto& fill : in_flight_) {
+    if (!fill->arrived_ && fill->ahead_) ++coming;
   }
+  while (page < range.end && coming < pace_.ahead) {
+    if (const auto fill = under_way(page)) {
+      page = fill->range().end;
+      continue;
+    }
+    if (is_cached(page)) {
+      ++page;
+      continue;
+    }
+    auto fill = make_fill({page, range.end}, size, true, true);
+    if (!cache_.may_fetch_ahead(fill->bytes())) return;
+    if (!have_words(fill->range())) return cache_.fetched_ahead(fill->bytes());
+    ++coming;
+    page = fill->range().end;
+    in_flight_.push_back(fill);
+    fills.push_back(std::move(fill));
+  }
+}
+
+/// False: the pump has given up on this thread, and what is left has been given up, too.
+bool CachedFile::submit(const std::shared_ptr<gluster::File>& file, Fills& fills,
+                        Submitter& submitter) {
   uint64_t bytes = 0;
   for (const auto& fill : fills) bytes += fill->bytes();
   if (bytes != 0) cache_.make_room(bytes);
@@ -307,29 +414,134 @@ CachedFile::Fill CachedFile::fill(const std::shared_ptr<gluster::File>& file, ui
     FillIo& io = *fills[i];
     io.take_buffer();
     submitter.begin(file->gate());
-    const int error = file->read(io.buffer(), io.bytes(), io.range().first * kPageSize, io);
+    const int error = file->read(io.buffer(), io.bytes(), io.offset(), io);
     if (error != 0) io.finished(-1, error);
     if (submitter.end(file->gate())) continue;
     while (++i < fills.size()) fills[i]->finished(-1, EIO);
-    waiting->done(false);
-    return Fill::kThreadLost;
+    return false;
   }
-  waiting->done(true);
-  return Fill::kUnderWay;
+  return true;
+}
+
+CachedFile::Fill CachedFile::fill(const std::shared_ptr<gluster::File>& file, const Range& range,
+                                  FillWaiter& waiter, Submitter& submitter) {
+  Fills fills;
+  std::shared_ptr<Waiting> waiting;
+  const bool room = cache_.make_room(kMaxFillBytes);
+  const uint64_t size_now = inode_->size();
+  {
+    const std::lock_guard lock(mutex_);
+    const auto now = Clock::now();
+    const bool current = is_current(now);
+    if (current) show_validity(now);  // nobody may have read for a while
+    const uint64_t size = std::min(owned_ ? size_now : attributes_.size, kMaxCachedBytes);
+    if (current && room) {
+      waiting = std::make_shared<Waiting>(waiter);
+      const uint64_t end = range.offset + range.length;
+      plan({range.offset / kPageSize, pages_until(end + range.ahead, size)}, pages_until(end, size),
+           size, waiting, fills);
+    }
+  }
+  if (!waiting) {
+    arm(file);
+    return Fill::kCannot;
+  }
+  const bool submitted = submit(file, fills, submitter);
+  waiting->done(submitted);
+  return submitted ? Fill::kUnderWay : Fill::kThreadLost;
+}
+
+CachedFile::Fill CachedFile::stream(const std::shared_ptr<gluster::File>& file, const Range& range,
+                                    StreamWaiter& waiter, Submitter& submitter) {
+  Fills fills;
+  std::shared_ptr<Stream> stream;
+  const bool room = cache_.make_room(kMaxStreamFillBytes);
+  {
+    const std::lock_guard lock(mutex_);
+    const auto now = Clock::now();
+    // Its owner asks the bricks: what they answer may not be what he has logged meanwhile.
+    const bool current = is_current(now) && !owned_;
+    if (current) show_validity(now);
+    const uint64_t size = std::min(attributes_.size, kMaxCachedBytes);
+    if (current && room && range.offset <= size) {
+      const uint64_t end = range.offset + range.length;
+      stream = std::make_shared<Stream>(waiter, range.offset, std::min(end, size) - range.offset);
+      plan_stream({range.offset / kPageSize, pages_until(end + range.ahead, size)},
+                  range.length == 0 ? 0 : pages_until(end, size), size, stream, fills);
+    }
+  }
+  if (!stream) {
+    arm(file);
+    return Fill::kCannot;
+  }
+  const bool submitted = submit(file, fills, submitter);
+  stream->arrived(submitted);
+  return submitted ? Fill::kUnderWay : Fill::kThreadLost;
+}
+
+/// Whether what has arrived is what the file has.
+bool CachedFile::is_good(const FillIo& io) const {
+  // Another length: the file is not what it was. The next comparison finds out.
+  return io.result_ >= 0 && io.epoch_ == epoch_ && !io.spoiled_ &&
+         static_cast<uint64_t>(io.result_) >= io.wanted();
 }
 
 void CachedFile::finish(FillIo& io, int64_t result) {
   if (io.ahead_) cache_.fetched_ahead(io.bytes());
+  std::vector<std::shared_ptr<Stream>> streams;
+  std::shared_ptr<FillIo> keep;
+  bool good = false;
+  bool later = false;
+  bool first = false;
+  {
+    const std::lock_guard lock(mutex_);
+    keep = under_way(io.range().first);
+    io.result_ = result;
+    io.arrived_ = true;
+    good = is_good(io);
+    streams.swap(io.streams_);
+    if (io.bytes() == kMaxStreamFillBytes && good) {
+      pace_.note(Clock::now() - io.begun_, !streams.empty());
+    }
+    later = io.stream_ && good && io.waiting_.empty() && to_store_.size() < kMaxToStore &&
+            cache_.has_room();
+    if (later) {
+      to_store_.push_back(keep);
+      first = !storing_;
+      storing_ = true;
+    }
+  }
+  for (const auto& stream : streams) stream->arrived(good);
+  if (!later) return store(io);
+  // It is on the event thread of libgfapi, which has better things to do.
+  if (first && !cache_.store_later([self = shared_from_this()] { self->store_all(); })) store_all();
+}
+
+void CachedFile::store_all() noexcept {
+  while (true) {
+    std::shared_ptr<FillIo> io;
+    {
+      const std::lock_guard lock(mutex_);
+      storing_ = !to_store_.empty();
+      if (!storing_) return;
+      io = std::move(to_store_.front());
+      to_store_.pop_front();
+    }
+    store(*io);
+  }
+}
+
+/// Puts what has arrived into the cache.
+void CachedFile::store(FillIo& io) noexcept {
+  const int64_t result = io.result_;
   // Nobody else fills these pages meanwhile, and nobody reads them before publish().
-  const uint64_t offset = io.range().first * kPageSize;
   bool stored = result >= 0;
   if (result > 0) {
     stored = ::pwrite(store_.writable.get(), io.buffer(), static_cast<size_t>(result),
-                      static_cast<off_t>(kDataStart + offset)) == result;
+                      static_cast<off_t>(kDataStart + io.offset())) == result;
     cache_.fills.add();
     cache_.filled_bytes.add(static_cast<uint64_t>(result));
   }
-  io.give_buffer_back();
   std::vector<std::shared_ptr<Waiting>> waiting;
   std::shared_ptr<FillIo> keep;
   bool ok = false;
@@ -341,9 +553,7 @@ void CachedFile::finish(FillIo& io, int64_t result) {
       keep = std::move(*place);
       in_flight_.erase(place);
     }
-    const uint64_t wanted = std::min(io.bytes(), io.size_ > offset ? io.size_ - offset : 0);
-    // Another length: the file is not what it was. The next comparison finds out.
-    ok = stored && io.epoch_ == epoch_ && !io.spoiled_ && static_cast<uint64_t>(result) >= wanted;
+    ok = stored && is_good(io);
     PageRange range = io.range();
     // Another host may make the file longer, and its owner read that at once: what is behind the
     // bytes that came is not known.

@@ -101,6 +101,14 @@ void Lane::filled(bool all) noexcept {
   finished(all ? request_.length : -1, all ? 0 : ENODATA);
 }
 
+std::byte* Lane::place() noexcept {
+  return (*channel_->memory_)->payload[index_];
+}
+
+void Lane::streamed(int64_t bytes) noexcept {
+  finished(bytes, bytes < 0 ? ENODATA : 0);
+}
+
 void Lane::answer(int64_t result, int error) noexcept {
   // Everything that is needed after in_flight_ goes: the lane may carry the next request then.
   const std::shared_ptr<Channel> channel = std::move(channel_);
@@ -280,7 +288,8 @@ Channel::Scan Channel::take(Lane& lane, uint32_t number, Submitter& submitter,
     lane.finished(-1, EBADF);
     return Scan::kLie;
   }
-  if (request.op == Op::kFill) return fill(lane, slot->handle.file(), slot->cache, submitter);
+  if (common::looks_ahead(request.op))
+    return fill(lane, slot->handle.file(), slot->cache, submitter);
   if (common::is_sync(request.op) &&
       (request.delegation == 0 || request.delegation != slot->delegation_word)) {
     lane.finished(-1, common::kDelegationLost);
@@ -308,8 +317,9 @@ Channel::Scan Channel::fill(Lane& lane, const std::shared_ptr<gluster::File>& fi
   // NOLINTEND(performance-unnecessary-copy-initialization)
   const std::shared_ptr<Channel> self = shared_from_this();
   const Request request = lane.request_;
-  switch (
-      keep_cache->fill(keep_file, request.offset, request.length, request.ahead, lane, submitter)) {
+  const CachedFile::Range range{request.offset, request.length, request.ahead};
+  switch (request.op == Op::kStream ? keep_cache->stream(keep_file, range, lane, submitter)
+                                    : keep_cache->fill(keep_file, range, lane, submitter)) {
     case CachedFile::Fill::kUnderWay: return Scan::kWorked;
     case CachedFile::Fill::kThreadLost: return Scan::kThreadLost;
     case CachedFile::Fill::kCannot: break;

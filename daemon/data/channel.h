@@ -67,9 +67,11 @@ class ChannelKeeper {
 };
 
 /// One request of a client, from taking it to its answer.
-class Lane final : public ClientIo, public FillWaiter {
+class Lane final : public ClientIo, public FillWaiter, public StreamWaiter {
  public:
   void filled(bool all) noexcept override;
+  std::byte* place() noexcept override;
+  void streamed(int64_t bytes) noexcept override;
 
  private:
   friend class Channel;

@@ -26,6 +26,7 @@ constexpr uint64_t kAheadShare = 4;
 /// for requests of this length and more are kept, so many of them.
 constexpr uint64_t kLongFill = 64 << 10;
 constexpr size_t kSpareBuffers = 64;
+constexpr size_t kSpareStreamBuffers = 16;
 /// Files, each of which costs two descriptors and a mapping (vm.max_map_count is 65,530).
 constexpr uint32_t kMostFiles = 8192;
 /// So much of the host's memory is left to others whatever the budget.
@@ -64,7 +65,10 @@ MemoryState memory_state() {
 
 PageCache::PageCache(std::unique_ptr<CacheStore> store, uint64_t budget, gluster::Mounts& mounts)
     : store_(std::move(store)), budget_(budget), limit_(budget), mounts_(mounts) {
-  if (enabled()) punching_.post([] {});  // who needs it may be unable to start its thread
+  if (!enabled()) return;
+  // Who needs them may be unable to start their threads.
+  punching_.post([] {});
+  storing_.post([] {});
 }
 
 std::shared_ptr<CachedFile> PageCache::open(const std::shared_ptr<gluster::Inode>& inode) {
@@ -164,19 +168,33 @@ bool PageCache::may_fetch_ahead(uint64_t bytes) {
   return false;
 }
 
+bool PageCache::store_later(std::function<void()> job) noexcept {
+  try {
+    storing_.post(std::move(job));
+    return true;
+  } catch (const std::exception&) {
+    return false;
+  }
+}
+
 FillBuffer PageCache::take_buffer(uint64_t bytes) {
   if (bytes < kLongFill) return make_buffer(bytes);
   const std::lock_guard lock(buffers_mutex_);
-  if (buffers_.empty()) return make_buffer(kMaxFillBytes);
-  FillBuffer buffer = std::move(buffers_.back());
-  buffers_.pop_back();
+  auto& spare = bytes <= kMaxFillBytes ? buffers_ : stream_buffers_;
+  if (spare.empty())
+    return make_buffer(bytes <= kMaxFillBytes ? kMaxFillBytes : kMaxStreamFillBytes);
+  FillBuffer buffer = std::move(spare.back());
+  spare.pop_back();
   return buffer;
 }
 
 void PageCache::give_back(FillBuffer buffer, uint64_t bytes) {
   if (!buffer || bytes < kLongFill) return;
   const std::lock_guard lock(buffers_mutex_);
-  if (buffers_.size() < kSpareBuffers) buffers_.push_back(std::move(buffer));
+  auto& spare = bytes <= kMaxFillBytes ? buffers_ : stream_buffers_;
+  if (spare.size() < (bytes <= kMaxFillBytes ? kSpareBuffers : kSpareStreamBuffers)) {
+    spare.push_back(std::move(buffer));
+  }
 }
 
 bool PageCache::make_room(uint64_t bytes) {
@@ -216,6 +234,7 @@ void PageCache::drop() {
 void PageCache::tick() {
   if (!enabled()) return;
   punching_.serve_waiting();
+  storing_.serve_waiting();
   const MemoryState memory = memory_state();
   if (memory.total != 0) {
     const uint64_t used = used_.load(std::memory_order_relaxed);

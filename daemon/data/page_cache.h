@@ -43,13 +43,26 @@ class FillWaiter {
   ~FillWaiter() = default;
 };
 
+/// Waits for bytes of a file that are on their way into the cache.
+class StreamWaiter {
+ public:
+  /// Where they are to be copied. Until streamed().
+  virtual std::byte* place() noexcept = 0;
+  /// Called once, like filled(), when so many are there; -1: nothing is valid.
+  virtual void streamed(int64_t bytes) noexcept = 0;
+
+ protected:
+  ~StreamWaiter() = default;
+};
+
 /// Where the bricks' answer to one request goes first.
 struct FreeBuffer {
   void operator()(std::byte* buffer) const { ::free(buffer); }
 };
 using FillBuffer = std::unique_ptr<std::byte[], FreeBuffer>;
-/// No request of a fill is longer.
+/// No request of a fill is longer; nor is one for a stream than what a lane carries.
 inline constexpr uint64_t kMaxFillBytes = 256 << 10;
+inline constexpr uint64_t kMaxStreamFillBytes = 1 << 20;
 
 /// What the eviction remembers of a piece of a file (common::kExtent bytes).
 struct CachedExtent {
@@ -81,12 +94,20 @@ class CachedFile final : public gluster::WriterListener,
   int descriptor() const { return store_.read_only.get(); }
   const std::shared_ptr<gluster::Inode>& inode() const { return inode_; }
 
+  struct Range {
+    uint64_t offset;
+    uint64_t length;
+    uint64_t ahead;  // so many bytes behind it
+  };
   enum class Fill { kUnderWay, kCannot, kThreadLost };
-  /// Makes [offset, offset + length) valid, and begins with the `ahead` bytes behind it. kUnderWay:
-  /// `waiter` will be told, or has been. kCannot: nothing is valid now; somebody looks whether it
-  /// can be again.
-  Fill fill(const std::shared_ptr<gluster::File>& file, uint64_t offset, uint64_t length,
-            uint64_t ahead, FillWaiter& waiter, Submitter& submitter);
+  /// Makes the range valid, and begins with what is ahead. kUnderWay: `waiter` will be told, or has
+  /// been. kCannot: nothing is valid now; somebody looks whether it can be again.
+  Fill fill(const std::shared_ptr<gluster::File>& file, const Range& range, FillWaiter& waiter,
+            Submitter& submitter);
+  /// Copies the beginning of the range, up to what is valid already, to the waiter as soon as it is
+  /// there; it becomes valid after that. Of what is ahead it begins with as much as pays.
+  Fill stream(const std::shared_ptr<gluster::File>& file, const Range& range, StreamWaiter& waiter,
+              Submitter& submitter);
 
   /// Looks whether the file can be valid, unless somebody does or did a moment ago. `file` is open
   /// for reading. `done`, if there is one, is called once, on any thread, when that is known.
@@ -125,9 +146,21 @@ class CachedFile final : public gluster::WriterListener,
   class FillIo;
   struct Use;
   struct Waiting;
+  struct Stream;
   struct PageRange {
     uint64_t first;
     uint64_t end;
+  };
+  /// How many requests are worth being under way ahead of who reads in order: one more as long as
+  /// he waits and that makes no request longer; one less when they only wait for each other, and
+  /// then it takes longer until one more is tried.
+  struct Pace {
+    uint32_t ahead = 0;
+    uint32_t needed = 2;  // short ones in a row until one more is tried
+    uint32_t short_ones = 0;
+    uint32_t long_ones = 0;
+    Clock::duration best{};  // that a request took
+    void note(Clock::duration took, bool waited_for);
   };
 
   using Fills = std::vector<std::shared_ptr<FillIo>>;
@@ -139,6 +172,14 @@ class CachedFile final : public gluster::WriterListener,
   };
   void plan(PageRange range, uint64_t wanted_end, uint64_t size,
             const std::shared_ptr<Waiting>& waiter, Fills& fills);
+  void plan_stream(PageRange range, uint64_t wanted_end, uint64_t size,
+                   const std::shared_ptr<Stream>& stream, Fills& fills);
+  std::shared_ptr<FillIo> under_way(uint64_t page) const;
+  std::shared_ptr<FillIo> make_fill(PageRange range, uint64_t size, bool ahead, bool stream);
+  bool submit(const std::shared_ptr<gluster::File>& file, Fills& fills, Submitter& submitter);
+  bool is_good(const FillIo& io) const;
+  void store(FillIo& io) noexcept;
+  void store_all() noexcept;
   bool have_words(PageRange range);
   bool is_cached(uint64_t page) const;
   void drop_unused_words(PageRange range);
@@ -180,6 +221,9 @@ class CachedFile final : public gluster::WriterListener,
   std::deque<Dropped> dropped_;  // the first the longest ago
   uint64_t pages_ = 0;           // of both, as the budget counts them
   std::vector<std::shared_ptr<FillIo>> in_flight_;
+  std::deque<std::shared_ptr<FillIo>> to_store_;  // of those, for store_all()
+  bool storing_ = false;                          // somebody is about to look there
+  Pace pace_;
   uint32_t number_ = 0;  // of the last fill
   uint32_t floor_ = 0;   // the header's
   uint64_t epoch_ = 0;   // raised by everything that makes pages wrong
@@ -224,6 +268,10 @@ class PageCache {
   gluster::Mounts& mounts() { return mounts_; }
   /// False if there is none to be had.
   bool make_room(uint64_t bytes);
+  /// Whether it is within its budget.
+  bool has_room() const {
+    return used_.load(std::memory_order_relaxed) <= limit_.load(std::memory_order_relaxed);
+  }
   /// Whether so much more may be on its way that nobody waits for. True: fetched_ahead() follows.
   bool may_fetch_ahead(uint64_t bytes);
   void fetched_ahead(uint64_t bytes) { ahead_.fetch_sub(bytes, std::memory_order_relaxed); }
@@ -237,7 +285,9 @@ class PageCache {
   void promote(CachedExtent& extent);
   /// Has the memory of what the file has dropped given back, by a thread that may wait.
   void punch_later(const std::shared_ptr<CachedFile>& file) noexcept;
-  /// Of at least `bytes` <= kMaxFillBytes, with anything in it; throws std::bad_alloc.
+  /// Runs `job`, which stores what has come, on a thread for that. False if it cannot.
+  bool store_later(std::function<void()> job) noexcept;
+  /// Of at least `bytes` <= kMaxStreamFillBytes, with anything in it; throws std::bad_alloc.
   FillBuffer take_buffer(uint64_t bytes);
   /// `bytes` as it was taken; nullptr is nothing.
   void give_back(FillBuffer buffer, uint64_t bytes);
@@ -269,7 +319,9 @@ class PageCache {
 
   std::mutex buffers_mutex_;  // nothing is locked under it
   std::vector<FillBuffer> buffers_;
+  std::vector<FillBuffer> stream_buffers_;
   gluster::Worker punching_{"cache-punch", 1};
+  gluster::Worker storing_{"cache-store", 1};
 };
 
 }  // namespace booster::daemon::data

@@ -42,12 +42,12 @@ inline Request copy_request(common::LaneRequest& lane) {
 /// False for what no honest client sends: the session is ended for it.
 constexpr bool is_well_formed(const Request& request) {
   constexpr auto kMaxOffset = static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
-  const bool fill = request.op == common::Op::kFill;
+  const bool ahead = common::looks_ahead(request.op);
   const bool sync = common::is_sync(request.op);
-  return (request.op == common::Op::kRead || fill || sync) && request.slot < common::kHandleSlots &&
-         request.length >= (fill || sync ? 0U : 1U) &&
+  return (request.op == common::Op::kRead || ahead || sync) &&
+         request.slot < common::kHandleSlots && request.length >= (ahead || sync ? 0U : 1U) &&
          request.length <= (sync ? 0U : common::kLanePayload) &&
-         request.ahead <= (fill ? common::kMaxAhead : 0U) && (request.delegation == 0 || sync) &&
+         request.ahead <= (ahead ? common::kMaxAhead : 0U) && (request.delegation == 0 || sync) &&
          request.offset <= (sync ? 0U : kMaxOffset - request.length - request.ahead);
 }
 

@@ -257,7 +257,7 @@ class Attack {
     common::LaneRequest& request = client_.memory().requests[lane];
     if (!handles_.empty()) {
       const auto& handle = handles_[random_.below(static_cast<uint32_t>(handles_.size()))];
-      constexpr std::array kOps{Op::kRead, Op::kFill, Op::kSync, Op::kDataSync};
+      constexpr std::array kOps{Op::kRead, Op::kFill, Op::kSync, Op::kDataSync, Op::kStream};
       request.op = static_cast<uint32_t>(kOps[random_.below(kOps.size())]);
       request.slot = handle.slot;
       request.generation = handle.generation;
@@ -265,7 +265,7 @@ class Attack {
       request.length = sync ? 0 : 1 + random_.below(4096);
       request.offset = sync ? 0 : random_.below(kFileBytes);
       request.delegation = sync ? client_.memory().slots[handle.slot].delegation.load() : 0;
-      request.ahead = request.op == static_cast<uint32_t>(Op::kFill) ? random_.below(1 << 20) : 0;
+      request.ahead = common::looks_ahead(static_cast<Op>(request.op)) ? random_.below(1 << 20) : 0;
     }
     switch (random_.below(7)) {
       case 6: request.delegation = static_cast<uint32_t>(random_.edge()); break;

@@ -90,7 +90,7 @@ TEST_F(Hostile, ALieInALaneEndsTheLiarsSessionAndNoOther) {
       {"operation 0", request(0, 0, 16, 0)},
       {"operation 2, which was a write", request(2, 0, 16, 0)},
       {"a length of a sync", request(static_cast<uint32_t>(Op::kSync), 0, 16, 0)},
-      {"operation 6", request(6, 0, 16, 0)},
+      {"operation 7", request(7, 0, 16, 0)},
       {"the last operation", request(kMax32, 0, 16, 0)},
       {"a request skipped", jump(2)},
       {"a step back", jump(kMax32)},

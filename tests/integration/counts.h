@@ -30,6 +30,7 @@ inline constexpr Count kCounts[] = {
     {"Cached.AProgramSeesItsOwnWriteWhateverHappensToTheDaemon", "", 10, 50, 0},
     {"Cached.AProgramThatCutsAFileByItsNameSeesThatItself", "", 3, 20, 0},
     {"Cached.WhoeverCutsAFileAllTheTimeDoesNotEndTheDaemon", "", 5, 60, 0},
+    {"Patterns.AreServedAsByFuseWhileTheFileIsWrittenAnew", "seconds", 2, 20, 0},
     {"SmallCache.WhatIsTooMuchGoesAndNobodySeesAWrongByte", "", 5, 60, 0},
     {"LargeCache.WhatIsFilledWhileDroppedMemoryGoesStays", "", 3, 30, 0},
     {"CachedOnTwoHosts.WhatAnotherHostClosedIsSeenWithinASecond", "", 10, 100, 0},

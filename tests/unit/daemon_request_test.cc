@@ -38,7 +38,7 @@ TEST(Request, WhatNoHonestClientSends) {
   EXPECT_FALSE(is_well_formed(with([](Request& r) { r.op = static_cast<Op>(0); })));
   // A write, once: what is written goes through the log.
   EXPECT_FALSE(is_well_formed(with([](Request& r) { r.op = static_cast<Op>(2); })));
-  EXPECT_FALSE(is_well_formed(with([](Request& r) { r.op = static_cast<Op>(6); })));
+  EXPECT_FALSE(is_well_formed(with([](Request& r) { r.op = static_cast<Op>(7); })));
   EXPECT_FALSE(is_well_formed(with([](Request& r) { r.delegation = 1; })));
   EXPECT_FALSE(is_well_formed(with([](Request& r) { r.ahead = 1; })));
   EXPECT_FALSE(is_well_formed(with([](Request& r) { r.slot = common::kHandleSlots; })));
@@ -52,21 +52,23 @@ TEST(Request, WhatNoHonestClientSends) {
 }
 
 TEST(Request, FillsMayWaitForNothingAndLookAhead) {
-  const auto fill = [](auto change) {
-    return with([change](Request& r) {
-      r.op = Op::kFill;
-      change(r);
-    });
-  };
-  EXPECT_TRUE(is_well_formed(fill([](Request& r) { r.length = 0; })));
-  EXPECT_TRUE(is_well_formed(fill([](Request& r) { r.ahead = common::kMaxAhead; })));
-  EXPECT_FALSE(is_well_formed(fill([](Request& r) { r.ahead = common::kMaxAhead + 1; })));
-  EXPECT_FALSE(is_well_formed(fill([](Request& r) { r.length = common::kLanePayload + 1; })));
-  EXPECT_FALSE(is_well_formed(fill([](Request& r) {
-    r.offset = kMax - 10;
-    r.ahead = 10;
-  })));
-  EXPECT_EQ(needed_right(Op::kFill), uint32_t{common::kHandleReadable});
+  for (const Op op : {Op::kFill, Op::kStream}) {
+    const auto fill = [op](auto change) {
+      return with([op, change](Request& r) {
+        r.op = op;
+        change(r);
+      });
+    };
+    EXPECT_TRUE(is_well_formed(fill([](Request& r) { r.length = 0; })));
+    EXPECT_TRUE(is_well_formed(fill([](Request& r) { r.ahead = common::kMaxAhead; })));
+    EXPECT_FALSE(is_well_formed(fill([](Request& r) { r.ahead = common::kMaxAhead + 1; })));
+    EXPECT_FALSE(is_well_formed(fill([](Request& r) { r.length = common::kLanePayload + 1; })));
+    EXPECT_FALSE(is_well_formed(fill([](Request& r) {
+      r.offset = kMax - 10;
+      r.ahead = 10;
+    })));
+    EXPECT_EQ(needed_right(op), uint32_t{common::kHandleReadable});
+  }
 }
 
 TEST(Request, SyncsAreAboutTheWholeFile) {
