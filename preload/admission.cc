@@ -113,13 +113,18 @@ bool reads_pay(Description& description, int fd, bool& warm) {
   const bool in_order = description.reading.in_order.load(std::memory_order_relaxed);
   const uint64_t moved = cost.moved.load(std::memory_order_relaxed);
   const uint64_t waited = cost.waited_us.load(std::memory_order_relaxed);
-  const bool slow = in_order && waited >= kWorthUs;
+  bool slow = in_order && waited >= kWorthUs;
   if (!slow && moved < cost.look_at.load(std::memory_order_relaxed)) return false;
   struct statx status;
   if (!raw::attributes(fd, AT_STATX_DONT_SYNC, status) || status.stx_size < kCacheBytes) {
     cost.look_at.store(moved + kCacheBytes, std::memory_order_relaxed);
     cost.waited_us.store(0, std::memory_order_relaxed);
     return false;
+  }
+  // The same goes for the end of a larger one, until it is read once more.
+  if (slow && moved <= status.stx_size && status.stx_size - moved < kCacheBytes) {
+    cost.waited_us.store(0, std::memory_order_relaxed);
+    slow = false;
   }
   const uint64_t enough =
       in_order ? kTimesInOrder * status.stx_size : status.stx_size / kShareAtRandom;
