@@ -77,7 +77,7 @@ void look_away(Description& description, const Call& call, long result, uint64_t
   Description::Cost& cost = description.cost;
   std::atomic<uint32_t>& closely = cost.closely;
   const uint64_t length = call.length;
-  if (length > kUnseenBytes / 2) return;
+  if (length == 0 || length > kUnseenBytes / 2) return;
   const uint64_t least = kCloselyCalls * length;
   const auto watched = static_cast<uint32_t>(least < kCloselyBytes ? kCloselyBytes : least);
   if (const uint32_t away = cost.away.load(std::memory_order_relaxed); away != 0) {
@@ -100,10 +100,15 @@ void look_away(Description& description, const Call& call, long result, uint64_t
   }
   const uint64_t fit = kUnseenBytes / length;
   const auto next = static_cast<uint32_t>(fit < kUnseen ? fit : kUnseen);
-  if (description.inode->view.load(std::memory_order_relaxed) != nullptr) return;
+  // Acquire: partner of the release with which a view is shown, after which it is counted again.
+  const uint32_t views = g_views_made.load(std::memory_order_acquire);
+  if (description.inode->view.load(std::memory_order_acquire) != nullptr ||
+      description.splitting.load(std::memory_order_relaxed)) {
+    return;
+  }
   cost.away.store(next, std::memory_order_relaxed);
   cost.away_us.store(now_us, std::memory_order_relaxed);
-  cost.away_views.store(g_views_made.load(std::memory_order_relaxed), std::memory_order_relaxed);
+  cost.away_views.store(views, std::memory_order_relaxed);
   cost.unseen.store(next, std::memory_order_relaxed);
 }
 

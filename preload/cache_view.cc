@@ -125,7 +125,6 @@ CacheView* map_view(int fd, uint64_t bytes, uint32_t slot) {
   view->slot = slot;
   view->older = nullptr;
   g_view_count.fetch_add(1, std::memory_order_relaxed);
-  g_views_made.fetch_add(1, std::memory_order_relaxed);
   return view;
 }
 

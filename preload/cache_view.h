@@ -13,7 +13,7 @@ namespace booster::preload {
 
 /// How many of them this process has.
 extern std::atomic<uint32_t> g_view_count;
-/// How many it has ever had, of files that were the kernel's before.
+/// Raised when one becomes that of a file.
 extern std::atomic<uint32_t> g_views_made;
 
 struct CacheView {

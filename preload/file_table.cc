@@ -102,10 +102,12 @@ bool FileTable::leave_unseen(int fd, size_t length) {
   if (kind_of(seen) == kTracked) {
     // Not held: it may be another file's by now, of which a read more or less is left to the
     // kernel.
-    Description::Cost& cost = descriptions_.at(index_of(seen)).cost;
+    Description& description = descriptions_.at(index_of(seen));
+    Description::Cost& cost = description.cost;
     const uint32_t left = cost.unseen.load(std::memory_order_relaxed);
-    if (left == 0 || cost.away_views.load(std::memory_order_relaxed) !=
-                         g_views_made.load(std::memory_order_relaxed)) {
+    if (left == 0 || description.splitting.load(std::memory_order_relaxed) ||
+        cost.away_views.load(std::memory_order_relaxed) !=
+            g_views_made.load(std::memory_order_relaxed)) {
       return false;
     }
     cost.unseen.store(left - 1, std::memory_order_relaxed);

@@ -100,6 +100,8 @@ struct Description {
   /// Orders the sequential calls of this process on the description, as the kernel's own offset
   /// lock would.
   Mutex sequential;
+  /// Under it: a call is being done by the kernel in pieces, so that nobody may go past it.
+  std::atomic<bool> splitting{false};
 
   /// The handle that the daemon gave for it (handle.h). `handle` and `refused` are changed under
   /// `engaging`; `stage` is stored last (release), and readers that saw kReady may use `handle`.
@@ -134,7 +136,9 @@ struct Description {
     std::atomic<uint32_t> pace_length{0};
 
     void reset() {
-      for (auto* each : {&moved, &waited_us, &look_at}) each->store(0, std::memory_order_relaxed);
+      for (auto* each : {&moved, &waited_us, &look_at, &away_us}) {
+        each->store(0, std::memory_order_relaxed);
+      }
       for (auto* each : {&slow_write_us, &unseen, &away, &pace_ns}) {
         each->store(0, std::memory_order_relaxed);
       }

@@ -64,6 +64,8 @@ void adopt_cache(Session& session, Description& description, const HandleRef& ha
       do {
         view->older = current;
       } while (!inode.view.compare_exchange_weak(current, view, std::memory_order_acq_rel));
+      // Nothing is read unseen any more by who has not seen it.
+      g_views_made.fetch_add(1, std::memory_order_release);
     }
   }
   // A description that can write has no read delegation, which would be one against itself. A view

@@ -42,13 +42,34 @@ bool may_change(Reason reason) {
 constexpr size_t kFirstPiece = 1 << 20;
 constexpr size_t kMostPiece = 16 << 20;
 
-/// Whether nobody can tell that the kernel is asked more than once: who shares the description
-/// could find its offset in the middle.
-bool may_split(const Description& description, const Call& call) {
-  return call.count == 1 && call.length > kFirstPiece && !settings().eager &&
-         (call.offset != kSequential ||
-          (description.own && !description.shared.load(std::memory_order_relaxed)));
-}
+/// Keeps others of this process from going past the description's lock while it lives, if that can
+/// be: nobody may find the offset in the middle of a call.
+class Splitting {
+ public:
+  Splitting(Description& description, const Call& call) : description_(description) {
+    if (call.count != 1 || call.length <= kFirstPiece || settings().eager) return;
+    if (call.offset != kSequential) {
+      allowed_ = call.length <= static_cast<uint64_t>(INT64_MAX - call.offset);
+      return;
+    }
+    if (!description.own || description.shared.load(std::memory_order_relaxed)) return;
+    held_ = true;
+    description.splitting.store(true, std::memory_order_seq_cst);
+    // Who reads unseen may be on his way already, if that was ever allowed.
+    allowed_ = description.cost.away_us.load(std::memory_order_seq_cst) == 0;
+  }
+  ~Splitting() {
+    if (held_) description_.splitting.store(false, std::memory_order_relaxed);
+  }
+  Splitting(const Splitting&) = delete;
+  Splitting& operator=(const Splitting&) = delete;
+  bool allowed() const { return allowed_; }
+
+ private:
+  Description& description_;
+  bool held_ = false;
+  bool allowed_ = false;
+};
 
 /// What follows the first `done` bytes, of which `most` at most. `vector` is where it goes.
 Call part_of(const Call& call, size_t done, size_t most, iovec& vector) {
@@ -72,7 +93,8 @@ long read(Description& description, const Call& call) {
     if (reason == Reason::kNone) reason = boosted_read(description, call, result);
     if (reason == Reason::kNone) return result;
   }
-  size_t piece = may_split(description, call) ? kFirstPiece : call.length;
+  const Splitting splitting(description, call);
+  size_t piece = splitting.allowed() ? kFirstPiece : call.length;
   size_t done = 0;
   while (true) {
     iovec vector;

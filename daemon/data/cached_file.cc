@@ -108,7 +108,7 @@ class CachedFile::FillIo final : public gluster::Io {
   ~FillIo() {
     if (!buffer_) return;
     file_->cache_.give_back(std::move(buffer_), bytes());
-    file_->cache_.removed(bytes());
+    file_->cache_.removed(PageCache::buffer_bytes(bytes()));
   }
   FillIo(const FillIo&) = delete;
   FillIo& operator=(const FillIo&) = delete;
@@ -123,7 +123,7 @@ class CachedFile::FillIo final : public gluster::Io {
   void take_buffer() {
     begun_ = Clock::now();
     buffer_ = file_->cache_.take_buffer(bytes());
-    file_->cache_.added(bytes());
+    file_->cache_.added(PageCache::buffer_bytes(bytes()));
   }
   void finished(int64_t result, int /*error*/) noexcept override {
     const std::shared_ptr<CachedFile> file = file_;  // this may go meanwhile
@@ -505,20 +505,22 @@ void CachedFile::finish(FillIo& io, int64_t result) {
     }
     later = io.stream_ && good && io.waiting_.empty() && to_store_.size() < kMaxToStore &&
             cache_.has_room();
-    if (later) {
-      to_store_.push_back(keep);
-      first = !storing_;
-      storing_ = true;
+    try {
+      if (later) to_store_.push_back(keep);
+    } catch (const std::exception&) {  // out of memory
+      later = false;
     }
+    first = later && !storing_;
+    if (first) storing_ = true;
   }
   for (const auto& stream : streams) stream->arrived(good);
   if (!later) return store(io);
   // It is on the event thread of libgfapi, which has better things to do.
-  if (first && !cache_.store_later([self = shared_from_this()] { self->store_all(); })) store_all();
+  if (first && !cache_.store_later(shared_from_this())) store_next();
 }
 
-void CachedFile::store_all() noexcept {
-  while (true) {
+void CachedFile::store_next() noexcept {
+  do {
     std::shared_ptr<FillIo> io;
     {
       const std::lock_guard lock(mutex_);
@@ -528,7 +530,7 @@ void CachedFile::store_all() noexcept {
       to_store_.pop_front();
     }
     store(*io);
-  }
+  } while (!cache_.store_later(shared_from_this()));
 }
 
 /// Puts what has arrived into the cache.
@@ -563,7 +565,8 @@ void CachedFile::store(FillIo& io) noexcept {
     // Nobody else fills these pages before this one is out of in_flight_, which the lock guards.
     const uint64_t missing = published ? range.end : range.first;
     ok = missing == io.range().end;
-    if (!ok && result > 0) {
+    // Also where nothing came: what was dropped there was left to this one.
+    if (!ok) {
       punch(kDataStart + missing * kPageSize, (io.range().end - missing) * kPageSize);
     }
     if (!ok) drop_unused_words(io.range());

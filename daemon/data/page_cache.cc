@@ -140,12 +140,11 @@ bool PageCache::punch_some() {
     const std::lock_guard lock(mutex_);
     if (dropping_.empty()) return false;
     file = dropping_.front().lock();
-    if (!file) dropping_.pop_front();
+    dropping_.pop_front();
   }
-  if (!file || file->punch_some()) return true;
+  if (!file || !file->punch_some()) return true;
   const std::lock_guard lock(mutex_);
-  // What it has dropped meanwhile has a place of its own.
-  if (!dropping_.empty() && dropping_.front().lock() == file) dropping_.pop_front();
+  dropping_.push_back(file);
   return true;
 }
 
@@ -168,31 +167,37 @@ bool PageCache::may_fetch_ahead(uint64_t bytes) {
   return false;
 }
 
-bool PageCache::store_later(std::function<void()> job) noexcept {
+bool PageCache::store_later(const std::shared_ptr<CachedFile>& file) noexcept {
   try {
-    storing_.post(std::move(job));
+    storing_.post([file] { file->store_next(); });
     return true;
   } catch (const std::exception&) {
     return false;
   }
 }
 
+uint64_t PageCache::buffer_bytes(uint64_t bytes) {
+  if (bytes < kLongFill) return bytes;
+  return bytes <= kMaxFillBytes ? kMaxFillBytes : kMaxStreamFillBytes;
+}
+
 FillBuffer PageCache::take_buffer(uint64_t bytes) {
-  if (bytes < kLongFill) return make_buffer(bytes);
+  const uint64_t size = buffer_bytes(bytes);
+  if (size < kLongFill) return make_buffer(size);
   const std::lock_guard lock(buffers_mutex_);
-  auto& spare = bytes <= kMaxFillBytes ? buffers_ : stream_buffers_;
-  if (spare.empty())
-    return make_buffer(bytes <= kMaxFillBytes ? kMaxFillBytes : kMaxStreamFillBytes);
+  auto& spare = size == kMaxFillBytes ? buffers_ : stream_buffers_;
+  if (spare.empty()) return make_buffer(size);
   FillBuffer buffer = std::move(spare.back());
   spare.pop_back();
   return buffer;
 }
 
 void PageCache::give_back(FillBuffer buffer, uint64_t bytes) {
-  if (!buffer || bytes < kLongFill) return;
+  const uint64_t size = buffer_bytes(bytes);
+  if (!buffer || size < kLongFill) return;
   const std::lock_guard lock(buffers_mutex_);
-  auto& spare = bytes <= kMaxFillBytes ? buffers_ : stream_buffers_;
-  if (spare.size() < (bytes <= kMaxFillBytes ? kSpareBuffers : kSpareStreamBuffers)) {
+  auto& spare = size == kMaxFillBytes ? buffers_ : stream_buffers_;
+  if (spare.size() < (size == kMaxFillBytes ? kSpareBuffers : kSpareStreamBuffers)) {
     spare.push_back(std::move(buffer));
   }
 }

@@ -139,6 +139,9 @@ class CachedFile final : public gluster::WriterListener,
   void drop_all();
   /// Gives back the memory of one piece of what was dropped. False if there is none.
   bool punch_some();
+  /// Puts the next of what has come into the cache, and has what is left done later, after what
+  /// other files have.
+  void store_next() noexcept;
   /// Takes back memory that readers got by touching holes, if that is much.
   void sweep();
 
@@ -179,7 +182,6 @@ class CachedFile final : public gluster::WriterListener,
   bool submit(const std::shared_ptr<gluster::File>& file, Fills& fills, Submitter& submitter);
   bool is_good(const FillIo& io) const;
   void store(FillIo& io) noexcept;
-  void store_all() noexcept;
   bool have_words(PageRange range);
   bool is_cached(uint64_t page) const;
   void drop_unused_words(PageRange range);
@@ -221,7 +223,7 @@ class CachedFile final : public gluster::WriterListener,
   std::deque<Dropped> dropped_;  // the first the longest ago
   uint64_t pages_ = 0;           // of both, as the budget counts them
   std::vector<std::shared_ptr<FillIo>> in_flight_;
-  std::deque<std::shared_ptr<FillIo>> to_store_;  // of those, for store_all()
+  std::deque<std::shared_ptr<FillIo>> to_store_;  // of those, for store_next()
   bool storing_ = false;                          // somebody is about to look there
   Pace pace_;
   uint32_t number_ = 0;  // of the last fill
@@ -285,8 +287,10 @@ class PageCache {
   void promote(CachedExtent& extent);
   /// Has the memory of what the file has dropped given back, by a thread that may wait.
   void punch_later(const std::shared_ptr<CachedFile>& file) noexcept;
-  /// Runs `job`, which stores what has come, on a thread for that. False if it cannot.
-  bool store_later(std::function<void()> job) noexcept;
+  /// Calls store_next() on a thread for that. False if it cannot.
+  bool store_later(const std::shared_ptr<CachedFile>& file) noexcept;
+  /// What a buffer for so much takes.
+  static uint64_t buffer_bytes(uint64_t bytes);
   /// Of at least `bytes` <= kMaxStreamFillBytes, with anything in it; throws std::bad_alloc.
   FillBuffer take_buffer(uint64_t bytes);
   /// `bytes` as it was taken; nullptr is nothing.

@@ -90,6 +90,24 @@ TEST(Smoke, AProgramThatReadsOnIntoWhatIsColdIsBoosted) {
   EXPECT_GT(boosted, (bytes.size() - kWarm) / 2);
 }
 
+TEST(Smoke, ReadsOfNothingBetweenWarmOnesAreAnswered) {
+  Daemon daemon;
+  ScratchDir dir;
+  const std::string path = dir.file("data");
+  write_file(path, pattern(4 << 20, 7));
+  ASSERT_EQ(run({"cat", path}, kPlain).status, 0);
+  const RunResult result = run({"python3", "-c", R"(
+import os, sys
+fd = os.open(sys.argv[1], os.O_RDONLY)
+for at in range(0, 4 << 20, 4096):
+    assert len(os.read(fd, 4096)) == 4096 and os.read(fd, 0) == b'' and os.pread(fd, 0, at) == b''
+assert os.read(fd, 4096) == b''
+)",
+                                path},
+                               kAsUsersDo);
+  EXPECT_EQ(result.status, 0) << result.err;
+}
+
 TEST(Smoke, WithoutADaemonEverythingGoesThroughFuse) {
   ScratchDir dir;
   const std::string bytes = pattern(1 << 20, 3);
