@@ -103,13 +103,18 @@ void read_view(const CacheView& view, Progress& progress) {
   progress.left -= got;
 }
 
+/// The session that the view is of, if it is still the process's, and a handle in it. Else empty.
+SessionRef session_of(Description& description, const CacheView& view, HandleRef& handle) {
+  SessionRef live = current_session();
+  if (live && &*live == view.session && copy_handle(description, *live, handle)) return live;
+  return SessionRef(nullptr);
+}
+
 /// Has the daemon fill what is missing, piece by piece, and copies it.
 void fetch(Description& description, const CacheView& view, Progress& progress, uint32_t window) {
-  const SessionRef live = current_session();
   HandleRef handle;
-  if (!live || &*live != view.session || !copy_handle(description, *live, handle)) {
-    return;
-  }
+  const SessionRef live = session_of(description, view, handle);
+  if (!live) return;
   constexpr int kAttempts = 2;  // a page may go again before it was copied
   int attempts = 0;
   while (progress.left > 0 && attempts < kAttempts) {
@@ -136,9 +141,9 @@ bool is_stream(const Description& description, size_t length) {
 
 /// Has the daemon fetch what follows, as much as it thinks right, and copies what comes for it.
 void stream(Description& description, const CacheView& view, Progress& progress) {
-  const SessionRef live = current_session();
   HandleRef handle;
-  if (!live || &*live != view.session || !copy_handle(description, *live, handle)) return;
+  const SessionRef live = session_of(description, view, handle);
+  if (!live) return;
   const size_t got =
       live->stream(handle, progress.cursor, progress.offset, progress.left, kStreamAhead);
   progress.offset += got;
@@ -155,9 +160,8 @@ void stream_on(Description& description, const CacheView& view, uint64_t from) {
       view.has_all(further, 1)) {
     return;
   }
-  const SessionRef live = current_session();
   HandleRef handle;
-  if (live && &*live == view.session && copy_handle(description, *live, handle)) {
+  if (const SessionRef live = session_of(description, view, handle)) {
     live->fill_ahead(handle, from, kStreamAhead, common::Op::kStream);
   }
 }
@@ -199,10 +203,9 @@ uint32_t slot_of(Description& description, const CacheView& view) {
 /// Fetches `window` bytes from `from` on without waiting for them.
 void fetch_ahead(Description& description, const CacheView& view, uint64_t from, uint32_t window) {
   if (window == 0) return;
-  const SessionRef live = current_session();
   HandleRef handle;
-  if (live && &*live == view.session && copy_handle(description, *live, handle) &&
-      !live->fill_ahead(handle, from, window)) {
+  if (const SessionRef live = session_of(description, view, handle);
+      live && !live->fill_ahead(handle, from, window)) {
     // Asked again at the next read.
     description.reading.ahead_until.store(from, std::memory_order_relaxed);
   }
@@ -215,17 +218,18 @@ long complete(Description& description, const CacheView& view, const Call& call,
   Progress progress{call.whole(), offset, length};
   uint64_t from = 0;
   const uint32_t window = read_ahead(description, offset, length, view.size(), from);
+  const bool in_long_calls = is_stream(description, length);
   read_view(view, progress);
   if (progress.left == 0) {
     view.count(slot_of(description, view), offset, length, now_ms);
-    if (is_stream(description, length)) {
+    if (in_long_calls) {
       stream_on(description, view, offset + length);
     } else {
       fetch_ahead(description, view, from, window);
     }
     return static_cast<long>(length);
   }
-  if (is_stream(description, length)) {
+  if (in_long_calls) {
     stream(description, view, progress);
     if (progress.left > 0) read_view(view, progress);
   }
@@ -246,9 +250,9 @@ void ask_again(Description& description, const CacheView& view, uint64_t now_ms)
   Description::Reading& reading = description.reading;
   const uint64_t pause = reading.pause_ms.load(std::memory_order_relaxed);
   if (now_ms - reading.asked_ms.load(std::memory_order_relaxed) < pause) return;
-  const SessionRef live = current_session();
   HandleRef handle;
-  if (!live || &*live != view.session || !copy_handle(description, *live, handle)) return;
+  const SessionRef live = session_of(description, view, handle);
+  if (!live) return;
   reading.asked_ms.store(now_ms, std::memory_order_relaxed);
   reading.pause_ms.store(pause == 0                 ? kAskEveryMs
                          : pause * 2 < kAskSeldomMs ? pause * 2
@@ -273,9 +277,8 @@ bool leave_while_warm(Description& description, const CacheView& view, uint64_t 
                       size_t length) {
   Description::Reading& reading = description.reading;
   if (!reading.warm.load(std::memory_order_relaxed) || view.has_all(offset, length)) return false;
-  const SessionRef live = current_session();
   HandleRef handle;
-  if (live && &*live == view.session && copy_handle(description, *live, handle)) {
+  if (const SessionRef live = session_of(description, view, handle)) {
     live->note_wanted(handle.slot, raw::coarse_now_ms());
     live->fill_ahead(handle, offset, kMaxWindow);
   }

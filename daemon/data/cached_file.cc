@@ -306,9 +306,10 @@ std::shared_ptr<CachedFile::FillIo> CachedFile::under_way(uint64_t page) const {
   return found == in_flight_.end() ? nullptr : *found;
 }
 
-/// One request for as much of the range, from its start, as is neither there nor under way.
-std::shared_ptr<CachedFile::FillIo> CachedFile::make_fill(PageRange range, uint64_t size,
-                                                          bool ahead, bool stream) {
+/// Begins one request for as much of the range, from its start, as is neither there nor under way.
+/// Null if there is no memory for it, or no more is to be fetched ahead.
+std::shared_ptr<CachedFile::FillIo> CachedFile::begin_fill(PageRange range, uint64_t size,
+                                                           bool ahead, bool stream, Fills& fills) {
   uint64_t end = range.first + 1;
   uint64_t limit =
       std::min(range.end, range.first + (stream ? kMaxStreamFillPages : kMaxFillPages));
@@ -316,8 +317,16 @@ std::shared_ptr<CachedFile::FillIo> CachedFile::make_fill(PageRange range, uint6
     if (fill->range().first > range.first) limit = std::min(limit, fill->range().first);
   }
   while (end < limit && !is_cached(end)) ++end;
-  return std::make_shared<FillIo>(shared_from_this(), PageRange{range.first, end}, epoch_,
-                                  doubted_from(Clock::now()), size, ahead, stream);
+  auto fill = std::make_shared<FillIo>(shared_from_this(), PageRange{range.first, end}, epoch_,
+                                       doubted_from(Clock::now()), size, ahead, stream);
+  if (ahead && !cache_.may_fetch_ahead(fill->bytes())) return nullptr;
+  if (!have_words(fill->range())) {
+    if (ahead) cache_.fetched_ahead(fill->bytes());
+    return nullptr;
+  }
+  in_flight_.push_back(fill);
+  fills.push_back(fill);
+  return fill;
 }
 
 void CachedFile::plan(PageRange range, uint64_t wanted_end, uint64_t size,
@@ -325,36 +334,25 @@ void CachedFile::plan(PageRange range, uint64_t wanted_end, uint64_t size,
   uint64_t page = range.first;
   while (page < range.end) {
     // What follows what is waited for comes in the same request where it can.
-    const std::shared_ptr<Waiting> waiting = page < wanted_end ? waiter : nullptr;
-    if (const auto fill = under_way(page)) {
-      if (waiting) {
-        waiting->missing.fetch_add(1, std::memory_order_relaxed);
-        fill->waiting_.push_back(waiting);
-      }
-      page = fill->range().end;
-      continue;
-    }
-    if (is_cached(page)) {
+    const bool wanted = page < wanted_end;
+    auto fill = under_way(page);
+    if (!fill && is_cached(page)) {
       ++page;
       continue;
     }
-    auto fill = make_fill({page, range.end}, size, !waiting, false);
-    if (!waiting &&
-        (in_flight_.size() >= kMaxFillsAhead || !cache_.may_fetch_ahead(fill->bytes()))) {
+    if (!fill) {
+      if (!wanted && in_flight_.size() >= kMaxFillsAhead) return;
+      fill = begin_fill({page, range.end}, size, !wanted, false, fills);
+    }
+    if (!fill) {
+      if (wanted) waiter->all.store(false, std::memory_order_relaxed);
       return;
     }
-    if (!have_words(fill->range())) {
-      if (waiting) waiting->all.store(false, std::memory_order_relaxed);
-      if (!waiting) cache_.fetched_ahead(fill->bytes());
-      return;
-    }
-    if (waiting) {
-      waiting->missing.fetch_add(1, std::memory_order_relaxed);
-      fill->waiting_.push_back(waiting);
+    if (wanted) {
+      waiter->missing.fetch_add(1, std::memory_order_relaxed);
+      fill->waiting_.push_back(waiter);
     }
     page = fill->range().end;
-    in_flight_.push_back(fill);
-    fills.push_back(std::move(fill));
   }
 }
 
@@ -363,44 +361,33 @@ void CachedFile::plan_stream(PageRange range, uint64_t wanted_end, uint64_t size
   uint64_t page = range.first;
   while (page < wanted_end) {
     auto fill = under_way(page);
-    if (fill && fill->arrived_) {
-      if (!is_good(*fill)) return;
-      stream->fills.push_back(fill);
-      page = fill->range().end;
-      continue;
-    }
     if (!fill) {
       if (is_cached(page)) return;
-      fill = make_fill({page, range.end}, size, false, true);
-      if (!have_words(fill->range())) return;
-      in_flight_.push_back(fill);
-      fills.push_back(fill);
+      fill = begin_fill({page, range.end}, size, false, true, fills);
+      if (!fill) return;
     }
-    stream->missing.fetch_add(1, std::memory_order_relaxed);
-    fill->streams_.push_back(stream);
+    if (fill->arrived_ && !is_good(*fill)) return;
+    if (!fill->arrived_) {
+      stream->missing.fetch_add(1, std::memory_order_relaxed);
+      fill->streams_.push_back(stream);
+    }
     page = fill->range().end;
     stream->fills.push_back(std::move(fill));
   }
-  uint32_t coming = 0;
-  for (const auto& fill : in_flight_) {
-    if (!fill->arrived_ && fill->ahead_) ++coming;
-  }
+  auto coming = std::count_if(in_flight_.begin(), in_flight_.end(),
+                              [](const auto& fill) { return !fill->arrived_ && fill->ahead_; });
   while (page < range.end && coming < pace_.ahead) {
-    if (const auto fill = under_way(page)) {
-      page = fill->range().end;
-      continue;
-    }
-    if (is_cached(page)) {
+    auto fill = under_way(page);
+    if (!fill && is_cached(page)) {
       ++page;
       continue;
     }
-    auto fill = make_fill({page, range.end}, size, true, true);
-    if (!cache_.may_fetch_ahead(fill->bytes())) return;
-    if (!have_words(fill->range())) return cache_.fetched_ahead(fill->bytes());
-    ++coming;
+    if (!fill) {
+      fill = begin_fill({page, range.end}, size, true, true, fills);
+      if (!fill) return;
+      ++coming;
+    }
     page = fill->range().end;
-    in_flight_.push_back(fill);
-    fills.push_back(std::move(fill));
   }
 }
 
@@ -618,9 +605,10 @@ void CachedFile::hide(uint64_t index, uint64_t pages) {
   }
 }
 
-void CachedFile::unpublish(uint64_t index, CachedExtent& extent) {
-  // Only what is valid: fills under way store their pages before they publish them.
-  hide(index, extent.pages);
+/// All of it but `others`, which are somebody else's by now. Only what is valid, or was: fills
+/// under way store their pages before they publish them.
+void CachedFile::unpublish(uint64_t index, CachedExtent& extent, uint64_t others) {
+  hide(index, extent.pages & ~others);
   const auto count = static_cast<uint64_t>(std::popcount(extent.pages));
   pages_ -= count;
   cache_.removed(count * kPageSize);
@@ -675,28 +663,23 @@ void CachedFile::written(uint64_t owner, uint64_t offset, uint64_t length,
   }
 }
 
-/// Of extents_, or of what was dropped. What has been filled again since, or is on its way, is
-/// somebody else's. The extent itself is for the caller to erase.
-void CachedFile::forget(uint64_t index, CachedExtent& extent, bool dropped) {
-  if (dropped) {
-    uint64_t left = extent.pages;
-    if (const auto again = extents_.find(index); again != extents_.end()) {
-      left &= ~again->second.pages;
+/// Which pages of an extent that was dropped have been filled again since, or are on their way.
+uint64_t CachedFile::filled_again(uint64_t index) const {
+  const auto again = extents_.find(index);
+  uint64_t pages = again == extents_.end() ? 0 : again->second.pages;
+  for (const auto& fill : in_flight_) {
+    const uint64_t start = std::max(fill->range().first, index * kPagesPerExtent);
+    const uint64_t end = std::min(fill->range().end, (index + 1) * kPagesPerExtent);
+    for (uint64_t page = start; page < end; ++page) {
+      pages |= uint64_t{1} << (page % kPagesPerExtent);
     }
-    for (const auto& fill : in_flight_) {
-      const uint64_t start = std::max(fill->range().first, index * kPagesPerExtent);
-      const uint64_t end = std::min(fill->range().end, (index + 1) * kPagesPerExtent);
-      for (uint64_t page = start; page < end; ++page) {
-        left &= ~(uint64_t{1} << (page % kPagesPerExtent));
-      }
-    }
-    hide(index, left);
-    const auto count = static_cast<uint64_t>(std::popcount(extent.pages));
-    pages_ -= count;
-    cache_.removed(count * kPageSize);
-  } else {
-    unpublish(index, extent);
   }
+  return pages;
+}
+
+/// Of extents_, or of what was dropped. The extent itself is for the caller to erase.
+void CachedFile::forget(uint64_t index, CachedExtent& extent, bool dropped) {
+  unpublish(index, extent, dropped ? filled_again(index) : 0);
   cache_.unlist(extent);
   no_longer_used(index * kPagesPerExtent / kWordsPerPage);
 }

@@ -178,7 +178,8 @@ class CachedFile final : public gluster::WriterListener,
   void plan_stream(PageRange range, uint64_t wanted_end, uint64_t size,
                    const std::shared_ptr<Stream>& stream, Fills& fills);
   std::shared_ptr<FillIo> under_way(uint64_t page) const;
-  std::shared_ptr<FillIo> make_fill(PageRange range, uint64_t size, bool ahead, bool stream);
+  std::shared_ptr<FillIo> begin_fill(PageRange range, uint64_t size, bool ahead, bool stream,
+                                     Fills& fills);
   bool submit(const std::shared_ptr<gluster::File>& file, Fills& fills, Submitter& submitter);
   bool is_good(const FillIo& io) const;
   void store(FillIo& io) noexcept;
@@ -191,8 +192,9 @@ class CachedFile final : public gluster::WriterListener,
   /// From when on it is not believed that what is filled now is what the file has, though its
   /// attributes are the same.
   Clock::time_point doubted_from(Clock::time_point now) const;
-  void unpublish(uint64_t index, CachedExtent& extent);
+  void unpublish(uint64_t index, CachedExtent& extent, uint64_t others = 0);
   void hide(uint64_t index, uint64_t pages);
+  uint64_t filled_again(uint64_t index) const;
   void forget(uint64_t index, CachedExtent& extent, bool dropped);
   void no_longer_used(uint64_t words);
   void next_number();

@@ -1,6 +1,7 @@
 // The thinnest slice: ordinary programs on a real mount, boosted, with the same bytes.
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <thread>
 
 #include "tests/integration/harness.h"
@@ -64,6 +65,38 @@ while data: data = data[os.write(1, data[:1 << 24]):]
       boosted = daemon.boosted_read_bytes() - before;
     }
     EXPECT_GT(boosted, bytes.size() / 2) << call;
+  }
+}
+
+/// Each call of either thread gets bytes that stand in a row in the file, and each byte goes to
+/// one.
+TEST(Smoke, ALongReadHasNoGapWhileAnotherThreadReadsShortOnes) {
+  Daemon daemon;
+  ScratchDir dir;
+  const std::string path = dir.file("data");
+  constexpr uint64_t kWords = 6 << 20;
+  std::string bytes(kWords * 8, '\0');
+  for (uint64_t i = 0; i < kWords; ++i) std::memcpy(&bytes[i * 8], &i, sizeof i);
+  write_file(path, bytes);
+  for (const char* cold : {"cold", "warm"}) {
+    if (std::string(cold) == "cold") forget(path);
+    const RunResult result = run({"python3", "-c", R"(
+import os, sys, threading
+fd, size, seen = os.open(sys.argv[1], os.O_RDONLY), os.path.getsize(sys.argv[1]), []
+def reader(step):
+    while data := os.read(fd, step):
+        words = memoryview(data).cast('Q')
+        seen.append((words[0], len(words)))
+        if any(words[i] != words[0] + i for i in range(0, len(words), 512)) or \
+           words[-1] != words[0] + len(words) - 1: os._exit(1)
+threads = [threading.Thread(target=reader, args=[step]) for step in (4096, 4096, 12 << 20)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+assert sorted(seen)[0][0] == 0 and sum(words for first, words in seen) * 8 == size
+)",
+                                  path},
+                                 kAsUsersDo);
+    EXPECT_EQ(result.status, 0) << cold << ": " << result.err;
   }
 }
 
