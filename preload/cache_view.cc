@@ -68,7 +68,7 @@ size_t CacheView::read(IoCursor& cursor, uint64_t offset, size_t length) const {
       if (!common::is_valid(before[i], floor)) return done;
     }
     const IoCursor start = cursor;
-    cursor.copy_out(data + at, static_cast<size_t>(piece));
+    if (!cursor.copy_out(data + at, static_cast<size_t>(piece))) return done;
     // Acquire: partner of the daemon's release fence before it changes a page. If the copy has
     // anything of that, a word below or the floor has changed.
     std::atomic_thread_fence(std::memory_order_acquire);

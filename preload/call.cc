@@ -4,6 +4,7 @@
 #include <sys/syscall.h>
 
 #include "preload/raw.h"
+#include "preload/signals.h"
 
 namespace booster::preload {
 
@@ -17,10 +18,7 @@ constexpr size_t kMaxCall = 0x7ffff000;
 bool measure(Call& call) {
   if (call.count < 0 || call.count > IOV_MAX) return false;
   uint64_t total = 0;
-  for (int i = 0; i < call.count; ++i) {
-    total += call.vectors[i].iov_len;
-    if (total > SSIZE_MAX) return false;
-  }
+  if (!sum_guarded(call.vectors, call.count, total)) return false;
   call.length = total < kMaxCall ? static_cast<size_t>(total) : kMaxCall;
   return true;
 }

@@ -14,6 +14,7 @@
 #include "preload/cache_view.h"
 #include "preload/log.h"
 #include "preload/process.h"
+#include "preload/signals.h"
 
 namespace booster::preload {
 
@@ -198,6 +199,7 @@ bool Connector::adopt(int memory_fd, uint64_t bytes, uint64_t nonce, const Polic
   }
   session->looked_ms_.store(0, std::memory_order_relaxed);
   memset(session->free_slots_, 0xff, kHandleSlots / 8);
+  guard_copies();
   // Release: partner of the acquire in current_ref(). One reference is `current_`'s.
   session->refs.store(1, std::memory_order_release);
   current_.store(session, std::memory_order_release);

@@ -1,5 +1,6 @@
 #include "preload/file_table.h"
 
+#include <errno.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
 
@@ -29,6 +30,22 @@ constexpr int kDeviceSlots = 32;
 constinit std::atomic<uint64_t> g_devices[kDeviceSlots]{};
 constexpr uint64_t kDeviceGluster = 1;
 constexpr uint64_t kDeviceOther = 2;
+
+uint64_t key_of(const raw::FileId& id) {
+  return static_cast<uint64_t>(id.dev_minor) << 2;
+}
+
+/// One of the two, or 0.
+uint64_t known_device(const raw::FileId& id) {
+  // Block devices have a major number; FUSE, like every file system without one, has 0.
+  if (id.dev_major != 0) return kDeviceOther;
+  for (auto& slot : g_devices) {
+    const uint64_t known = slot.load(std::memory_order_relaxed);
+    if (known == 0) return 0;
+    if ((known & ~3ULL) == key_of(id)) return known & 3;
+  }
+  return 0;
+}
 
 }  // namespace
 
@@ -157,14 +174,15 @@ Description* FileTable::acquire(int fd) {
   }
 }
 
-bool FileTable::on_gluster(int fd, const char* path, const raw::FileId& id) {
-  // Block devices have a major number; FUSE, like every file system without one, has 0.
-  if (id.dev_major != 0) return false;
-  const uint64_t key = static_cast<uint64_t>(id.dev_minor) << 2;
-  for (auto& slot : g_devices) {
-    const uint64_t known = slot.load(std::memory_order_relaxed);
-    if (known == 0) break;
-    if ((known & ~3ULL) == key) return (known & 3) == kDeviceGluster;
+bool FileTable::may_be_on_gluster(int fd) {
+  raw::FileId id;
+  return raw::identify(fd, id) && (id.mode & S_IFMT) == S_IFREG &&
+         known_device(id) == kDeviceGluster;
+}
+
+FileTable::Place FileTable::place_of(int fd, const char* path, const raw::FileId& id) {
+  if (const uint64_t known = known_device(id); known != 0) {
+    return known == kDeviceGluster ? Place::kGluster : Place::kElsewhere;
   }
   // Asked once per device and process. The FUSE client answers it without its bricks; a file system
   // that has no extended attributes says so without leaving the kernel. It is only a hint: what the
@@ -176,6 +194,12 @@ bool FileTable::on_gluster(int fd, const char* path, const raw::FileId& id) {
                       : raw::raw_syscall(SYS_getxattr, raw::word(path), raw::word("glusterfs.gfid"),
                                          raw::word(gfid), sizeof(gfid));
   const bool gluster = result == sizeof(gfid);
+  // Other errors are of this moment: a client that has just died, memory that was short.
+  if (raw::is_error(result) && result != -ENODATA && result != -EOPNOTSUPP && result != -ENOSYS &&
+      result != -EPERM && result != -EACCES) {
+    return Place::kNotKnown;
+  }
+  const uint64_t key = key_of(id);
   for (auto& slot : g_devices) {
     uint64_t empty = 0;
     if (slot.compare_exchange_strong(empty, key | (gluster ? kDeviceGluster : kDeviceOther),
@@ -184,13 +208,15 @@ bool FileTable::on_gluster(int fd, const char* path, const raw::FileId& id) {
     }
     if ((empty & ~3ULL) == key) break;
   }
-  return gluster;
+  return gluster ? Place::kGluster : Place::kElsewhere;
 }
 
 Description* FileTable::classify(int fd, Word& word, uint64_t seen) {
   raw::FileId id;
   if (!raw::identify(fd, id)) return nullptr;  // not open: stays unknown
-  if ((id.mode & S_IFMT) != S_IFREG || !on_gluster(fd, nullptr, id)) {
+  const Place place = (id.mode & S_IFMT) == S_IFREG ? place_of(fd, nullptr, id) : Place::kElsewhere;
+  if (place == Place::kNotKnown) return nullptr;  // it is looked at again
+  if (place == Place::kElsewhere) {
     word.compare_exchange_strong(seen, next_word(seen, kForeign, 0), std::memory_order_acq_rel);
     return nullptr;
   }

@@ -48,8 +48,7 @@ struct Inode {
 
   /// Not kNone: never boosted again in this process (mapped, fence failed).
   std::atomic<common::Reason> never{common::Reason::kNone};
-  std::atomic<uint32_t> streams{0};       // stdio streams that have it open
-  std::atomic<bool> posix_locked{false};  // F_SETLK was used: closing any descriptor drops locks
+  std::atomic<uint32_t> streams{0};  // stdio streams that have it open
 
   /// What of it is in a write log. `logged`: something was, in the session that `log_owner` refers
   /// to, whose memory it keeps.
@@ -260,8 +259,10 @@ class FileTable {
   /// Whether the file at `path`, which has that identity, is on GlusterFS. Asks FUSE once per
   /// device and process.
   static bool on_gluster(const char* path, const raw::FileId& id) {
-    return on_gluster(-1, path, id);
+    return place_of(-1, path, id) == Place::kGluster;
   }
+  /// Whether `fd` can be a regular file on a device that is known to be GlusterFS.
+  static bool may_be_on_gluster(int fd);
   void release_inode(Inode* inode);
   /// One more reference, if the inode is in use at all.
   bool hold_inode(Inode* inode);
@@ -321,7 +322,8 @@ class FileTable {
   void drop_word(uint64_t old);
   void hand_over(uint64_t old, Description** replaced);
   Description* classify(int fd, Word& word, uint64_t seen);
-  static bool on_gluster(int fd, const char* path, const raw::FileId& id);
+  enum class Place { kNotKnown, kElsewhere, kGluster };
+  static Place place_of(int fd, const char* path, const raw::FileId& id);
 
   Mutex lock_;
   std::atomic<Word*> pages_[kMaxFd / kPerPage]{};

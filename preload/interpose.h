@@ -38,6 +38,32 @@ class Sharing {
   bool begun_ = false;
 };
 
+/// Whether something of this process may be under way in the shim that others have to see.
+inline bool maybe_boosted() {
+  return g_has_asked.load(std::memory_order_relaxed);
+}
+
+/// Around a call by which the process ends, or becomes another program.
+class Leaving {
+ public:
+  Leaving() {
+    if (!maybe_boosted()) return;
+    const Entry entry;
+    if (!entry) return;
+    begin_to_leave();
+    begun_ = true;
+  }
+  /// It has not, after all.
+  ~Leaving() {
+    if (begun_) end_to_leave();
+  }
+  Leaving(const Leaving&) = delete;
+  Leaving& operator=(const Leaving&) = delete;
+
+ private:
+  bool begun_ = false;
+};
+
 /// The kernel will let the process make fewer system calls from now on, and may kill it for those
 /// of the shim: everything is given back, and the kernel's from now on.
 inline void before_seccomp() {

@@ -213,7 +213,7 @@ int follow_fcntl(int fd, int command, void* argument, Fcntl next) {
     case F_SETLKW:
     case F_OFD_SETLK:
     case F_OFD_SETLKW: {
-      before_lock(fd, command == F_SETLK || command == F_SETLKW);
+      before_lock(fd);
       const int result = next(fd, command, argument);
       after_lock();
       return result;
@@ -256,13 +256,13 @@ BOOSTER_EXPORT int fcntl64(int fd, int command, ...) {
 }
 
 BOOSTER_EXPORT int flock(int fd, int operation) {
-  before_lock(fd, false);
+  before_lock(fd);
   const int result = next_flock()(fd, operation);
   after_lock();
   return result;
 }
 BOOSTER_EXPORT int lockf(int fd, int command, off_t length) {
-  before_lock(fd, true);
+  before_lock(fd);
   const int result = next_lockf()(fd, command, length);
   after_lock();
   return result;

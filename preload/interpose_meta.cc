@@ -121,6 +121,8 @@ BOOSTER_NEXT(off_t, lseek, (int, off_t, int))
 BOOSTER_EXPORT off_t lseek(int fd, off_t offset, int whence) {
   // SEEK_SET and SEEK_CUR look at nothing but the offset; the others look at the file.
   if (whence != SEEK_SET && whence != SEEK_CUR) before_kernel_look(fd);
+  if (g_files.kind(fd) != FileTable::kTracked) return next_lseek()(fd, offset, whence);
+  const OffsetLock lock(fd);
   return next_lseek()(fd, offset, whence);
 }
 BOOSTER_EXPORT off_t lseek64(int fd, off_t offset, int whence) {
@@ -168,9 +170,8 @@ BOOSTER_EXPORT int ftruncate64(int fd, off_t length) {
 BOOSTER_NEXT(int, truncate, (const char*, off_t))
 BOOSTER_EXPORT int truncate(const char* path, off_t length) {
   return settled([=] {
-    const int held = hold_for_writing(path);
+    const PathChange change(path);
     const int result = next_truncate()(path, length);
-    let_go(held);
     after_path_change();
     return result;
   });

@@ -111,41 +111,29 @@ BOOSTER_EXPORT int posix_spawnp(pid_t* pid, const char* file,
   return next_posix_spawnp()(pid, file, actions, attributes, argv, envp);
 }
 
-namespace {
-
-void leave_image() {
-  if (g_has_asked.load(std::memory_order_relaxed)) {
-    Entry entry;
-    if (entry) give_back_what_was_asked();
-  }
-  settle_process();
-}
-
-}  // namespace
-
 BOOSTER_EXPORT int execve(const char* path, char* const* argv, char* const* envp) {
-  leave_image();
+  const Leaving leaving;
   return next_execve()(path, argv, envp);
 }
 BOOSTER_EXPORT int execv(const char* path, char* const* argv) {
-  leave_image();
+  const Leaving leaving;
   return next_execv()(path, argv);
 }
 BOOSTER_EXPORT int execvp(const char* file, char* const* argv) {
-  leave_image();
+  const Leaving leaving;
   return next_execvp()(file, argv);
 }
 BOOSTER_EXPORT int execvpe(const char* file, char* const* argv, char* const* envp) {
-  leave_image();
+  const Leaving leaving;
   return next_execvpe()(file, argv, envp);
 }
 BOOSTER_EXPORT int fexecve(int fd, char* const* argv, char* const* envp) {
-  leave_image();
+  const Leaving leaving;
   return next_fexecve()(fd, argv, envp);
 }
 BOOSTER_EXPORT int execveat(int directory, const char* path, char* const* argv, char* const* envp,
                             int flags) {
-  leave_image();
+  const Leaving leaving;
   return next_execveat()(directory, path, argv, envp, flags);
 }
 
@@ -203,17 +191,17 @@ BOOSTER_EXPORT int prctl(int option, ...) {
 }
 
 BOOSTER_EXPORT void _exit(int status) {
-  settle_process();
+  const Leaving leaving;
   next__exit()(status);
   __builtin_unreachable();
 }
 BOOSTER_EXPORT void _Exit(int status) {
-  settle_process();
+  const Leaving leaving;
   next__Exit()(status);
   __builtin_unreachable();
 }
 BOOSTER_EXPORT void quick_exit(int status) {
-  settle_process();
+  const Leaving leaving;
   next_quick_exit()(status);
   __builtin_unreachable();
 }
@@ -223,7 +211,7 @@ namespace {
 /// exit() runs this after the program's own handlers, most of the time; what still writes after it
 /// does so through FUSE.
 __attribute__((destructor)) void at_exit() {
-  settle_process();
+  { const Leaving leaving; }
   stop_boosting();
 }
 

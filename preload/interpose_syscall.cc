@@ -126,6 +126,12 @@ BOOSTER_EXPORT long syscall(long number, ...) {
         before_seccomp();
       }
       break;
+    case SYS_execve:
+    case SYS_execveat:
+    case SYS_exit_group: {
+      const Leaving leaving;
+      return next_syscall()(number, a, b, c, d, e, f);
+    }
     case SYS_setrlimit:
     case SYS_prlimit64: {
       const long result = next_syscall()(number, a, b, c, d, e, f);
@@ -145,10 +151,7 @@ BOOSTER_EXPORT long syscall(long number, ...) {
     case SYS_utimes:
     case SYS_futimesat:
 #endif
-    case SYS_execve:
-    case SYS_execveat:
     case SYS_exit:
-    case SYS_exit_group:
     case SYS_utimensat:
     case SYS_fchmod:
     case SYS_fchmodat:

@@ -1,5 +1,6 @@
 #include "preload/lifetime.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -20,7 +21,11 @@ using common::Reason;
 namespace {
 
 /// The longest that a close waits for calls that use its number.
-constexpr uint64_t kCallsWaitMs = 60'000;
+constexpr uint32_t kCallsWaitMs = 60'000;
+/// The longest that the end of the process waits for each: a thread may hang in a read.
+constexpr uint32_t kLeaveWaitMs = 2'000;
+
+constinit std::atomic<uint32_t> g_leaving{0};
 
 /// Runs `act` with the description of `fd`, if it is on GlusterFS and the shim may be entered.
 template <typename Act>
@@ -82,11 +87,8 @@ void note_stream(int fd) {
   });
 }
 
-void before_lock(int fd, bool posix) {
-  with_description(fd, posix, [posix](Description& description) {
-    await_answer(description);
-    if (posix) description.inode->posix_locked.store(true, std::memory_order_relaxed);
-  });
+void before_lock(int fd) {
+  with_description(fd, false, [](Description& description) { await_answer(description); });
   // All files: a lock on one file often guards others.
   if (!maybe_dirty()) return;
   Entry entry;
@@ -102,28 +104,58 @@ void after_path_change() {
   note_fresh(g_fresh_since_ms, raw::next_ms());
 }
 
-int hold_for_writing(const char* path) {
+namespace {
+
+/// Whether a descriptor of this process, looked at or not, names that file; also if that cannot be
+/// found out.
+bool has_open(const raw::FileId& id) {
+  const long list = raw::raw_syscall(SYS_openat, AT_FDCWD, raw::word("/proc/self/fd"),
+                                     O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (raw::is_error(list)) return true;
+  alignas(dirent64) char entries[2048] = {};
+  bool found = false;
+  long got = 0;
+  while (!found &&
+         (got = raw::raw_syscall(SYS_getdents64, list, raw::word(entries), sizeof(entries))) > 0) {
+    for (long at = 0; at < got && !found;) {
+      const auto* entry = reinterpret_cast<const dirent64*>(entries + at);
+      at += entry->d_reclen;
+      int fd = 0;
+      const char* digit = entry->d_name;
+      for (; *digit >= '0' && *digit <= '9'; ++digit) fd = fd * 10 + (*digit - '0');
+      raw::FileId named;
+      found = digit != entry->d_name && raw::identify(fd, named) && named == id;
+    }
+  }
+  raw::close(static_cast<int>(list));
+  return found || got < 0;
+}
+
+}  // namespace
+
+PathChange::PathChange(const char* path) {
   struct statx status;
   if (raw::is_error(raw::raw_syscall(SYS_statx, AT_FDCWD, raw::word(path), AT_STATX_DONT_SYNC,
                                      STATX_TYPE | STATX_INO, raw::word(&status))) ||
       (status.stx_mode & S_IFMT) != S_IFREG) {
-    return -1;
+    return;
   }
   const raw::FileId id{status.stx_dev_major, status.stx_dev_minor, status.stx_ino, status.stx_mode};
-  Entry entry;
-  if (!entry || !g_files.on_gluster(path, id)) return -1;
-  if (Inode* inode = g_files.find_inode(id)) {
-    // Closing a descriptor of the file would drop the locks that the process has on it.
-    const bool locked = inode->posix_locked.load(std::memory_order_relaxed);
-    g_files.release_inode(inode);
-    if (locked) return -1;
-  }
-  const long fd = raw::raw_syscall(SYS_openat, AT_FDCWD, raw::word(path), O_WRONLY | O_CLOEXEC);
-  return raw::is_error(fd) ? -1 : static_cast<int>(fd);
+  const Entry entry;
+  if (!entry || !g_files.on_gluster(path, id)) return;
+  inode_ = g_files.find_inode(id);
+  if (inode_ != nullptr) change_.emplace(*inode_);
+  if (inode_ != nullptr || has_open(id)) return;
+  fd_ = static_cast<int>(
+      raw::raw_syscall(SYS_openat, AT_FDCWD, raw::word(path), O_WRONLY | O_CLOEXEC));
 }
 
-void let_go(int fd) {
-  if (fd >= 0) raw::close(fd);
+PathChange::~PathChange() {
+  if (fd_ >= 0) raw::close(fd_);
+  if (inode_ == nullptr) return;
+  const Entry entry;
+  change_.reset();
+  if (entry) g_files.release_inode(inode_);
 }
 
 void note_status_flags(int fd, int flags) {
@@ -176,11 +208,11 @@ FileChange::~FileChange() {
 namespace {
 
 /// Waits for the calls that have begun on a number of `description` which is closing. As with the
-/// kernel, where a call keeps the file that it began with. Bounded, for a call that a signal
-/// handler has jumped out of.
-void wait_for_calls(Description& description) {
-  if (!description.ending.lock_for(kCallsWaitMs)) return;
-  const uint64_t deadline = raw::coarse_now_ms() + kCallsWaitMs;
+/// kernel, where a call keeps the file that it began with. Bounded, for a call that a handler has
+/// jumped out of which was installed past libc.
+void wait_for_calls(Description& description, uint32_t most_ms) {
+  if (!description.ending.lock_for(most_ms)) return;
+  const uint64_t deadline = raw::coarse_now_ms() + most_ms;
   // What begins now, on other numbers, is counted on the other side: once on each, so that none of
   // the two has to be waited for as long as there is traffic.
   for (int side = 0; side < 2; ++side) {
@@ -214,12 +246,54 @@ long before_number_ends(int fd) {
   // Closing the file of a lock is the usual way to unlock, and a lock on one file guards others.
   if (g_lock_calls.load(std::memory_order_relaxed) != 0) drain_all();
   if (description == nullptr) return 0;
-  wait_for_calls(*description);
+  wait_for_calls(*description, kCallsWaitMs);
   await_answer(*description);
   settle(*description->inode);
   const long error = take_deferred_error(*description->inode);
   g_files.release(description);
   return error;
+}
+
+void begin_to_leave() {
+  // seq_cst: partner of the look in policy.cc, after the call was counted. Either it is seen there,
+  // or the call is seen here.
+  g_leaving.fetch_add(1, std::memory_order_seq_cst);
+  g_files.for_each_description([](Description& description) {
+    if (description.writing.held.load(std::memory_order_relaxed) == 0) return;
+    if (!FileTable::hold(description)) return;
+    wait_for_calls(description, kLeaveWaitMs);
+    g_files.release(&description);
+  });
+  give_back_what_was_asked();
+  settle_all();
+}
+
+void end_to_leave() {
+  // In a forked child the count has been forgotten.
+  uint32_t count = g_leaving.load(std::memory_order_relaxed);
+  while (count != 0 &&
+         !g_leaving.compare_exchange_weak(count, count - 1, std::memory_order_relaxed)) {
+  }
+}
+
+void leaving_after_fork() {
+  g_leaving.store(0, std::memory_order_relaxed);
+}
+
+bool is_leaving() {
+  return g_leaving.load(std::memory_order_seq_cst) != 0;
+}
+
+OffsetLock::OffsetLock(int fd) {
+  if (!entry_ || g_files.kind(fd) != FileTable::kTracked) return;
+  description_ = g_files.acquire_known(fd);
+  if (description_ != nullptr) description_->sequential.lock();
+}
+
+OffsetLock::~OffsetLock() {
+  if (description_ == nullptr) return;
+  description_->sequential.unlock();
+  g_files.release(description_);
 }
 
 void before_range_ends(unsigned first, unsigned last, int keep) {

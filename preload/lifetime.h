@@ -4,6 +4,7 @@
 
 #include <optional>
 
+#include "preload/process.h"
 #include "preload/write_delegation.h"
 
 namespace booster::preload {
@@ -19,16 +20,27 @@ void note_stream(int fd);
 void note_async(int fd);
 /// The process takes or drops a lock on the file of `fd`: what is boosted comes to the bricks
 /// first...
-void before_lock(int fd, bool posix);
+void before_lock(int fd);
 /// ...and what others wrote before they unlocked is seen by the next boosted read.
 void after_lock();
 /// After a file was changed by its name.
 void after_path_change();
-/// Around a call that changes the bytes of the file at `path` without opening it: opens a file on
-/// GlusterFS for writing, so that page caches on this host hear of it. -1 when there is nothing to
-/// hold.
-int hold_for_writing(const char* path);
-void let_go(int fd);
+/// Around a call that changes the bytes of the file at `path` without opening it. Where this
+/// process does not have it open another may be writing it through booster, who hears of it when it
+/// is opened. (Elsewhere it must not be: closing any descriptor of a file drops the locks of the
+/// process on it, also those from before an exec.)
+class PathChange {
+ public:
+  explicit PathChange(const char* path);
+  ~PathChange();
+  PathChange(const PathChange&) = delete;
+  PathChange& operator=(const PathChange&) = delete;
+
+ private:
+  Inode* inode_ = nullptr;
+  std::optional<KernelChange> change_;
+  int fd_ = -1;
+};
 /// The process sets the status flags of `fd` (F_SETFL).
 void note_status_flags(int fd, int flags);
 /// The kernel is about to look at the file of `fd` (fsync, SEEK_END), or to change its times or
@@ -57,8 +69,30 @@ long deferred_error(int fd);
 /// fsync, or fdatasync: true if it is done. Else the kernel has to do it, and what was boosted is
 /// settled; an error that the daemon's flush has taken from FUSE is this process's to hear.
 bool sync_boosted(int fd, bool data_only);
-/// The same for [first, last] without `keep`, and what follows the kernel's call.
+/// The same as before_number_ends() for [first, last] without `keep`, and what follows the kernel's
+/// call.
 void before_range_ends(unsigned first, unsigned last, int keep);
 void after_range_ended(unsigned first, unsigned last, int keep);
+
+/// Around a call by which this process ends, or becomes another program: other threads write
+/// through the kernel from now on, what they are boosting is waited for, and all of it settled. For
+/// good, unless the call returns.
+void begin_to_leave();
+void end_to_leave();
+bool is_leaving();
+void leaving_after_fork();
+
+/// The program looks at the offset of `fd`, or sets it: after what other threads are doing with it.
+class OffsetLock {
+ public:
+  explicit OffsetLock(int fd);
+  ~OffsetLock();
+  OffsetLock(const OffsetLock&) = delete;
+  OffsetLock& operator=(const OffsetLock&) = delete;
+
+ private:
+  const Entry entry_;
+  Description* description_ = nullptr;
+};
 
 }  // namespace booster::preload

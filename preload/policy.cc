@@ -8,6 +8,7 @@
 #include "preload/boosted_write.h"
 #include "preload/cache_view.h"
 #include "preload/file_table.h"
+#include "preload/lifetime.h"
 #include "preload/process.h"
 #include "preload/settle.h"
 #include "preload/write_delegation.h"
@@ -124,10 +125,12 @@ long write(Description& description, const Call& call) {
   Inode& inode = *description.inode;
   long result = take_deferred_error(inode);
   if (result != 0) return result;
-  Reason reason = boosted_write(description, call, result);
+  // A thread that ends the process, or makes it another program, has settled what was written.
+  const bool leaving = is_leaving();
+  Reason reason = leaving ? Reason::kNotAlone : boosted_write(description, call, result);
   if (reason == Reason::kNone) return result;
   const bool eager = settings().eager;
-  if (eager && may_change(reason)) {
+  if (eager && !leaving && may_change(reason)) {
     reason = ask_to_write(description, call, reason);
     if (reason == Reason::kNone) reason = boosted_write(description, call, result);
     if (reason == Reason::kNone) return result;
@@ -141,7 +144,7 @@ long write(Description& description, const Call& call) {
     result = kernel_call(call);
     note_kernel_write(description, result, raw::now_us() - start);
   }
-  if (!eager && may_change(reason)) {
+  if (!eager && !leaving && may_change(reason)) {
     reason = ask_to_write(description, call, reason);
   }
   count(reason == Reason::kNone ? Reason::kPending : reason, result);
@@ -163,30 +166,21 @@ bool write_from_handler(Call& call, ssize_t& result) {
 }
 
 /// Another thread is taking the number away: this call comes after that, as it may. Bounded, since
-/// the kernel's part of a close may hang in FUSE.
+/// the kernel's part of a close may hang in FUSE; by then the number may be a socket's.
 void wait_while_ending(int fd) {
   constexpr int kLooks = 10'000;
   constexpr uint64_t kLookEveryUs = 100;
   for (int i = 0; g_files.kind(fd) == FileTable::kClosing && i < kLooks; ++i) {
+    if (!g_files.may_be_on_gluster(fd)) return;
     raw::sleep_us(kLookEveryUs);
   }
 }
 
-}  // namespace
-
-bool transfer(Direction direction, int fd, const iovec* vectors, int count, int64_t offset,
-              int rwf_flags, ssize_t& result, bool cancellable) {
-  if (g_files.kind(fd) == FileTable::kForeign) return false;
-  // What this process has not written through booster it may read through the kernel unseen, if it
-  // has not seen newer bytes in the page cache of a file that is read through another descriptor.
-  if (direction == Direction::kRead && count == 1 && !settings().eager && !maybe_dirty() &&
-      g_files.leave_unseen(fd, vectors->iov_len)) {
-    return false;
-  }
+bool carry_out(Call& call, ssize_t& result, bool cancellable) {
   // These calls are cancellation points; nothing is held yet.
   if (cancellable && t_thread.depth == 0 && !t_thread.vfork_child) pthread_testcancel();
-  Entry entry;
-  Call call{direction, fd, vectors, count, offset, rwf_flags, 0};
+  const Entry entry;
+  const int fd = call.fd;
   if (!entry) return write_from_handler(call, result);
   wait_while_ending(fd);
   uint32_t side = 0;
@@ -196,15 +190,38 @@ bool transfer(Direction direction, int fd, const iovec* vectors, int count, int6
   if (done) {
     // The kernel's offset lock keeps two threads of a description apart; so does this one, also
     // while the kernel does the call: near the end of a file both ways are used in turn.
-    const bool ordered = offset == kSequential;
+    const bool ordered = call.offset == kSequential;
     if (ordered) description->sequential.lock();
     const long moved =
-        direction == Direction::kRead ? read(*description, call) : write(*description, call);
+        call.direction == Direction::kRead ? read(*description, call) : write(*description, call);
     if (ordered) description->sequential.unlock();
     result = with_errno(moved);
   }
   g_files.end_call(description, side);
   return done;
+}
+
+}  // namespace
+
+bool transfer(Direction direction, int fd, const iovec* vectors, int count, int64_t offset,
+              int rwf_flags, ssize_t& result, bool cancellable) {
+  if (g_files.kind(fd) == FileTable::kForeign) return false;
+  Call call{direction, fd, vectors, count, offset, rwf_flags, 0};
+  return carry_out(call, result, cancellable);
+}
+
+bool transfer(Direction direction, int fd, const void* buffer, size_t length, int64_t offset,
+              ssize_t& result, bool cancellable) {
+  if (g_files.kind(fd) == FileTable::kForeign) return false;
+  // What this process has not written through booster it may read through the kernel unseen, if it
+  // has not seen newer bytes in the page cache of a file that is read through another descriptor.
+  if (direction == Direction::kRead && !settings().eager && !maybe_dirty() &&
+      g_files.leave_unseen(fd, length)) {
+    return false;
+  }
+  const iovec vector{const_cast<void*>(buffer), length};
+  Call call{direction, fd, &vector, 1, offset, 0, 0};
+  return carry_out(call, result, cancellable);
 }
 
 }  // namespace booster::preload

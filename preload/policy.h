@@ -19,10 +19,7 @@ bool transfer(Direction direction, int fd, const iovec* vectors, int count, int6
               int rwf_flags, ssize_t& result, bool cancellable = true);
 
 /// The same for one buffer.
-inline bool transfer(Direction direction, int fd, const void* buffer, size_t length, int64_t offset,
-                     ssize_t& result, bool cancellable = true) {
-  const iovec vector{const_cast<void*>(buffer), length};
-  return transfer(direction, fd, &vector, 1, offset, 0, result, cancellable);
-}
+bool transfer(Direction direction, int fd, const void* buffer, size_t length, int64_t offset,
+              ssize_t& result, bool cancellable = true);
 
 }  // namespace booster::preload

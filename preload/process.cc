@@ -1,6 +1,7 @@
 #include "preload/process.h"
 
 #include <linux/mman.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,13 +13,15 @@
 #include "common/abi.h"
 #include "preload/env.h"
 #include "preload/file_table.h"
+#include "preload/lifetime.h"
 #include "preload/log.h"
 #include "preload/pool.h"
 #include "preload/settle.h"
 
 namespace booster::preload {
 
-__thread ThreadState t_thread __attribute__((tls_model("initial-exec"))) = {0, false};
+__thread ThreadState t_thread
+    __attribute__((tls_model("initial-exec"))) = {0, false, false, ~uint64_t{0}, nullptr};
 
 namespace {
 
@@ -27,6 +30,7 @@ enum : uint32_t { kWiped = 0, kOurs = 1, kResetting = 2 };
 constinit Mutex g_lock;
 constinit std::atomic<bool> g_ready{false};
 constinit std::atomic<bool> g_stopped{false};
+constinit std::atomic<bool> g_asynchronous_cancel{false};
 constinit Settings g_settings{};
 /// In a page that the kernel zeroes in every child that does not share our memory.
 constinit std::atomic<std::atomic<uint32_t>*> g_marker{nullptr};
@@ -80,6 +84,7 @@ void reset_in_child(std::atomic<uint32_t>& marker) {
     g_files.reset();
     session_after_fork();
     settle_after_fork();
+    leaving_after_fork();
     marker.store(kOurs, std::memory_order_release);
     return;
   }
@@ -104,14 +109,26 @@ Entry::Entry() {
   if (t_thread.depth != 0 || t_thread.vfork_child) return;
   if (g_stopped.load(std::memory_order_relaxed)) return;
   ++t_thread.depth;
+  // What a handler looks at has to be there before anything else is done.
+  std::atomic_signal_fence(std::memory_order_seq_cst);
   inside_ = true;
+  if (g_asynchronous_cancel.load(std::memory_order_relaxed)) [[unlikely]]
+    pthread_setcanceltype(PTHREAD_CANCEL_DEFERRED, &cancel_type_);
   if (settings().disabled) {
-    --t_thread.depth;
+    leave();
     inside_ = false;
     return;
   }
   auto* marker = g_marker.load(std::memory_order_acquire);
   if (marker->load(std::memory_order_acquire) != kOurs) reset_in_child(*marker);
+}
+
+void Entry::restore_cancel_type() const {
+  pthread_setcanceltype(cancel_type_, nullptr);
+}
+
+void note_asynchronous_cancel() {
+  g_asynchronous_cancel.store(true, std::memory_order_relaxed);
 }
 
 void stop_boosting() {

@@ -2,6 +2,7 @@
 // anything at all, whether it has become a forked child, and whether a thread is already inside.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 
 namespace booster::preload {
@@ -25,9 +26,17 @@ unsigned processors();
 struct ThreadState {
   uint32_t depth;
   bool vfork_child;
+  /// Signals have been put off until the thread leaves the shim; `mask` is its own (signals.h).
+  bool put_off;
+  uint64_t mask;
+  /// Where a fault in a copy goes on; null while there is none.
+  void** landing;
 };
 // __thread: no dynamic initialisation, hence no wrapper function to call at every use.
 extern __thread ThreadState t_thread __attribute__((tls_model("initial-exec")));
+
+/// The signals that were put off come now (signals.cc).
+void leave_shim();
 
 /// Opens the shim for one call. When not `inside`, the call goes to the kernel as it is. The first
 /// entry in a forked child (also after a raw clone: the kernel wipes a marker page) makes a new,
@@ -36,15 +45,31 @@ class Entry {
  public:
   Entry();
   ~Entry() {
-    if (inside_) --t_thread.depth;
+    if (inside_) leave();
   }
   Entry(const Entry&) = delete;
   Entry& operator=(const Entry&) = delete;
   explicit operator bool() const { return inside_; }
 
  private:
+  void leave() {
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    if (--t_thread.depth != 0) return;
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    if (t_thread.put_off) [[unlikely]]
+      leave_shim();
+    if (cancel_type_ != kNotChanged) [[unlikely]]
+      restore_cancel_type();
+  }
+  void restore_cancel_type() const;
+
+  static constexpr int kNotChanged = -1;
   bool inside_ = false;
+  int cancel_type_ = kNotChanged;
 };
+
+/// A thread of the process can be cancelled anywhere from now on: not within the shim.
+void note_asynchronous_cancel();
 
 /// After exit has run the destructors, nothing is boosted any more.
 void stop_boosting();

@@ -3,9 +3,9 @@
 #include <errno.h>
 #include <string.h>
 
-#include "common/copy.h"
 #include "common/futex.h"
 #include "preload/connector.h"
+#include "preload/signals.h"
 
 namespace booster::preload {
 
@@ -46,26 +46,33 @@ void IoCursor::advance(size_t length) {
   }
 }
 
-void IoCursor::copy_out(const std::byte* memory, size_t length) {
-  while (length > 0) {
+template <typename Copy>
+bool IoCursor::copy(size_t length, Copy copy) {
+  const IoCursor start = *this;
+  size_t done = 0;
+  while (done < length) {
     const size_t left = vectors->iov_len - skip;
-    const size_t part = left < length ? left : length;
-    common::copy_bytes(static_cast<std::byte*>(vectors->iov_base) + skip, memory, part);
-    memory += part;
-    length -= part;
+    const size_t part = left < length - done ? left : length - done;
+    if (!copy(static_cast<std::byte*>(vectors->iov_base) + skip, done, part)) {
+      *this = start;
+      return false;
+    }
+    done += part;
     advance(part);
   }
+  return true;
 }
 
-void IoCursor::copy_in(std::byte* memory, size_t length) {
-  while (length > 0) {
-    const size_t left = vectors->iov_len - skip;
-    const size_t part = left < length ? left : length;
-    common::copy_bytes(memory, static_cast<const std::byte*>(vectors->iov_base) + skip, part);
-    memory += part;
-    length -= part;
-    advance(part);
-  }
+bool IoCursor::copy_out(const std::byte* memory, size_t length) {
+  return copy(length, [memory](std::byte* buffer, size_t done, size_t part) {
+    return copy_guarded(buffer, memory + done, part);
+  });
+}
+
+bool IoCursor::copy_in(std::byte* memory, size_t length) {
+  return copy(length, [memory](const std::byte* buffer, size_t done, size_t part) {
+    return copy_guarded(memory + done, buffer, part);
+  });
 }
 
 int Session::acquire_lane(bool wait, int kept) {
@@ -228,8 +235,12 @@ size_t Session::carry(Op op, const HandleRef& handle, IoCursor& cursor, uint64_t
     const LaneReply& reply = memory_->replies[piece.lane];
     const uint32_t moved = reply.length < piece.length ? reply.length : piece.length;
     if (!stop && reply.error == 0) {
-      cursor.copy_out(memory_->payload[piece.lane], moved);
-      done += moved;
+      // What cannot be copied is the kernel's to refuse.
+      if (cursor.copy_out(memory_->payload[piece.lane], moved)) {
+        done += moved;
+      } else {
+        stop = true;
+      }
     }
     stop = stop || reply.error != 0 || moved < piece.length;
     release_lane(piece.lane);

@@ -37,9 +37,14 @@ struct IoCursor {
   size_t skip = 0;  // bytes of vectors[0] already done
 
   /// Moves `length` bytes between `memory` and the buffers and advances; the buffers hold enough.
-  void copy_out(const std::byte* memory, size_t length);
-  void copy_in(std::byte* memory, size_t length);
+  /// False if some of that memory cannot be touched: then the cursor is where it was.
+  [[nodiscard]] bool copy_out(const std::byte* memory, size_t length);
+  [[nodiscard]] bool copy_in(std::byte* memory, size_t length);
   void advance(size_t length);
+
+ private:
+  template <typename Copy>
+  bool copy(size_t length, Copy copy);
 };
 
 struct Policy {

@@ -86,7 +86,10 @@ size_t Session::log_write(Inode& inode, const HandleRef& handle, uint32_t word, 
         replay_log(log);
         break;
       }
-      cursor.copy_in(bytes_of(log) + place, part);
+      if (!cursor.copy_in(bytes_of(log) + place, part)) {
+        log.put = log.notes[log.published % kLogRecords].start;  // the kernel's to refuse
+        break;
+      }
       log.notes[log.published % kLogRecords].file = inode.id;
       ring_of(log).records[log.published % kLogRecords] = {handle.slot, handle.generation,
                                                            offset + logged, part, place};

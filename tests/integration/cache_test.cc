@@ -547,6 +547,42 @@ TEST_F(SmallCache, WhatIsTooMuchGoesAndNobodySeesAWrongByte) {
   EXPECT_GT(stats.totals().cached_calls(), 100U);
 }
 
+class ScannedCache : public Cached {
+ protected:
+  static constexpr uint64_t kBudget = 16 << 20;
+  ScannedCache() : Cached(kBudget) {}
+};
+
+/// Who reads much, once, takes nothing away from who reads the same over and over.
+TEST_F(ScannedCache, WhatIsReadAgainAndAgainStaysWhileAScanGoesBy) {
+  constexpr size_t kHot = 8 << 20;
+  const std::string hot = dir_.file("hot");
+  const std::string scanned = dir_.file("scanned");
+  write_file(hot, bytes_at(0, kHot, 5));
+  write_file(scanned, bytes_at(0, 10 * kBudget, 6));
+  // What was filled within a second of a change is not kept.
+  std::this_thread::sleep_for(milliseconds(1500));
+  Puppet reader;
+  ASSERT_EQ(reader.tell("open", "r", "r", hot), "0");
+  for (int i = 0; i < 4; ++i) {
+    ASSERT_TRUE(warm(reader, "r", 5, 0, kHot));
+    std::this_thread::sleep_for(milliseconds(700));
+  }
+  const auto before = daemon_.stats().cache();
+  // Nobody looks at what is hot meanwhile.
+  for (int i = 0; i < 2; ++i) {
+    const RunResult scan =
+        run({"dd", "if=" + scanned, "of=/dev/null", i == 0 ? "bs=64k" : "bs=1M"});
+    ASSERT_EQ(scan.status, 0) << scan.err;
+  }
+  const auto after = daemon_.stats().cache();
+  ASSERT_GT(after.filled() - before.filled(), 15 * kBudget) << "not scanned through the cache";
+  ASSERT_GT(after.evicted() - before.evicted(), 10 * kBudget);
+  ASSERT_TRUE(warm(reader, "r", 5, 0, kHot));
+  // All but what was at the end of the list when there was nothing cold yet.
+  EXPECT_LT(daemon_.stats().cache().filled() - after.filled(), kHot / 8);
+}
+
 class LargeCache : public Cached {
  protected:
   LargeCache() : Cached(512 << 20) {}
