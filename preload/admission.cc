@@ -20,8 +20,12 @@ constexpr uint64_t kWorthUs = 1000;
 /// kernel's cache runs at 2 GB/s and more, one call of FUSE's takes 60 us and more.
 constexpr uint64_t kCallUs = 20;
 constexpr uint64_t kNsPerKib = 700;
-/// A smaller file is read by the time that its cache is there.
+/// A smaller file is read by the time that its cache is there, unless it is held open and read over
+/// and over: what a copy of 4 KiB out of the cache saves, half a microsecond, is worth asking when
+/// so much was read of it; of one that has less than kCacheFrom the kernel needs few pages.
 constexpr uint64_t kCacheBytes = 1 << 20;
+constexpr uint64_t kCacheFrom = 64 << 10;
+constexpr uint64_t kSmallPays = 16 << 20;
 /// Bytes until a file that was not to be had, or whose daemon was not, is looked at again.
 constexpr uint64_t kLookAgain = 16 << 20;
 constexpr uint64_t kConnectAgain = 256 << 10;
@@ -113,7 +117,7 @@ void look_away(Description& description, const Call& call, long result, uint64_t
 }
 
 /// Whether a file that is read is worth its page cache; `warm`: since the kernel has all of it.
-bool reads_pay(Description& description, int fd, bool& warm) {
+bool reads_pay(Description& description, const Call& call, bool& warm) {
   Description::Cost& cost = description.cost;
   const bool in_order = description.reading.in_order.load(std::memory_order_relaxed);
   const uint64_t moved = cost.moved.load(std::memory_order_relaxed);
@@ -121,18 +125,21 @@ bool reads_pay(Description& description, int fd, bool& warm) {
   bool slow = in_order && waited >= kWorthUs;
   if (!slow && moved < cost.look_at.load(std::memory_order_relaxed)) return false;
   struct statx status;
-  if (!raw::attributes(fd, AT_STATX_DONT_SYNC, status) || status.stx_size < kCacheBytes) {
+  if (!raw::attributes(call.fd, AT_STATX_DONT_SYNC, status) || status.stx_size < kCacheFrom) {
     cost.look_at.store(moved + kCacheBytes, std::memory_order_relaxed);
     cost.waited_us.store(0, std::memory_order_relaxed);
     return false;
   }
+  const bool small = status.stx_size < kCacheBytes;
   // The same goes for the end of a larger one, until it is read once more.
-  if (slow && moved <= status.stx_size && status.stx_size - moved < kCacheBytes) {
+  if (slow && (small || (moved <= status.stx_size && status.stx_size - moved < kCacheBytes))) {
     cost.waited_us.store(0, std::memory_order_relaxed);
     slow = false;
   }
-  const uint64_t enough =
-      in_order ? kTimesInOrder * status.stx_size : status.stx_size / kShareAtRandom;
+  uint64_t enough = in_order ? kTimesInOrder * status.stx_size : status.stx_size / kShareAtRandom;
+  // A read() makes a system call either way.
+  if (small && call.offset == kSequential) enough = moved + kSmallPays;
+  if (small && enough < kSmallPays) enough = kSmallPays;
   warm = !slow && waited < moved >> 12;  // less than a microsecond for 4 KiB
   if (slow || moved >= enough) return true;
   cost.look_at.store(enough, std::memory_order_relaxed);
@@ -214,7 +221,7 @@ Reason ask_to_read(Description& description, const Call& call, Reason reason) {
   }
   if (stage != Description::kPending) {
     bool warm = false;
-    if (!eager && !reads_pay(description, call.fd, warm)) return reason;
+    if (!eager && !reads_pay(description, call, warm)) return reason;
     description.cost.waited_us.store(0, std::memory_order_relaxed);
     // Whatever comes of it, it is not looked at again before as much has been read once more.
     const uint64_t moved = description.cost.moved.load(std::memory_order_relaxed);

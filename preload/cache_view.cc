@@ -10,8 +10,8 @@
 
 namespace booster::preload {
 
-constinit std::atomic<uint32_t> g_view_count{0};
-constinit std::atomic<uint32_t> g_views_made{0};
+BOOSTER_AT_HAND constinit std::atomic<uint32_t> g_view_count{0};
+BOOSTER_AT_HAND constinit std::atomic<uint32_t> g_views_made{0};
 
 using common::kDataStart;
 using common::kPageSize;

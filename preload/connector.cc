@@ -25,6 +25,7 @@ using raw::raw_syscall;
 using raw::word;
 
 constinit Connector g_connector;
+constinit std::atomic<int> g_socket{-1};
 
 namespace {
 
@@ -47,7 +48,7 @@ bool Connector::is_our_socket(int fd) const {
 }
 
 void Connector::close_socket() {
-  const int fd = socket_.exchange(-1, std::memory_order_relaxed);
+  const int fd = g_socket.exchange(-1, std::memory_order_relaxed);
   if (is_our_socket(fd)) raw::close(fd);
   socket_inode_ = 0;
   hello_sent_ = false;
@@ -78,12 +79,12 @@ bool Connector::open_socket() {
     return false;
   }
   socket_inode_ = inode_of(static_cast<int>(fd));
-  socket_.store(static_cast<int>(fd), std::memory_order_relaxed);
+  g_socket.store(static_cast<int>(fd), std::memory_order_relaxed);
   return true;
 }
 
 bool Connector::send_packet(const void* data, size_t length) {
-  const int socket = socket_.load(std::memory_order_relaxed);
+  const int socket = g_socket.load(std::memory_order_relaxed);
   if (!is_our_socket(socket)) return false;
   const auto size = static_cast<long>(length);
   return raw_syscall(SYS_sendto, socket, word(data), size, MSG_NOSIGNAL | MSG_DONTWAIT, 0, 0) ==
@@ -108,7 +109,7 @@ struct Connector::Received {
 
 /// One packet; the kernel's answer: its length, 0 at the end, or -errno (-EAGAIN: none is there).
 long Connector::receive(Received& received) {
-  const int socket = socket_.load(std::memory_order_relaxed);
+  const int socket = g_socket.load(std::memory_order_relaxed);
   if (!is_our_socket(socket)) return -EBADF;
   uint8_t packet[common::kMaxPacket];
   iovec part{packet, sizeof(packet)};
@@ -273,7 +274,7 @@ Session* Connector::acquire(bool wait) {
     failed = welcome == Welcome::kFailed;
     if (welcome == Welcome::kNotYet) {
       if (!wait || raw::coarse_now_ms() >= deadline) break;
-      pollfd ready{socket_.load(std::memory_order_relaxed), POLLIN, 0};
+      pollfd ready{g_socket.load(std::memory_order_relaxed), POLLIN, 0};
       timespec timeout{0, 100'000'000};
       raw_syscall(SYS_ppoll, word(&ready), 1, word(&timeout), 0, 0);
     }
@@ -392,7 +393,7 @@ CacheView* Connector::take_view(Session& session, const HandleRef& handle) {
 bool Connector::send_doorbell() {
   // Or the number could be moved away, and be the program's own, between looking and sending.
   LockGuard guard(lock_);
-  const int socket = socket_.load(std::memory_order_relaxed);
+  const int socket = g_socket.load(std::memory_order_relaxed);
   if (!is_our_socket(socket)) return false;
   const long sent = raw_syscall(SYS_sendto, socket, word(&common::kDoorbell), 1,
                                 MSG_NOSIGNAL | MSG_DONTWAIT, 0, 0);
@@ -404,7 +405,7 @@ bool Connector::socket_alive(uint32_t id) {
   LockGuard guard(lock_);
   Session* session = current_.load(std::memory_order_relaxed);
   if (session == nullptr || session->id_ != id) return false;
-  const int socket = socket_.load(std::memory_order_relaxed);
+  const int socket = g_socket.load(std::memory_order_relaxed);
   if (!is_our_socket(socket)) return false;
   // Not by looking for packets: those that nobody has read yet outlive their sender.
   pollfd state{socket, POLLRDHUP, 0};
@@ -415,11 +416,11 @@ bool Connector::socket_alive(uint32_t id) {
 
 void Connector::move_descriptor() {
   LockGuard guard(lock_);
-  const int fd = socket_.load(std::memory_order_relaxed);
+  const int fd = g_socket.load(std::memory_order_relaxed);
   if (!is_our_socket(fd)) return;
   const long moved = raw_syscall(SYS_fcntl, fd, F_DUPFD_CLOEXEC, fd + 1);
   const long elsewhere = is_error(moved) ? raw_syscall(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 3) : moved;
-  socket_.store(is_error(elsewhere) ? -1 : static_cast<int>(elsewhere), std::memory_order_relaxed);
+  g_socket.store(is_error(elsewhere) ? -1 : static_cast<int>(elsewhere), std::memory_order_relaxed);
   raw::close(fd);
 }
 

@@ -28,7 +28,6 @@ class Connector {
   bool send_doorbell();
   /// False when the connection of session `id` is gone or is not the current one.
   bool socket_alive(uint32_t id);
-  int descriptor() const { return socket_.load(std::memory_order_relaxed); }
   void move_descriptor();
   void after_fork();
 
@@ -49,7 +48,6 @@ class Connector {
 
   Mutex lock_;  // connecting, slots, messages
   std::atomic<Session*> current_{nullptr};
-  std::atomic<int> socket_{-1};
   uint64_t socket_inode_ = 0;
   bool hello_sent_ = false;
   bool hopeless_ = false;  // refused for good: another version, or not allowed
@@ -59,5 +57,7 @@ class Connector {
 };
 
 extern Connector g_connector;
+/// Its socket, or -1. Apart, since every close of a program looks at it.
+extern std::atomic<int> g_socket;
 
 }  // namespace booster::preload

@@ -27,7 +27,7 @@ constexpr uint64_t next_word(uint64_t old, FileTable::Kind kind, uint32_t index)
 
 /// Devices that this process has asked. One word each: (major << 32 | minor) << 2 | answer.
 constexpr int kDeviceSlots = 32;
-constinit std::atomic<uint64_t> g_devices[kDeviceSlots]{};
+BOOSTER_AT_HAND constinit std::atomic<uint64_t> g_devices[kDeviceSlots]{};
 constexpr uint64_t kDeviceGluster = 1;
 constexpr uint64_t kDeviceOther = 2;
 
@@ -63,12 +63,15 @@ bool FileTable::hold(Description& description) {
 
 const FileTable::Word* FileTable::peek(int fd) const {
   if (fd < 0 || static_cast<uint64_t>(fd) >= kMaxFd) return nullptr;
-  const Word* page = pages_[static_cast<uint64_t>(fd) / kPerPage].load(std::memory_order_acquire);
-  return page == nullptr ? nullptr : &page[static_cast<uint64_t>(fd) % kPerPage];
+  const auto number = static_cast<uint64_t>(fd);
+  if (number < kPerPage) return &first_words_[number];
+  const Word* page = pages_[number / kPerPage].load(std::memory_order_acquire);
+  return page == nullptr ? nullptr : &page[number % kPerPage];
 }
 
 FileTable::Word* FileTable::word(int fd, bool create) {
   if (fd < 0 || static_cast<uint64_t>(fd) >= kMaxFd) return nullptr;
+  if (static_cast<uint64_t>(fd) < kPerPage) return &first_words_[fd];
   auto& entry = pages_[static_cast<uint64_t>(fd) / kPerPage];
   Word* page = entry.load(std::memory_order_acquire);
   if (page == nullptr) {
@@ -78,10 +81,10 @@ FileTable::Word* FileTable::word(int fd, bool create) {
     // Release, partner of the acquire loads of pages_. The loser of a race gives its page back.
     if (entry.compare_exchange_strong(page, made, std::memory_order_acq_rel)) {
       page = made;
-      const uint64_t used = static_cast<uint64_t>(fd) / kPerPage + 1;
-      uint64_t before = pages_used_.load(std::memory_order_relaxed);
+      const uint64_t used = static_cast<uint64_t>(fd) / kPerPage;
+      uint64_t before = more_pages_.load(std::memory_order_relaxed);
       while (before < used &&
-             !pages_used_.compare_exchange_weak(before, used, std::memory_order_acq_rel)) {
+             !more_pages_.compare_exchange_weak(before, used, std::memory_order_acq_rel)) {
       }
     } else {
       raw::raw_syscall(SYS_munmap, raw::word(made), kPerPage * sizeof(Word));
@@ -400,15 +403,15 @@ void FileTable::closed(int fd) {
 }
 
 void FileTable::share_opened() {
-  const uint64_t used = pages_used_.load(std::memory_order_acquire);
+  const uint64_t used = pages_used();
   for (uint64_t index = 0; index < used; ++index) {
-    Word* page = pages_[index].load(std::memory_order_acquire);
-    if (page == nullptr) continue;
+    Word* words = page(index);
+    if (words == nullptr) continue;
     for (uint64_t i = 0; i < kPerPage; ++i) {
-      uint64_t seen = page[i].load(std::memory_order_relaxed);
+      uint64_t seen = words[i].load(std::memory_order_relaxed);
       if (kind_of(seen) == kOpened) {
-        page[i].compare_exchange_strong(seen, next_word(seen, kUnknown, 0),
-                                        std::memory_order_acq_rel);
+        words[i].compare_exchange_strong(seen, next_word(seen, kUnknown, 0),
+                                         std::memory_order_acq_rel);
       }
     }
   }
@@ -416,11 +419,11 @@ void FileTable::share_opened() {
 
 void FileTable::reset() {
   lock_.reset();
-  const uint64_t used = pages_used_.load(std::memory_order_relaxed);
+  const uint64_t used = pages_used();
   for (uint64_t index = 0; index < used; ++index) {
-    Word* page = pages_[index].load(std::memory_order_relaxed);
-    if (page == nullptr) continue;
-    for (uint64_t i = 0; i < kPerPage; ++i) page[i].store(0, std::memory_order_relaxed);
+    Word* words = page(index);
+    if (words == nullptr) continue;
+    for (uint64_t i = 0; i < kPerPage; ++i) words[i].store(0, std::memory_order_relaxed);
   }
   // The chains may have been cut in the middle of a change: they are made anew.
   for (auto*& bucket : buckets_) bucket = nullptr;

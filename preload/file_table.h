@@ -219,6 +219,9 @@ class FileTable {
     kClosing = 4,  // its close is under way: hands off
   };
 
+  /// Before its first use, so that its memory comes by one page fault: a look would take a second.
+  void prepare() { more_pages_.fetch_add(0, std::memory_order_relaxed); }
+
   /// What is known without looking. Async-signal-safe, wait-free, never allocates.
   Kind kind(int fd) const;
 
@@ -278,9 +281,9 @@ class FileTable {
   /// Visits tracked numbers in [first, last] with their description.
   template <typename Visit>
   void for_each_tracked(unsigned first, unsigned last, Visit visit) {
-    const uint64_t end = pages_used_.load(std::memory_order_acquire) * kPerPage;
+    const uint64_t end = pages_used() * kPerPage;
     for (uint64_t fd = first; fd <= last && fd < end; ++fd) {
-      if (pages_[fd / kPerPage].load(std::memory_order_acquire) == nullptr) {
+      if (page(fd / kPerPage) == nullptr) {
         fd |= kPerPage - 1;
         continue;
       }
@@ -294,9 +297,9 @@ class FileTable {
   /// Visits every number in [first, last] that may have a word.
   template <typename Visit>
   void for_each_word(unsigned first, unsigned last, Visit visit) {
-    const uint64_t end = pages_used_.load(std::memory_order_acquire) * kPerPage;
+    const uint64_t end = pages_used() * kPerPage;
     for (uint64_t fd = first; fd <= last && fd < end; ++fd) {
-      if (pages_[fd / kPerPage].load(std::memory_order_acquire) == nullptr) {
+      if (page(fd / kPerPage) == nullptr) {
         fd |= kPerPage - 1;
       } else {
         visit(static_cast<int>(fd));
@@ -325,9 +328,18 @@ class FileTable {
   enum class Place { kNotKnown, kElsewhere, kGluster };
   static Place place_of(int fd, const char* path, const raw::FileId& id);
 
+  /// No page at or above this index.
+  uint64_t pages_used() const { return 1 + more_pages_.load(std::memory_order_acquire); }
+  Word* page(uint64_t index) {
+    return index == 0 ? first_words_ : pages_[index].load(std::memory_order_acquire);
+  }
+
+  // What every program needs lies together, and in one page of memory for the numbers that most
+  // programs have.
   Mutex lock_;
-  std::atomic<Word*> pages_[kMaxFd / kPerPage]{};
-  std::atomic<uint64_t> pages_used_{0};  // no page at or above this index
+  std::atomic<uint64_t> more_pages_{0};
+  Word first_words_[kPerPage]{};
+  std::atomic<Word*> pages_[kMaxFd / kPerPage]{};  // but the first
   Pool<Description> descriptions_;
   Pool<Inode> inodes_;
   Inode* buckets_[kBuckets]{};

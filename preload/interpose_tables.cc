@@ -13,7 +13,7 @@ namespace booster::preload {
 namespace {
 
 enum State : uint32_t { kUnknown, kHooking, kHooked, kUnhookable };
-constinit std::atomic<uint32_t> g_state{kUnknown};
+BOOSTER_AT_HAND constinit std::atomic<uint32_t> g_state{kUnknown};
 
 /// What glibc 2.36's tables hold (struct _IO_jump_t in libioP.h): pointers, of which the entries
 /// for files are found by their values.

@@ -25,7 +25,7 @@ constexpr uint32_t kCallsWaitMs = 60'000;
 /// The longest that the end of the process waits for each: a thread may hang in a read.
 constexpr uint32_t kLeaveWaitMs = 2'000;
 
-constinit std::atomic<uint32_t> g_leaving{0};
+BOOSTER_AT_HAND constinit std::atomic<uint32_t> g_leaving{0};
 
 /// Runs `act` with the description of `fd`, if it is on GlusterFS and the shim may be entered.
 template <typename Act>

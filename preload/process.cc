@@ -27,13 +27,13 @@ namespace {
 
 enum : uint32_t { kWiped = 0, kOurs = 1, kResetting = 2 };
 
-constinit Mutex g_lock;
-constinit std::atomic<bool> g_ready{false};
-constinit std::atomic<bool> g_stopped{false};
-constinit std::atomic<bool> g_asynchronous_cancel{false};
-constinit Settings g_settings{};
+BOOSTER_AT_HAND constinit Mutex g_lock;
+BOOSTER_AT_HAND constinit std::atomic<bool> g_ready{false};
+BOOSTER_AT_HAND constinit std::atomic<bool> g_stopped{false};
+BOOSTER_AT_HAND constinit std::atomic<bool> g_asynchronous_cancel{false};
+BOOSTER_AT_HAND constinit Settings g_settings{};
 /// In a page that the kernel zeroes in every child that does not share our memory.
-constinit std::atomic<std::atomic<uint32_t>*> g_marker{nullptr};
+BOOSTER_AT_HAND constinit std::atomic<std::atomic<uint32_t>*> g_marker{nullptr};
 
 void copy_path(char* to, size_t size, const char* from) {
   strncpy(to, from, size - 1);
@@ -69,6 +69,7 @@ void make_ready() {
     g_marker.store(marker, std::memory_order_release);
   }
   const bool strange = read_settings();
+  g_files.prepare();
   // Without the marker a forked child could take its parent's session for its own.
   if (g_marker.load(std::memory_order_relaxed) == nullptr) g_settings.disabled = true;
   // Release: partner of the acquire in settings().

@@ -15,6 +15,10 @@
 #include "common/fence.h"
 #include "common/raw_syscall.h"
 
+/// For variables that many calls of every program look at: they lie together, in the page that
+/// loading the library has touched already, and not among what is zero at first.
+#define BOOSTER_AT_HAND [[gnu::section(".data")]]
+
 namespace booster::preload::raw {
 
 using common::attributes;

@@ -298,12 +298,14 @@ void Session::note_cached(uint32_t slot, uint64_t offset, size_t length, uint64_
   if (use.used_ms[slot].load(std::memory_order_relaxed) != now) {
     use.used_ms[slot].store(now, std::memory_order_relaxed);
   }
-  const uint64_t extent = offset / common::kExtent;
-  const uint64_t touch = common::touch_of(slot, extent, now_ms);
-  std::atomic<uint64_t>& place =
-      use.touches[(extent * 0x9e3779b97f4a7c15ULL >> 40 ^ slot) % common::CacheUse::kTouches];
-  if (place.load(std::memory_order_relaxed) != touch) {
-    place.store(touch, std::memory_order_relaxed);
+  const uint64_t last = (offset + length - 1) / common::kExtent;
+  for (uint64_t extent = offset / common::kExtent; extent <= last; ++extent) {
+    const uint64_t touch = common::touch_of(slot, extent, now_ms);
+    std::atomic<uint64_t>& place =
+        use.touches[(extent * 0x9e3779b97f4a7c15ULL >> 40 ^ slot) % common::CacheUse::kTouches];
+    if (place.load(std::memory_order_relaxed) != touch) {
+      place.store(touch, std::memory_order_relaxed);
+    }
   }
 }
 
@@ -412,7 +414,7 @@ void session_after_fork() {
   g_connector.after_fork();
 }
 int own_descriptor() {
-  return g_connector.descriptor();
+  return g_socket.load(std::memory_order_relaxed);
 }
 void move_own_descriptor() {
   g_connector.move_descriptor();

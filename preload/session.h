@@ -147,7 +147,7 @@ class Session {
   /// under way.
   bool fill_ahead(const HandleRef& handle, uint64_t offset, uint32_t ahead,
                   common::Op op = common::Op::kFill);
-  /// A read out of the page cache was served.
+  /// A read of `length` > 0 bytes out of the page cache was served.
   void note_cached(uint32_t slot, uint64_t offset, size_t length, uint64_t now_ms);
   /// A file would be read out of its page cache if it were valid.
   void note_wanted(uint32_t slot, uint64_t now_ms) {

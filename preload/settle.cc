@@ -10,12 +10,11 @@
 
 namespace booster::preload {
 
-constinit std::atomic<uint32_t> g_boosted_writes{0};
-constinit std::atomic<uint32_t> g_settled_writes{0};
-constinit std::atomic<uint32_t> g_lock_calls{0};
+BOOSTER_AT_HAND constinit WriteCounts g_writes;
+BOOSTER_AT_HAND constinit std::atomic<uint32_t> g_lock_calls{0};
 constinit std::atomic<uint32_t> g_handler_writes{0};
-constinit std::atomic<uint64_t> g_fresh_since_ms{0};
-constinit std::atomic<bool> g_has_asked{false};
+BOOSTER_AT_HAND constinit std::atomic<uint64_t> g_fresh_since_ms{0};
+BOOSTER_AT_HAND constinit std::atomic<bool> g_has_asked{false};
 
 namespace {
 
@@ -82,7 +81,7 @@ void note_boosted_write(Inode& inode, int fd, uint64_t offset) {
   inode.fence_offset.store(offset, std::memory_order_relaxed);
   // Release: partner of the acquire in boost_dirty(), which whoever sees the count below asks next.
   inode.boosted.fetch_add(1, std::memory_order_release);
-  g_boosted_writes.fetch_add(1, std::memory_order_release);
+  g_writes.boosted.fetch_add(1, std::memory_order_release);
 }
 
 void settle(Inode& inode) {
@@ -107,7 +106,7 @@ void settle(Inode& inode) {
 
 void settle_all_slowly() {
   // Counted before the look: what comes later is not covered, and keeps the two apart.
-  const uint32_t seen = g_boosted_writes.load(std::memory_order_acquire);
+  const uint32_t seen = g_writes.boosted.load(std::memory_order_acquire);
   g_files.for_each_inode([](Inode& inode) {
     if (!inode.boost_dirty() || !g_files.hold_inode(&inode)) return;
     settle(inode);
@@ -115,7 +114,7 @@ void settle_all_slowly() {
   });
   // Release: partner of the acquire in maybe_dirty(). Two threads may store in either order: an
   // older number makes somebody look again for nothing.
-  g_settled_writes.store(seen, std::memory_order_release);
+  g_writes.settled.store(seen, std::memory_order_release);
 }
 
 void drain_all_slowly() {
@@ -186,8 +185,8 @@ void give_back_what_was_asked() {
 
 void settle_after_fork() {
   g_sharing.store(0, std::memory_order_relaxed);
-  g_boosted_writes.store(0, std::memory_order_relaxed);
-  g_settled_writes.store(0, std::memory_order_relaxed);
+  g_writes.boosted.store(0, std::memory_order_relaxed);
+  g_writes.settled.store(0, std::memory_order_relaxed);
 }
 
 }  // namespace booster::preload

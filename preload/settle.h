@@ -11,8 +11,11 @@ namespace booster::preload {
 
 /// Boosted writes of this process, and up to which of them all have been settled; changed in
 /// settle.cc alone.
-extern std::atomic<uint32_t> g_boosted_writes;
-extern std::atomic<uint32_t> g_settled_writes;
+struct alignas(64) WriteCounts {
+  std::atomic<uint32_t> boosted{0};
+  std::atomic<uint32_t> settled{0};
+};
+extern WriteCounts g_writes;
 /// Lock calls of this process: once there was one, a close settles all files.
 extern std::atomic<uint32_t> g_lock_calls;
 /// Writes through the kernel by signal handlers that interrupted the shim: they could give no
@@ -26,8 +29,8 @@ extern std::atomic<uint64_t> g_fresh_since_ms;
 inline bool maybe_dirty() {
   // Acquire: partners of the releases in note_boosted_write() and settle_all_slowly(). An inode
   // that another thread is fencing right now counts as dirty until it has been fenced.
-  return g_boosted_writes.load(std::memory_order_acquire) !=
-         g_settled_writes.load(std::memory_order_acquire);
+  return g_writes.boosted.load(std::memory_order_acquire) !=
+         g_writes.settled.load(std::memory_order_acquire);
 }
 
 /// Notes a boosted write of `inode`, answered or lost, through `fd` at `offset`. Whoever makes one

@@ -123,6 +123,34 @@ TEST_F(Cached, SeveralProgramsShareWhatOneHasRead) {
   EXPECT_EQ(daemon_.stats().cache().filled(), filled);
 }
 
+/// As users have it: one that is read a little is the kernel's, and one that is read all the time
+/// not.
+TEST_F(Cached, ASmallFileThatIsReadAllTheTimeMovesToTheCache) {
+  constexpr const char* kRead = R"(
+import os, sys
+fd = os.open(sys.argv[1], os.O_RDONLY)
+for i in range(int(sys.argv[2])): assert os.pread(fd, 4096, i % 64 * 4096) == b'%04d' % (i % 64) * 1024
+)";
+  std::string bytes;
+  for (int page = 0; page < 64; ++page) {
+    char number[5];
+    snprintf(number, sizeof(number), "%04d", page);
+    for (int i = 0; i < 1024; ++i) bytes += number;
+  }
+  const std::string path = dir_.file("small");
+  write_file(path, bytes);
+  const auto read = [&](int times) {
+    const uint64_t before = daemon_.stats().totals().cached_bytes();
+    const RunResult result = run({"python3", "-c", kRead, path, std::to_string(times)}, kAsUsersDo);
+    EXPECT_EQ(result.status, 0) << result.err;
+    return daemon_.stats().totals().cached_bytes() - before;
+  };
+  EXPECT_EQ(read(2000), 0U);
+  uint64_t cached = 0;
+  for (int i = 0; i < 10 && cached == 0; ++i) cached = read(60'000);
+  EXPECT_GT(cached, 32U << 20);
+}
+
 TEST_F(Cached, DroppingItBringsTheBytesFromTheBricksAgain) {
   Puppet reader;
   open_file(reader, "r", 3);
@@ -560,8 +588,8 @@ TEST_F(ScannedCache, WhatIsReadAgainAndAgainStaysWhileAScanGoesBy) {
   const std::string scanned = dir_.file("scanned");
   write_file(hot, bytes_at(0, kHot, 5));
   write_file(scanned, bytes_at(0, 10 * kBudget, 6));
-  // What was filled within a second of a change is not kept.
-  std::this_thread::sleep_for(milliseconds(1500));
+  // What is filled soon after a change is dropped after four times as long.
+  std::this_thread::sleep_for(milliseconds(4000));
   Puppet reader;
   ASSERT_EQ(reader.tell("open", "r", "r", hot), "0");
   for (int i = 0; i < 4; ++i) {
