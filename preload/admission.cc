@@ -167,7 +167,7 @@ Reason refusal(const Inode& inode, const Call& call) {
   if (inode.streams.load(std::memory_order_relaxed) != 0) return Reason::kStream;
   const int kept = call.direction == Direction::kWrite ? RWF_SYNC | RWF_DSYNC : 0;
   if ((call.rwf_flags & ~kept) != 0) return Reason::kFlags;
-  if (call.length == 0 ||
+  if (call.length == 0 || !call.in_user_space ||
       (call.offset != kSequential &&
        static_cast<uint64_t>(call.offset) + call.length > static_cast<uint64_t>(INT64_MAX))) {
     return Reason::kOddRange;

@@ -24,6 +24,12 @@ struct Call {
   int64_t offset;  // kSequential, or >= 0
   int rwf_flags;   // preadv2's
   size_t length;   // of all vectors, at most what the kernel moves in one call
+  /// Made as read, write or their like with an offset: the one vector is the shim's. The kernel
+  /// checks such a call in another order.
+  bool one_buffer = false;
+  /// False where no address of the program's may be: the kernel has to say what it thinks of that,
+  /// before anything is moved.
+  bool in_user_space = true;
 
   /// All that the call is about.
   IoCursor whole() const {
@@ -33,7 +39,8 @@ struct Call {
   }
 };
 
-/// Sums the vectors into `length`; false for what the kernel would refuse.
+/// Sums the vectors into `length`, and looks at where they are; false for what the kernel would
+/// refuse.
 bool measure(Call& call);
 
 /// The call as the program made it, by the kernel: bytes done or -errno.

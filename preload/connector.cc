@@ -14,7 +14,6 @@
 #include "preload/cache_view.h"
 #include "preload/log.h"
 #include "preload/process.h"
-#include "preload/signals.h"
 
 namespace booster::preload {
 
@@ -200,7 +199,6 @@ bool Connector::adopt(int memory_fd, uint64_t bytes, uint64_t nonce, const Polic
   }
   session->looked_ms_.store(0, std::memory_order_relaxed);
   memset(session->free_slots_, 0xff, kHandleSlots / 8);
-  guard_copies();
   // Release: partner of the acquire in current_ref(). One reference is `current_`'s.
   session->refs.store(1, std::memory_order_release);
   current_.store(session, std::memory_order_release);

@@ -1,6 +1,7 @@
 // Interposers of what reads and writes files from inside libc, where read and write are not seen:
 // asynchronous I/O, which a thread of libc does, and formatted output to a descriptor.
 #include <aio.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -19,11 +20,14 @@ BOOSTER_AIO(aio_read64, aiocb64)
 BOOSTER_AIO(aio_write, aiocb)
 BOOSTER_AIO(aio_write64, aiocb64)
 
-#define BOOSTER_AIO_FSYNC(name, type)                          \
-  BOOSTER_NEXT(int, name, (int, struct type*))                 \
-  BOOSTER_EXPORT int name(int operation, struct type* block) { \
-    if (block != nullptr) note_async(block->aio_fildes);       \
-    return next_##name()(operation, block);                    \
+#define BOOSTER_AIO_FSYNC(name, type)                                        \
+  BOOSTER_NEXT(int, name, (int, struct type*))                               \
+  BOOSTER_EXPORT int name(int operation, struct type* block) {               \
+    /* libc does not look at the block of another one. */                    \
+    if (block != nullptr && (operation == O_SYNC || operation == O_DSYNC)) { \
+      note_async(block->aio_fildes);                                         \
+    }                                                                        \
+    return next_##name()(operation, block);                                  \
   }
 BOOSTER_AIO_FSYNC(aio_fsync, aiocb)
 BOOSTER_AIO_FSYNC(aio_fsync64, aiocb64)
@@ -32,7 +36,9 @@ BOOSTER_AIO_FSYNC(aio_fsync64, aiocb64)
   BOOSTER_NEXT(int, name, (int, struct type* const*, int, struct sigevent*)) \
   BOOSTER_EXPORT int name(int mode, struct type* const* blocks, int count,   \
                           struct sigevent* event) {                          \
-    for (int i = 0; i < count; ++i) {                                        \
+    /* Nor at the list with another mode. */                                 \
+    const bool looked_at = mode == LIO_WAIT || mode == LIO_NOWAIT;           \
+    for (int i = 0; looked_at && i < count; ++i) {                           \
       if (blocks[i] != nullptr) note_async(blocks[i]->aio_fildes);           \
     }                                                                        \
     return next_##name()(mode, blocks, count, event);                        \

@@ -1,10 +1,14 @@
 // Interposers of what makes, copies and ends descriptors: the kernel does it, the table follows.
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdarg.h>
+#include <string.h>
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+#include <type_traits>
 
 #include "preload/interpose.h"
 
@@ -33,11 +37,36 @@ int close_around_own(unsigned first, unsigned last, CloseRange close_range) {
   return held < last ? close_range(held + 1, last) : 0;
 }
 
-bool carries_descriptors(const msghdr* message) {
-  if (message == nullptr || message->msg_control == nullptr) return false;
-  for (cmsghdr* header = CMSG_FIRSTHDR(message); header != nullptr;
-       header = CMSG_NXTHDR(const_cast<msghdr*>(message), header)) {
-    if (header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) return true;
+/// Whether any of the messages hands on descriptors. Of what cannot be read, or has a length that
+/// cannot be, the kernel sends nothing, nor what comes after it.
+template <typename Message>
+bool carries_descriptors(const Message* messages, unsigned count) {
+  // Asked of the kernel, and no more of it when the program may not ask for much.
+  const Entry entry;
+  if (!entry) return false;
+  raw::Readable memory;
+  for (const Message* one = messages; one != messages + count; ++one) {
+    if (!memory.has(one, sizeof *one)) return false;
+    const msghdr* message;
+    if constexpr (std::is_same_v<Message, mmsghdr>) {
+      message = &one->msg_hdr;
+    } else {
+      message = one;
+    }
+    const auto* control = static_cast<const char*>(message->msg_control);
+    size_t left = message->msg_controllen;
+    if (control == nullptr || left > INT32_MAX) continue;
+    if (!memory.has(control, left)) return false;
+    while (left >= sizeof(cmsghdr)) {
+      cmsghdr header;
+      memcpy(&header, control, sizeof header);
+      if (header.cmsg_len < sizeof header || header.cmsg_len > left) break;
+      if (header.cmsg_level == SOL_SOCKET && header.cmsg_type == SCM_RIGHTS) return true;
+      const size_t step = CMSG_ALIGN(header.cmsg_len);
+      if (step > left) break;
+      control += step;
+      left -= step;
+    }
   }
   return false;
 }
@@ -272,16 +301,14 @@ BOOSTER_EXPORT int lockf64(int fd, int command, off_t length) {
 }
 
 BOOSTER_EXPORT ssize_t sendmsg(int socket, const msghdr* message, int flags) {
-  if (!carries_descriptors(message)) return next_sendmsg()(socket, message, flags);
+  if (!carries_descriptors(message, 1)) return next_sendmsg()(socket, message, flags);
   const Sharing sharing;
   return next_sendmsg()(socket, message, flags);
 }
 BOOSTER_EXPORT int sendmmsg(int socket, mmsghdr* messages, unsigned count, int flags) {
-  bool carried = false;
-  for (unsigned i = 0; messages != nullptr && i < count; ++i) {
-    carried = carried || carries_descriptors(&messages[i].msg_hdr);
-  }
-  if (!carried) return next_sendmmsg()(socket, messages, count, flags);
+  // The kernel sends no more of them in one call.
+  const unsigned most = count < IOV_MAX ? count : IOV_MAX;
+  if (!carries_descriptors(messages, most)) return next_sendmmsg()(socket, messages, count, flags);
   const Sharing sharing;
   return next_sendmmsg()(socket, messages, count, flags);
 }

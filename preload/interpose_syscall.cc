@@ -29,6 +29,16 @@ T pointer(long word) {
   return reinterpret_cast<T>(word);
 }
 
+/// Of what cannot be read the kernel begins nothing, nor what comes after it.
+void note_submitted(const iocb* const* blocks, long count) {
+  raw::Readable list;
+  raw::Readable memory;
+  for (long i = 0; i < count; ++i) {
+    if (!list.has(blocks + i, sizeof(void*)) || !memory.has(blocks[i], sizeof(iocb))) return;
+    note_async(static_cast<int>(blocks[i]->aio_fildes));
+  }
+}
+
 }  // namespace
 
 BOOSTER_EXPORT long syscall(long number, ...) {
@@ -101,11 +111,7 @@ BOOSTER_EXPORT long syscall(long number, ...) {
         return next_syscall()(number, a, b, c, d, e, f);
       }
     case SYS_io_submit:  // libaio calls it so
-      for (long i = 0; i < b && pointer<iocb**>(c) != nullptr; ++i) {
-        if (const iocb* block = pointer<iocb**>(c)[i]) {
-          note_async(static_cast<int>(block->aio_fildes));
-        }
-      }
+      note_submitted(pointer<const iocb* const*>(c), b);
       settle_process();
       break;
     case SYS_io_uring_setup:  // what is done through it is not seen: nothing is delegated any more

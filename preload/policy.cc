@@ -49,6 +49,7 @@ class Splitting {
  public:
   Splitting(Description& description, const Call& call) : description_(description) {
     if (call.count != 1 || call.length <= kFirstPiece || settings().eager) return;
+    if (!call.in_user_space) return;  // the whole call is refused, and not what does not fit
     if (call.offset != kSequential) {
       allowed_ = call.length <= static_cast<uint64_t>(INT64_MAX - call.offset);
       return;
@@ -220,7 +221,7 @@ bool transfer(Direction direction, int fd, const void* buffer, size_t length, in
     return false;
   }
   const iovec vector{const_cast<void*>(buffer), length};
-  Call call{direction, fd, &vector, 1, offset, 0, 0};
+  Call call{direction, fd, &vector, 1, offset, 0, 0, true};
   return carry_out(call, result, cancellable);
 }
 

@@ -88,6 +88,34 @@ inline uint64_t cached_pages(int fd, uint64_t offset, size_t length, uint64_t pa
   return asked == 0 ? pages : count * pages / asked;
 }
 
+/// Whether the program's memory may be read, for what the shim looks at before the kernel does: a
+/// bad address is an error of the call, and no reason to end the program. Remembers one page.
+class Readable {
+ public:
+  bool has(const void* start, size_t size) {
+    constexpr uintptr_t kPage = 4096;
+    const auto begin = reinterpret_cast<uintptr_t>(start);
+    if (size > UINTPTR_MAX - begin) return false;
+    for (uintptr_t page = begin & ~(kPage - 1); page < begin + size; page += kPage) {
+      if (page == known_) continue;
+      if (page == 0) return false;  // would be no mask at all
+      // The kernel fetches the mask, and then finds that it cannot be told what to do with it.
+      constexpr long kNoOperation = -1;
+      constexpr long kMaskBytes = 8;
+      constexpr long kBadAddress = -14;  // EFAULT
+      if (raw_syscall(SYS_rt_sigprocmask, kNoOperation, static_cast<long>(page), 0, kMaskBytes) ==
+          kBadAddress) {
+        return false;
+      }
+      known_ = page;
+    }
+    return true;
+  }
+
+ private:
+  uintptr_t known_ = 1;  // where no page begins
+};
+
 inline void close(int fd) {
   raw_syscall(SYS_close, fd);
 }

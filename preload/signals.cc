@@ -13,6 +13,8 @@
 
 namespace booster::preload {
 
+constinit std::atomic<bool> g_guarding{false};
+
 namespace {
 
 constexpr int kSignals = 64;
@@ -34,7 +36,6 @@ struct Handler {
 constinit Handler g_handlers[kSignals + 1];
 /// Which signals have one.
 constinit std::atomic<uint64_t> g_caught{0};
-constinit std::atomic<bool> g_guarding{false};
 
 constexpr uint64_t bit(int number) {
   return uint64_t{1} << (number - 1);
@@ -164,19 +165,6 @@ void keep(int number, uintptr_t function, uint32_t flags) {
   }
 }
 
-/// Calls of copies and sums. Not inlined: a fault comes back to a frame of its own.
-template <typename Work>
-__attribute__((noinline)) bool guarded(Work& work) {
-  void* landing[5];
-  if (__builtin_setjmp(landing) != 0) return false;
-  t_thread.landing = landing;
-  std::atomic_signal_fence(std::memory_order_seq_cst);
-  work();
-  std::atomic_signal_fence(std::memory_order_seq_cst);
-  t_thread.landing = nullptr;
-  return true;
-}
-
 }  // namespace
 
 void leave_shim() {
@@ -243,7 +231,7 @@ bool would_end(int number) {
          (now.sa_handler == SIG_DFL || (is_ours(now) && known_handler(number) == SIG_DFL));
 }
 
-void guard_copies() {
+void install_guard() {
   if (g_guarding.exchange(true, std::memory_order_relaxed)) return;
   for (const int number : {SIGSEGV, SIGBUS}) {
     struct sigaction now;
@@ -255,20 +243,11 @@ void guard_copies() {
 }
 
 bool copy_guarded(void* to, const void* from, size_t length) {
-  const auto copy = [=] { common::copy_bytes(to, from, length); };
-  return guarded(copy);
-}
-
-bool sum_guarded(const iovec* vectors, int count, uint64_t& total) {
-  total = 0;
-  bool fits = true;
-  const auto sum = [&] {
-    for (int i = 0; i < count && fits; ++i) {
-      fits = vectors[i].iov_len <= SSIZE_MAX - total;
-      total += vectors[i].iov_len;
-    }
+  const auto copy = [=] {
+    common::copy_bytes(to, from, length);
+    return true;
   };
-  return guarded(sum) && fits;
+  return guarded(copy);
 }
 
 }  // namespace booster::preload

@@ -13,10 +13,11 @@
 
 #include <signal.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
-#include "preload/call.h"
+#include "preload/process.h"
 
 namespace booster::preload {
 
@@ -35,13 +36,31 @@ sighandler_t follow_action(int number, sighandler_t before, sighandler_t old);
 /// past libc is not known.
 bool would_end(int number);
 
-/// From now on faults in copies are caught. Once per process, when it is about to be boosted.
-void guard_copies();
+/// From now on faults in what is guarded are caught.
+void install_guard();
+extern std::atomic<bool> g_guarding;
+inline void guard_copies() {
+  if (!g_guarding.load(std::memory_order_relaxed)) [[unlikely]]
+    install_guard();
+}
 
 /// Copies `length` bytes to or from the program's memory. False if some of it cannot be touched:
 /// then any part has been copied.
 bool copy_guarded(void* to, const void* from, size_t length);
-/// The bytes of all vectors, as the kernel would take them: false for what it refuses.
-bool sum_guarded(const iovec* vectors, int count, uint64_t& total);
+/// What `work` answers, which looks at the program's memory; false if some of that cannot be
+/// touched. It must leave nothing behind wherever it ends.
+template <typename Work>
+__attribute__((noinline)) bool guarded(Work& work) {
+  guard_copies();
+  // Not inlined: a fault comes back to a frame of its own.
+  void* landing[5];
+  if (__builtin_setjmp(landing) != 0) return false;
+  t_thread.landing = landing;
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  const bool answer = work();
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  t_thread.landing = nullptr;
+  return answer;
+}
 
 }  // namespace booster::preload
