@@ -122,6 +122,7 @@ CacheView* map_view(int fd, uint64_t bytes, uint32_t slot) {
   view->bytes = bytes;
   view->identity = id.inode;
   view->session = nullptr;
+  view->dropped = false;
   view->slot = slot;
   view->older = nullptr;
   g_view_count.fetch_add(1, std::memory_order_relaxed);
@@ -129,13 +130,45 @@ CacheView* map_view(int fd, uint64_t bytes, uint32_t slot) {
 }
 
 void unmap_view(CacheView* view) {
-  raw::raw_syscall(SYS_munmap, raw::word(view->header),
-                   static_cast<long>(words_bytes(view->bytes)));
-  raw::raw_syscall(SYS_munmap, raw::word(view->data), static_cast<long>(view->bytes));
-  if (view->session != nullptr) g_connector.release(view->session);
+  Session* session = view->session;
+  {
+    // Not beside drop_views_of(): the addresses are others' afterwards.
+    LockGuard guard(g_lock);
+    raw::raw_syscall(SYS_munmap, raw::word(view->header),
+                     static_cast<long>(words_bytes(view->bytes)));
+    raw::raw_syscall(SYS_munmap, raw::word(view->data), static_cast<long>(view->bytes));
+    view->header = nullptr;
+    view->session = nullptr;
+    g_views.release(view);
+  }
   g_view_count.fetch_sub(1, std::memory_order_relaxed);
+  if (session != nullptr) g_connector.release(session);
+}
+
+void drop_views_of(const Session* session) {
   LockGuard guard(g_lock);
-  g_views.release(view);
+  g_views.for_each([session](CacheView& view) {
+    if (view.session != session || view.header == nullptr || view.dropped) return;
+    // In one step each, since somebody may be looking: a header and words by which nothing is
+    // valid, but FUSE as old as before, and pages that cannot be touched.
+    const auto head = static_cast<long>(words_bytes(view.bytes));
+    constexpr long kPrivate = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    const long empty = raw::raw_syscall(SYS_mmap, 0, head, PROT_READ | PROT_WRITE, kPrivate, -1, 0);
+    if (raw::is_error(empty)) return;
+    raw::raw_syscall(SYS_madvise, empty, head, MADV_DONTFORK);
+    reinterpret_cast<common::CacheHeader*>(empty)->changed_ms.store(
+        view.header->changed_ms.load(std::memory_order_relaxed), std::memory_order_relaxed);
+    if (raw::is_error(raw::raw_syscall(SYS_mremap, empty, head, head, MREMAP_MAYMOVE | MREMAP_FIXED,
+                                       raw::word(view.header)))) {
+      raw::raw_syscall(SYS_munmap, empty, head);
+      return;
+    }
+    raw::raw_syscall(SYS_mmap, raw::word(view.data), static_cast<long>(view.bytes), PROT_NONE,
+                     kPrivate | MAP_FIXED, -1, 0);
+    raw::raw_syscall(SYS_madvise, raw::word(view.data), static_cast<long>(view.bytes),
+                     MADV_DONTFORK);
+    view.dropped = true;
+  });
 }
 
 void views_after_fork() {

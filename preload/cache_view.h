@@ -28,6 +28,7 @@ struct CacheView {
   uint64_t identity = 0;       // inode number of the cache itself
   Session* session = nullptr;  // once taken, referenced: what is read is counted in its memory
   uint32_t slot = 0;
+  bool dropped = false;  // see drop_views_of(), under whose lock
 
   /// Whether anything is valid at `now_ms` (raw::coarse_now_ms), and shows what the bricks had at
   /// `since_ms` or later.
@@ -67,6 +68,9 @@ CacheView* map_view(int fd, uint64_t bytes, uint32_t slot);
 /// Nobody reads from it any more. Gives the session's reference back, if it has one: then not under
 /// the connector's lock.
 void unmap_view(CacheView* view);
+/// The daemon of that session is gone, and what it had cached need not stay in memory: the views
+/// are nowhere valid from now on, whoever looks at them.
+void drop_views_of(const Session* session);
 /// In a forked child, where none of it is mapped.
 void views_after_fork();
 

@@ -238,6 +238,7 @@ void Connector::retire(Session* session) {
   session->dead_.store(true, std::memory_order_relaxed);
   close_socket();
   for (uint32_t slot = 0; slot < kHandleSlots; ++slot) drop_view(*session, slot);
+  drop_views_of(session);
 }
 
 Session* Connector::acquire(bool wait) {

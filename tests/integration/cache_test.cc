@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <chrono>
 #include <csignal>
+#include <fstream>
 #include <functional>
 #include <list>
 #include <string>
@@ -359,6 +360,37 @@ TEST_F(Cached, AWriteThatWasLongOnItsWayIsSeenInTheEnd) {
   }
   EXPECT_GT(cached_calls(), before + 50);
   EXPECT_TRUE(warm(reader, "r", 2));
+}
+
+/// Bytes of page caches that the process keeps in memory by mapping them: those of the one file
+/// that it reads, which no path leads to.
+uint64_t mapped_caches(pid_t pid) {
+  uint64_t bytes = 0;
+  std::ifstream maps("/proc/" + std::to_string(pid) + "/maps");
+  for (std::string line; std::getline(maps, line);) {
+    // Shared, and only to be read: the log and the lanes can be written.
+    if (line.find(" r--s ") == std::string::npos) continue;
+    size_t end = 0;
+    const uint64_t first = std::stoull(line, &end, 16);
+    bytes += std::stoull(line.substr(end + 1), nullptr, 16) - first;
+  }
+  return bytes;
+}
+
+TEST_F(Cached, ADeadDaemonsCacheIsUnmapped) {
+  Puppet reader;
+  open_file(reader, "r", 1);
+  ASSERT_TRUE(warm(reader, "r", 1));
+  const uint64_t mapped = mapped_caches(reader.pid());
+  ASSERT_GE(mapped, kSize);
+  ASSERT_LT(mapped, 3 * kSize);  // with room to grow
+  for (int i = 0; i < 3; ++i) {
+    daemon_.kill(SIGKILL);
+    daemon_.start();
+    ASSERT_TRUE(warm(reader, "r", 1));
+    // But a page by which the old daemon is known to be dead.
+    EXPECT_LT(mapped_caches(reader.pid()), mapped + (64 << 10)) << i;
+  }
 }
 
 TEST_F(Cached, AReaderAsksTheNextDaemon) {
