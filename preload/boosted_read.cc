@@ -56,28 +56,74 @@ uint64_t fresh_since(const Inode& inode) {
   return own > all ? own : all;
 }
 
-/// Follows how the program reads. Returns how much beyond [offset, offset + length) is worth
-/// fetching, from `from` on.
-uint32_t read_ahead(Description& description, uint64_t offset, size_t length, uint64_t size,
-                    uint64_t& from) {
-  const uint64_t end = offset + length;
-  const uint64_t expected = description.reading.next_offset.load(std::memory_order_relaxed);
-  description.reading.next_offset.store(end, std::memory_order_relaxed);
-  if (offset != expected) {
-    description.reading.ahead_window.store(0, std::memory_order_relaxed);
-    description.reading.ahead_until.store(0, std::memory_order_relaxed);
-    return 0;
-  }
-  const uint64_t until = description.reading.ahead_until.load(std::memory_order_relaxed);
-  uint32_t window = description.reading.ahead_window.load(std::memory_order_relaxed);
-  from = until > end ? until : end;
-  if (from >= size || (window != 0 && end + window / 2 < until)) return 0;
+/// What is worth fetching before it is asked for: `window` bytes from `from` on. `forward`: they
+/// follow what is read now.
+struct Ahead {
+  uint64_t from = 0;
+  uint32_t window = 0;
+  bool forward = true;
+};
+
+uint32_t grow(uint32_t window, size_t length) {
   window = window == 0 ? kFirstWindow : window * 2;
   if (window < length && length < kMaxWindow) window = static_cast<uint32_t>(length);
-  if (window > kMaxWindow) window = kMaxWindow;
-  description.reading.ahead_window.store(window, std::memory_order_relaxed);
-  description.reading.ahead_until.store(from + window, std::memory_order_relaxed);
-  return window;
+  return window < kMaxWindow ? window : kMaxWindow;
+}
+
+Ahead ahead_forward(Description::Reading& reading, uint64_t end, size_t length, uint64_t size) {
+  const uint64_t until = reading.ahead_until.load(std::memory_order_relaxed);
+  uint32_t window = reading.ahead_window.load(std::memory_order_relaxed);
+  const uint64_t from = until > end ? until : end;
+  if (from >= size || (window != 0 && end + window / 2 < until)) return {};
+  window = grow(window, length);
+  reading.ahead_window.store(window, std::memory_order_relaxed);
+  reading.ahead_until.store(from + window, std::memory_order_relaxed);
+  return {from, window};
+}
+
+Ahead ahead_backward(Description::Reading& reading, uint64_t offset, size_t length) {
+  const uint64_t until = reading.ahead_until.load(std::memory_order_relaxed);
+  uint32_t window = reading.ahead_window.load(std::memory_order_relaxed);
+  const uint64_t low = window != 0 && until < offset ? until : offset;
+  if (low == 0 || offset - low > window / 2) return {};
+  window = grow(window, length);
+  const uint64_t from = low > window ? low - window : 0;
+  reading.ahead_window.store(window, std::memory_order_relaxed);
+  reading.ahead_until.store(from, std::memory_order_relaxed);
+  return {from, static_cast<uint32_t>(low - from), false};
+}
+
+/// Reads of which each begins `step` bytes behind the one before.
+Ahead ahead_stepwise(Description::Reading& reading, int64_t step, uint64_t offset, size_t length,
+                     uint64_t size) {
+  // With gaps that are no longer than this it costs less to fetch all of it.
+  constexpr uint64_t kDense = 4;
+  const auto distance = static_cast<uint64_t>(step < 0 ? -step : step);
+  if (distance <= kDense * length) {
+    return step < 0 ? ahead_backward(reading, offset, length)
+                    : ahead_forward(reading, offset + length, length, size);
+  }
+  if (step < 0 ? offset < distance : offset + distance >= size) return {};
+  const size_t next = length < kMaxWindow ? length : kMaxWindow;
+  return {offset + static_cast<uint64_t>(step), static_cast<uint32_t>(next), false};
+}
+
+/// Follows how the program reads: in order, forwards or backwards, or in equal steps.
+Ahead read_ahead(Description& description, uint64_t offset, size_t length, uint64_t size) {
+  Description::Reading& reading = description.reading;
+  const uint64_t end = offset + length;
+  const uint64_t expected = reading.next_offset.load(std::memory_order_relaxed);
+  const auto step =
+      static_cast<int64_t>(offset - reading.last_offset.load(std::memory_order_relaxed));
+  const int64_t last_step = reading.step.load(std::memory_order_relaxed);
+  reading.next_offset.store(end, std::memory_order_relaxed);
+  reading.last_offset.store(offset, std::memory_order_relaxed);
+  if (step != last_step) reading.step.store(step, std::memory_order_relaxed);
+  if (offset == expected) return ahead_forward(reading, end, length, size);
+  if (step == last_step && step != 0) return ahead_stepwise(reading, step, offset, length, size);
+  reading.ahead_window.store(0, std::memory_order_relaxed);
+  reading.ahead_until.store(0, std::memory_order_relaxed);
+  return {};
 }
 
 /// One read on its way: what is done of it, and where.
@@ -89,9 +135,10 @@ struct Progress {
 
 /// A program that reads in order has come upon a page that should have been fetched: the daemon had
 /// enough to do, or it has gone again. From there on all is asked for anew.
-uint32_t window_of_miss(Description& description, const Progress& progress, uint32_t asked) {
+uint32_t window_of_miss(Description& description, const Progress& progress, const Ahead& ahead) {
+  if (!ahead.forward) return 0;
   const uint32_t window = description.reading.ahead_window.load(std::memory_order_relaxed);
-  if (asked != 0 || window == 0) return asked;
+  if (ahead.window != 0 || window == 0) return ahead.window;
   description.reading.ahead_until.store(progress.offset + progress.left + window,
                                         std::memory_order_relaxed);
   return window;
@@ -139,13 +186,13 @@ bool is_stream(const Description& description, size_t length) {
           description.reading.ahead_window.load(std::memory_order_relaxed) != 0);
 }
 
-/// Has the daemon fetch what follows, as much as it thinks right, and copies what comes for it.
-void stream(Description& description, const CacheView& view, Progress& progress) {
+/// Has the daemon fetch what follows, up to `ahead` bytes if it thinks that right, and copies what
+/// comes for it.
+void stream(Description& description, const CacheView& view, Progress& progress, uint32_t ahead) {
   HandleRef handle;
   const SessionRef live = session_of(description, view, handle);
   if (!live) return;
-  const size_t got =
-      live->stream(handle, progress.cursor, progress.offset, progress.left, kStreamAhead);
+  const size_t got = live->stream(handle, progress.cursor, progress.offset, progress.left, ahead);
   progress.offset += got;
   progress.left -= got;
 }
@@ -200,14 +247,15 @@ uint32_t slot_of(Description& description, const CacheView& view) {
   return std::atomic_ref(description.handle.slot).load(std::memory_order_relaxed);
 }
 
-/// Fetches `window` bytes from `from` on without waiting for them.
-void fetch_ahead(Description& description, const CacheView& view, uint64_t from, uint32_t window) {
-  if (window == 0) return;
+/// Fetches it without waiting for it.
+void fetch_ahead(Description& description, const CacheView& view, const Ahead& ahead) {
+  if (ahead.window == 0) return;
   HandleRef handle;
   if (const SessionRef live = session_of(description, view, handle);
-      live && !live->fill_ahead(handle, from, window)) {
+      live && !live->fill_ahead(handle, ahead.from, ahead.window)) {
     // Asked again at the next read.
-    description.reading.ahead_until.store(from, std::memory_order_relaxed);
+    description.reading.ahead_until.store(ahead.forward ? ahead.from : ahead.from + ahead.window,
+                                          std::memory_order_relaxed);
   }
 }
 
@@ -216,26 +264,26 @@ void fetch_ahead(Description& description, const CacheView& view, uint64_t from,
 long complete(Description& description, const CacheView& view, const Call& call, uint64_t offset,
               size_t length, uint64_t now_ms) {
   Progress progress{call.whole(), offset, length};
-  uint64_t from = 0;
-  const uint32_t window = read_ahead(description, offset, length, view.size(), from);
+  const Ahead ahead = read_ahead(description, offset, length, view.size());
   const bool in_long_calls = is_stream(description, length);
   read_view(view, progress);
   if (progress.left == 0) {
     view.count(slot_of(description, view), offset, length, now_ms);
-    if (in_long_calls) {
+    if (in_long_calls && ahead.forward) {
       stream_on(description, view, offset + length);
     } else {
-      fetch_ahead(description, view, from, window);
+      fetch_ahead(description, view, ahead);
     }
     return static_cast<long>(length);
   }
   if (in_long_calls) {
-    stream(description, view, progress);
+    stream(description, view, progress, ahead.forward ? kStreamAhead : 0);
     if (progress.left > 0) read_view(view, progress);
   }
   if (progress.left > 0) {
-    fetch(description, view, progress, window_of_miss(description, progress, window));
+    fetch(description, view, progress, window_of_miss(description, progress, ahead));
   }
+  if (!ahead.forward) fetch_ahead(description, view, ahead);
   const size_t done = length - progress.left;
   if (done > 0) view.count(slot_of(description, view), offset, done, now_ms);
   if (progress.left == 0) return static_cast<long>(length);
@@ -418,8 +466,7 @@ void read_own_cache(Session& session, const HandleRef& handle, Description& desc
       offset + length > size / common::kPageSize * common::kPageSize) {
     return;
   }
-  uint64_t from = 0;
-  uint32_t window = read_ahead(description, offset, length, size, from);
+  const Ahead ahead = read_ahead(description, offset, length, size);
   const bool small = size <= kSmallFile;
   const bool again = g_seen.note(description.inode->id.inode, offset / common::kPageSize);
   const bool ordered = description.reading.ahead_window.load(std::memory_order_relaxed) != 0;
@@ -437,7 +484,7 @@ void read_own_cache(Session& session, const HandleRef& handle, Description& desc
   pause_ms.store(0, std::memory_order_relaxed);
   read_view(view, progress);
   if (progress.left == 0) {
-    fetch_ahead(description, view, from, window);
+    fetch_ahead(description, view, ahead);
   } else if (small && !ordered && length <= kAround) {
     // All of a small file is there after as few trips.
     const uint64_t start = progress.offset / kAround * kAround;
@@ -448,8 +495,8 @@ void read_own_cache(Session& session, const HandleRef& handle, Description& desc
       read_view(view, progress);
     }
   } else {
-    window = window_of_miss(description, progress, window);
-    fetch(description, view, progress, window);
+    fetch(description, view, progress, window_of_miss(description, progress, ahead));
+    if (!ahead.forward) fetch_ahead(description, view, ahead);
   }
   if (progress.left < length) {
     view.count(handle.slot, offset, length - progress.left, now_ms);

@@ -191,16 +191,20 @@ struct Description {
     std::atomic<int64_t> position{-1};    // the kernel's offset after the last sequential read
     std::atomic<bool> in_order{true};
     std::atomic<uint64_t> next_offset{0};   // behind the last read
-    std::atomic<uint64_t> ahead_until{0};   // asked for, if it reads in order
+    std::atomic<uint64_t> last_offset{0};   // its own
+    std::atomic<int64_t> step{0};           // from the offset of the one before
+    std::atomic<uint64_t> ahead_until{0};   // asked for, if it reads in order; backwards: from here
     std::atomic<uint32_t> ahead_window{0};  // bytes
 
     void reset() {
       cached.store(false, std::memory_order_relaxed);
       never.store(false, std::memory_order_relaxed);
       warm.store(false, std::memory_order_relaxed);
-      for (auto* each : {&checked_ms, &asked_ms, &pause_ms, &next_offset, &ahead_until}) {
+      for (auto* each :
+           {&checked_ms, &asked_ms, &pause_ms, &next_offset, &last_offset, &ahead_until}) {
         each->store(0, std::memory_order_relaxed);
       }
+      step.store(0, std::memory_order_relaxed);
       in_order.store(true, std::memory_order_relaxed);
       position.store(-1, std::memory_order_relaxed);
       ahead_window.store(0, std::memory_order_relaxed);

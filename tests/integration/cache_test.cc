@@ -109,6 +109,26 @@ TEST_F(Cached, SmallReadsInOrderAreFetchedInLargeRequests) {
   EXPECT_GT(cache.filled() / cache.fills(), 128U << 10);
 }
 
+TEST_F(Cached, SmallReadsBackwardsAndInStepsAreFetchedInLargeRequests) {
+  constexpr size_t kLong = 32 << 20;
+  constexpr size_t kCall = 16 << 10;
+  for (const int64_t step : {-1, -2, 3}) {
+    const std::string path = dir_.file("long" + std::to_string(step));
+    write_file(path, bytes_at(0, kLong, 7));
+    Puppet reader;
+    ASSERT_EQ(reader.tell("open", "r", "r", path), "0");
+    const auto before = daemon_.stats().cache();
+    constexpr auto kLast = static_cast<int64_t>(kLong / kCall) - 1;
+    for (int64_t at = step < 0 ? kLast : 0; at >= 0 && at <= kLast; at += step) {
+      ASSERT_EQ(reader.tell("pread", "r", static_cast<size_t>(at) * kCall, kCall, 7), right(kCall));
+    }
+    const auto after = daemon_.stats().cache();
+    EXPECT_GT(after.filled() - before.filled(), kLong / 4) << step;
+    EXPECT_GT((after.filled() - before.filled()) / (after.fills() - before.fills()), 96U << 10)
+        << step;
+  }
+}
+
 TEST_F(Cached, SeveralProgramsShareWhatOneHasRead) {
   Puppet first;
   const std::string path = open_file(first, "r", 2);
