@@ -48,6 +48,7 @@ inline constexpr Count kCounts[] = {
     {"Death.NothingOldComesBackFromASlowBrick", "", 1, 8, 0},
     {"Exercise.TheSameWithLittleRoom", "", 3, 30, 0},
     {"Exercise.WhateverAProgramDoesWithAFileItSeesWhatItMust", "", 8, 100, 0},
+    {"Exits.WhatWasAcknowledgedIsSeenAfterWait", "", 3, 300, 60},
     {"Fence.WithoutItFuseShowsAnOldSizeToWhoDoesNotOpenTheFile", "", 30, 100, 0},
     {"Fence.AnotherProcessSeesAWriteThatHasReturned", "", 30, 300, 0},
     {"Fence.NothingIsStaleAfterClose", "", 100, 1000, 0},

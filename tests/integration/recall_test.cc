@@ -1,9 +1,7 @@
 // Recalls under load: a program writes numbered records to one file after the other, boosted, while
 // others open that file at any moment. Whoever opens it sees every record whose write had returned
 // before, and waits for no program.
-#include <fcntl.h>
 #include <gtest/gtest.h>
-#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -18,6 +16,7 @@
 #include <thread>
 
 #include "tests/integration/harness.h"
+#include "tests/integration/shared_board.h"
 #include "tests/programs/records.h"
 
 namespace booster::test {
@@ -33,32 +32,6 @@ using std::chrono::steady_clock;
 constexpr microseconds kTooLong = seconds(5);
 
 constexpr std::array<const char*, 5> kWaysToOpen = {"r", "rw", "w", "r+nonblock", "w+nonblock"};
-
-/// The board of one recorder and of those who open its files.
-class SharedBoard {
- public:
-  explicit SharedBoard(std::string path) : path_(std::move(path)) {
-    const int fd = ::open(path_.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    EXPECT_EQ(::ftruncate(fd, sizeof(Board)), 0);
-    void* const start = ::mmap(nullptr, sizeof(Board), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    EXPECT_NE(start, MAP_FAILED);
-    board_ = static_cast<Board*>(start);
-    ::close(fd);
-  }
-  ~SharedBoard() {
-    ::munmap(board_, sizeof(Board));
-    ::unlink(path_.c_str());
-  }
-  SharedBoard(const SharedBoard&) = delete;
-  SharedBoard& operator=(const SharedBoard&) = delete;
-
-  Board* operator->() const { return board_; }
-  const std::string& path() const { return path_; }
-
- private:
-  const std::string path_;
-  Board* board_ = nullptr;
-};
 
 class Recall : public testing::Test {
  protected:
@@ -155,7 +128,8 @@ class Recall : public testing::Test {
   }
 
   ScratchDir dir_;
-  SharedBoard board_{Lab::get().dir + "/board-" + std::to_string(::getpid())};
+  // Of one recorder and of those who open its files.
+  SharedBoard<Board> board_{Lab::get().dir + "/board-" + std::to_string(::getpid())};
   Daemon daemon_;
   std::unique_ptr<Child> recorder_;
   std::unique_ptr<Child> boosted_opener_;

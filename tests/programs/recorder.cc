@@ -10,7 +10,6 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -26,6 +25,7 @@
 #include <vector>
 
 #include "tests/programs/records.h"
+#include "tests/programs/shared_page.h"
 
 namespace {
 
@@ -44,11 +44,9 @@ using std::chrono::steady_clock;
 }
 
 Board& board_at(const char* path) {
-  const int fd = open(path, O_RDWR | O_CLOEXEC);
-  void* const start = mmap(nullptr, sizeof(Board), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  if (start == MAP_FAILED) fail(path);
-  close(fd);
-  return *static_cast<Board*>(start);
+  auto* board = booster::test::map_shared<Board>(path);
+  if (board == nullptr) fail(path);
+  return *board;
 }
 
 off_t place_of(uint64_t number) {
