@@ -91,11 +91,55 @@ inline long touch_file(int fd, uint64_t offset) {
   return raw_syscall(SYS_utimensat, fd, 0, 0, 0);
 }
 
+/// The attributes that the bricks have, whatever the client's caches hold: a change of owner that
+/// names no new one changes nothing but the ctime, goes to the bricks, and the kernel keeps their
+/// answer. It takes no right but the descriptor.
+inline bool attributes_of_bricks(int fd, struct statx& st) {
+  return !is_error(raw_syscall(SYS_fchownat, fd, word(""), -1, -1, AT_EMPTY_PATH)) &&
+         attributes(fd, AT_STATX_DONT_SYNC, st);
+}
+
+/// A modification time that is moved on by less is as good as the one before: FUSE's write-behind
+/// does that, too.
+inline constexpr int64_t kSameMomentNs = 100'000'000;
+
+inline bool same_moment(const statx_timestamp& a, const statx_timestamp& b) {
+  constexpr int64_t kSecondNs = 1'000'000'000;
+  const int64_t seconds = a.tv_sec - b.tv_sec;
+  if (seconds > 1 || seconds < -1) return false;
+  const int64_t between =
+      seconds * kSecondNs + static_cast<int64_t>(a.tv_nsec) - static_cast<int64_t>(b.tv_nsec);
+  return between < kSameMomentNs && between > -kSameMomentNs;
+}
+
+/// The file has been touched, from which it has the times of `touched`: puts those of `before`
+/// back, unless they were of the same moment, or somebody has set others since; whoever neither
+/// owns the file nor is root cannot. `quiet` says whether no boosted write has come to the bricks
+/// since `before`: a write that is not seen in the times would be worse than times that are too
+/// young.
+template <typename Quiet>
+void put_times_back(int fd, uint64_t offset, const struct statx& before,
+                    const struct statx& touched, Quiet quiet) {
+  if (same_moment(before.stx_mtime, touched.stx_mtime) || !quiet()) return;
+  // The client stamps no ctime for a fallocate; bricks that keep times of their own stamp both.
+  if (!same_time(touched.stx_ctime, before.stx_ctime) &&
+      !same_time(touched.stx_ctime, touched.stx_mtime)) {
+    return;
+  }
+  const timespec times[2] = {{before.stx_atime.tv_sec, before.stx_atime.tv_nsec},
+                             {before.stx_mtime.tv_sec, before.stx_mtime.tv_nsec}};
+  raw_syscall(SYS_utimensat, fd, 0, word(&times), 0);
+  if (!quiet()) touch_file(fd, offset);
+}
+
 /// The fence: after it FUSE serves nothing of the file that is older than the bricks. `fd` is open
 /// for writing, `offset` within what was written. 0 or -errno; may be tried again. Where it fails,
 /// the kernel's own pages and attributes are fresh all the same, if FUSE answers at all. The
 /// fallocate changes the file's times, by which the client's caches and the kernel find out that
-/// they are stale; the fadvise drops the kernel's pages; the statx brings size and times.
+/// they are stale; the fadvise drops the kernel's pages; the statx brings size and times. After
+/// that the file has the times again that it had, of its last write or whoever has set them since:
+/// see put_times_back(), also for `quiet`. (Without the fallocate, with only a change of the ctime,
+/// 359 of 4000 looks at files of up to 64 KiB were stale, out of what quick-read keeps.)
 ///
 /// Two things are checked, because each was seen to fail now and then:
 /// - What statx told must be what the kernel kept. The client tells the kernel of the fallocate by
@@ -106,11 +150,14 @@ inline long touch_file(int fd, uint64_t offset) {
 /// - The modification time must have changed. A client's cache that answers from before the change,
 ///   or a file system that stamps two changes within one tick alike, leaves everybody believing
 ///   that nothing has happened.
-inline long fence(int fd, uint64_t offset) {
+template <typename Quiet>
+long fence(int fd, uint64_t offset, Quiet quiet) {
   constexpr int kAttempts = 8;
   constexpr uint64_t kTickMs = 5;  // longer than a tick of the clock that stamps files
   struct statx before;
   if (!attributes(fd, AT_STATX_DONT_SYNC, before)) return -EIO;
+  struct statx true_before;
+  const bool knows_times = attributes_of_bricks(fd, true_before);
   bool touch = true;
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
     if (touch) {
@@ -128,7 +175,11 @@ inline long fence(int fd, uint64_t offset) {
       return -EIO;
     }
     if (told.stx_size != kept.stx_size || !same_time(told.stx_mtime, kept.stx_mtime)) continue;
-    if (!same_time(told.stx_mtime, before.stx_mtime)) return drop_pages(fd) ? 0 : -EBUSY;
+    if (!same_time(told.stx_mtime, before.stx_mtime)) {
+      if (!drop_pages(fd)) return -EBUSY;
+      if (knows_times) put_times_back(fd, offset, true_before, told, quiet);
+      return 0;
+    }
     sleep_ms(kTickMs);
     touch = true;
   }

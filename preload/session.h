@@ -110,6 +110,10 @@ class Session {
     memory_->state.unsettled_in[slot].fetch_add(static_cast<uint32_t>(change),
                                                 std::memory_order_release);
   }
+  uint32_t unsettled(uint32_t slot) const {
+    // acquire: whoever changes it first and writes then is seen before what he has written.
+    return memory_->state.unsettled_in[slot].load(std::memory_order_acquire);
+  }
   /// Asks for a handle to `file`, which is open as `fd`. False, with the reason, when it cannot be
   /// asked now.
   bool engage(int fd, const raw::FileId& file, HandleRef& handle, common::Reason& reason);

@@ -53,12 +53,20 @@ bool is_delegated(Inode& inode) {
          live->delegation(inode.written_by) == inode.written_under;
 }
 
-void fence(Inode& inode) {
+/// `live`: the session in which what is fenced was written, if it still is. `owed`: how many writes
+/// of it that are.
+void fence(Inode& inode, const Session* live, uint32_t owed) {
+  // Of the threads of this process; nobody else writes before this is done.
+  const uint32_t boosted = inode.boosted.load(std::memory_order_relaxed);
+  const auto quiet = [&] {
+    return live != nullptr ? live->unsettled(inode.written_by.slot) == owed
+                           : inode.boosted.load(std::memory_order_acquire) == boosted;
+  };
   long result = -EBADF;
   for (int attempt = 0; attempt < kFenceAttempts && result != 0; ++attempt) {
     const int fd = writable_descriptor(inode);
     if (fd < 0) break;
-    result = common::fence(fd, inode.fence_offset.load(std::memory_order_relaxed));
+    result = common::fence(fd, inode.fence_offset.load(std::memory_order_relaxed), quiet);
   }
   if (result != 0 && inode.never.exchange(common::Reason::kFenceFailed,
                                           std::memory_order_relaxed) == common::Reason::kNone) {
@@ -95,7 +103,7 @@ void settle(Inode& inode) {
   drain_log(inode);
   const bool recalled =
       same && live->await_recall(inode.written_by, inode.written_under) == Session::Recall::kDone;
-  if (!recalled) fence(inode);
+  if (!recalled) fence(inode, same ? &*live : nullptr, boosted - fenced);
   // Release: partner of the acquire in boost_dirty(): whoever sees it equal may ask FUSE.
   inode.fenced.store(boosted, std::memory_order_release);
   if (!same) return;

@@ -155,6 +155,12 @@ class Inode {
   const uint64_t number_;
   const Gfid gfid_;
 
+  /// Held by a fence: of two at once one would take the times that the other has set for the
+  /// file's. And a fence does for all that were asked for before it began.
+  std::mutex fencing_;
+  std::atomic<uint64_t> fences_asked_{0};
+  uint64_t fences_done_ = 0;  // with fencing_ held
+
   // Not held while gfapi is called: completions take it.
   std::mutex mutex_;
   FuseHandle fuse_handle_;

@@ -23,11 +23,13 @@ inline int ask_bricks_through_fuse(const char* path) {
   return errno == ENODATA ? 0 : errno;
 }
 
-/// common::fence, tried again where it fails. 0 or -errno.
+/// common::fence, tried again where it fails, of a file that nobody writes meanwhile. 0 or -errno.
 inline long fence_again_and_again(int fd, uint64_t offset) {
   constexpr int kAttempts = 3;
   long result = -EIO;
-  for (int i = 0; i < kAttempts && result != 0; ++i) result = common::fence(fd, offset);
+  for (int i = 0; i < kAttempts && result != 0; ++i) {
+    result = common::fence(fd, offset, [] { return true; });
+  }
   return result;
 }
 

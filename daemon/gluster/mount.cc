@@ -178,14 +178,11 @@ Outcome<UniqueFd> Mount::open_through_fuse(Inode& inode, int flags) {
 }
 
 void Mount::fence(std::shared_ptr<Inode> inode, uint64_t offset, std::shared_ptr<const void> owed) {
-  fences_->post([self = shared_from_this(), inode = std::move(inode), offset,
+  // Release: partner of the acquire in fence_now(); what is to be fenced is on the bricks.
+  const uint64_t number = inode->fences_asked_.fetch_add(1, std::memory_order_release) + 1;
+  fences_->post([self = shared_from_this(), inode = std::move(inode), offset, number,
                  owed = std::move(owed)]() mutable {
-    const auto file = self->open_through_fuse(*inode, O_RDWR);
-    std::string error = file ? "" : file.error();
-    if (file && *file) {
-      const long result = fence_again_and_again(file->get(), offset);
-      if (result != 0) error = strerrordesc_np(static_cast<int>(-result));
-    }
+    const std::string error = self->fence_now(*inode, offset, number);
     if (error.empty()) {
       spdlog::debug("event=fenced gfid={}", to_string(inode->gfid()));
     } else {
@@ -195,6 +192,19 @@ void Mount::fence(std::shared_ptr<Inode> inode, uint64_t offset, std::shared_ptr
     const std::shared_ptr<Worker> elsewhere = self->fuse_;
     elsewhere->post([keep = std::move(self)] {});
   });
+}
+
+/// What is wrong; "" if nothing is.
+std::string Mount::fence_now(Inode& inode, uint64_t offset, uint64_t number) {
+  const std::lock_guard lock(inode.fencing_);
+  if (inode.fences_done_ >= number) return "";
+  const uint64_t asked = inode.fences_asked_.load(std::memory_order_acquire);
+  const auto file = open_through_fuse(inode, O_RDWR);
+  if (!file) return file.error();
+  const long result = *file ? fence_again_and_again(file->get(), offset) : 0;
+  if (result != 0) return strerrordesc_np(static_cast<int>(-result));
+  inode.fences_done_ = asked;
+  return "";
 }
 
 // --- who writes it -----------------------------------------------------------------------------

@@ -154,6 +154,7 @@ class Mount : public std::enable_shared_from_this<Mount> {
   Outcome<int> root();
   Outcome<int> root_of_this_thread();
   Outcome<UniqueFd> open_through_fuse(Inode& inode, int flags);
+  std::string fence_now(Inode& inode, uint64_t offset, uint64_t number);
   struct Question;
   static void ask_bricks(const std::shared_ptr<Question>& question);
   Outcome<std::string> read_meta(const char* name);
