@@ -78,9 +78,14 @@ bool put_off(int number, siginfo_t* info, ucontext_t& frame) {
   return true;
 }
 
-void set_default(int number) {
-  struct sigaction action = {};
-  action.sa_handler = SIG_DFL;
+bool is_ours(const struct sigaction& action);
+void unveil(struct sigaction& action, uintptr_t function, uint32_t flags);
+
+/// As the kernel does it, which leaves all else as it was.
+void set_default(int number, uint32_t flags) {
+  struct sigaction action;
+  if (next_action(number, nullptr, &action) != 0 || !is_ours(action)) return;
+  unveil(action, 0, flags);
   next_action(number, &action, nullptr);
 }
 
@@ -94,7 +99,7 @@ void deliver(int number, siginfo_t* info, void* frame) {
                                   : handler.function.load(std::memory_order_acquire);
   if (function == 0 || once) {
     g_caught.fetch_and(~bit(number), std::memory_order_relaxed);
-    set_default(number);
+    set_default(number, flags);
   }
   if (function == 0) {
     // The default action. A fault happens again; anything else comes when this handler returns.
@@ -120,28 +125,33 @@ void on_signal(int number, siginfo_t* info, void* context) {
   deliver(number, info, context);
 }
 
-struct sigaction guard_action() {
-  struct sigaction action = {};
-  action.sa_sigaction = on_signal;
-  action.sa_flags = SA_SIGINFO | SA_ONSTACK;
-  return action;
-}
-
 bool is_ours(const struct sigaction& action) {
   return action.sa_sigaction == on_signal;
 }
 
-/// What the program may see of what the kernel has.
+/// What the program may see of what the kernel has. `function` 0 is SIG_DFL.
 void unveil(struct sigaction& action, uintptr_t function, uint32_t flags) {
   if (!is_ours(action)) return;
-  if (function == 0) {
-    action = {};
-    return;
-  }
   action.sa_sigaction = reinterpret_cast<void (*)(int, siginfo_t*, void*)>(function);
   if ((flags & kPlain) != 0) action.sa_flags &= ~SA_SIGINFO;
   if ((flags & kOnce) != 0) action.sa_flags |= SA_RESETHAND;
   if ((flags & kNoDefer) != 0) action.sa_flags |= SA_NODEFER;
+}
+
+/// What the kernel gets in its place.
+struct sigaction veil(struct sigaction action) {
+  action.sa_sigaction = on_signal;
+  action.sa_flags = (action.sa_flags & ~kOurFlags) | SA_SIGINFO;
+  return action;
+}
+
+uintptr_t function_of(const struct sigaction& action) {
+  return is_function(action) ? reinterpret_cast<uintptr_t>(action.sa_sigaction) : 0;
+}
+
+bool is_guarded(int number, const struct sigaction& action) {
+  return g_guarding.load(std::memory_order_relaxed) && action.sa_handler == SIG_DFL &&
+         (number == SIGSEGV || number == SIGBUS);
 }
 
 uint32_t flags_of(int number, const struct sigaction& action) {
@@ -183,24 +193,19 @@ int change_action(int number, const struct sigaction* action, struct sigaction* 
   struct sigaction ours;
   // A child that has borrowed its parent's memory has actions of its own, but no place for them.
   const bool follow = action != nullptr && !t_thread.vfork_child && !is_ours(*action);
-  if (follow && is_function(*action)) {
-    ours = *action;
-    ours.sa_sigaction = on_signal;
-    ours.sa_flags = (ours.sa_flags & ~kOurFlags) | SA_SIGINFO;
-    keep(number, reinterpret_cast<uintptr_t>(action->sa_sigaction), flags_of(number, *action));
-  } else if (follow && g_guarding.load(std::memory_order_relaxed) &&
-             action->sa_handler == SIG_DFL && (number == SIGSEGV || number == SIGBUS)) {
-    ours = guard_action();
-  } else if (action != nullptr) {
-    ours = *action;
+  if (action != nullptr) ours = *action;
+  const bool veiled = follow && (is_function(*action) || is_guarded(number, *action));
+  if (veiled) {
+    ours = veil(*action);
+    keep(number, function_of(*action), flags_of(number, *action));
   }
   struct sigaction was;
   const int result = next_action(number, action == nullptr ? nullptr : &ours, &was);
   if (result != 0) {
-    if (follow && is_function(*action)) keep(number, function, flags);
+    if (veiled) keep(number, function, flags);
     return result;
   }
-  if (follow && !is_function(*action)) keep(number, 0, 0);
+  if (follow && !veiled) keep(number, 0, 0);
   unveil(was, function, flags);
   if (old != nullptr) *old = was;
   return result;
@@ -237,7 +242,8 @@ void install_guard() {
     struct sigaction now;
     // Where it is ignored, or a handler was installed past libc, it stays so.
     if (next_action(number, nullptr, &now) != 0 || now.sa_handler != SIG_DFL) continue;
-    const struct sigaction ours = guard_action();
+    const struct sigaction ours = veil(now);
+    keep(number, 0, flags_of(number, now));
     next_action(number, &ours, nullptr);
   }
 }
