@@ -126,6 +126,12 @@ void put_times_back(int fd, uint64_t offset, const struct statx& before,
       !same_time(touched.stx_ctime, touched.stx_mtime)) {
     return;
   }
+  // Whoever has written or set times since then, here or on another host, is the last.
+  struct statx now;
+  if (!attributes_of_bricks(fd, now) || !same_time(now.stx_mtime, touched.stx_mtime) ||
+      now.stx_size != touched.stx_size) {
+    return;
+  }
   const timespec times[2] = {{before.stx_atime.tv_sec, before.stx_atime.tv_nsec},
                              {before.stx_mtime.tv_sec, before.stx_mtime.tv_nsec}};
   raw_syscall(SYS_utimensat, fd, 0, word(&times), 0);
@@ -157,7 +163,9 @@ long fence(int fd, uint64_t offset, Quiet quiet) {
   struct statx before;
   if (!attributes(fd, AT_STATX_DONT_SYNC, before)) return -EIO;
   struct statx true_before;
-  const bool knows_times = attributes_of_bricks(fd, true_before);
+  // Of a file with set-id bits it would take those away, and a write of root's does not.
+  const bool knows_times =
+      (before.stx_mode & (S_ISUID | S_ISGID)) == 0 && attributes_of_bricks(fd, true_before);
   bool touch = true;
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
     if (touch) {

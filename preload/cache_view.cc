@@ -149,8 +149,9 @@ void drop_views_of(const Session* session) {
   LockGuard guard(g_lock);
   g_views.for_each([session](CacheView& view) {
     if (view.session != session || view.header == nullptr || view.dropped) return;
-    // In one step each, since somebody may be looking: a header and words by which nothing is
-    // valid, but FUSE as old as before, and pages that cannot be touched.
+    // In one step each, since somebody may be looking: first a header and words by which nothing is
+    // valid, but FUSE as old as before; then zeros, which whoever is copying finds out by the
+    // words.
     const auto head = static_cast<long>(words_bytes(view.bytes));
     constexpr long kPrivate = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
     const long empty = raw::raw_syscall(SYS_mmap, 0, head, PROT_READ | PROT_WRITE, kPrivate, -1, 0);
@@ -163,7 +164,7 @@ void drop_views_of(const Session* session) {
       raw::raw_syscall(SYS_munmap, empty, head);
       return;
     }
-    raw::raw_syscall(SYS_mmap, raw::word(view.data), static_cast<long>(view.bytes), PROT_NONE,
+    raw::raw_syscall(SYS_mmap, raw::word(view.data), static_cast<long>(view.bytes), PROT_READ,
                      kPrivate | MAP_FIXED, -1, 0);
     raw::raw_syscall(SYS_madvise, raw::word(view.data), static_cast<long>(view.bytes),
                      MADV_DONTFORK);

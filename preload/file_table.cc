@@ -197,9 +197,9 @@ FileTable::Place FileTable::place_of(int fd, const char* path, const raw::FileId
                       : raw::raw_syscall(SYS_getxattr, raw::word(path), raw::word("glusterfs.gfid"),
                                          raw::word(gfid), sizeof(gfid));
   const bool gluster = result == sizeof(gfid);
-  // Other errors are of this moment: a client that has just died, memory that was short.
-  if (raw::is_error(result) && result != -ENODATA && result != -EOPNOTSUPP && result != -ENOSYS &&
-      result != -EPERM && result != -EACCES) {
+  // Other errors are of this moment, or of this file: a client that has just died, memory that was
+  // short, a file that may be written and not read.
+  if (raw::is_error(result) && result != -ENODATA && result != -EOPNOTSUPP && result != -ENOSYS) {
     return Place::kNotKnown;
   }
   const uint64_t key = key_of(id);
@@ -218,8 +218,7 @@ Description* FileTable::classify(int fd, Word& word, uint64_t seen) {
   raw::FileId id;
   if (!raw::identify(fd, id)) return nullptr;  // not open: stays unknown
   const Place place = (id.mode & S_IFMT) == S_IFREG ? place_of(fd, nullptr, id) : Place::kElsewhere;
-  if (place == Place::kNotKnown) return nullptr;  // it is looked at again
-  if (place == Place::kElsewhere) {
+  if (place != Place::kGluster) {
     word.compare_exchange_strong(seen, next_word(seen, kForeign, 0), std::memory_order_acq_rel);
     return nullptr;
   }

@@ -8,6 +8,7 @@
 #include "preload/policy.h"
 #include "preload/process.h"
 #include "preload/settle.h"
+#include "preload/signals.h"
 
 namespace booster::preload {
 

@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <optional>
 #include <type_traits>
 
 #include "preload/interpose.h"
@@ -154,6 +155,9 @@ BOOSTER_EXPORT int close(int fd) {
     errno = EBADF;  // what a program that closes every number expects of one that it never opened
     return -1;
   }
+  // No handler may come, and leave for good, while the number is neither.
+  std::optional<Uninterrupted> uninterrupted;
+  if (g_files.kind(fd) == FileTable::kTracked) uninterrupted.emplace();
   const long error = before_close(fd);
   const int result = next_close()(fd);
   after_close(fd);
@@ -205,6 +209,8 @@ int dup_onto(int from, int to, Dup dup) {
   // The kernel refuses what is not open, and `to` stays what it was.
   if (from == to || raw::is_error(raw::raw_syscall(SYS_fcntl, from, F_GETFD))) return dup();
   if (is_own(to)) move_own_descriptor();
+  std::optional<Uninterrupted> uninterrupted;
+  if (g_files.kind(to) == FileTable::kTracked) uninterrupted.emplace();
   before_close(to);
   const int result = dup();
   if (result >= 0) {

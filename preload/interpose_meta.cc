@@ -12,6 +12,7 @@
 #include <unistd.h>
 #include <utime.h>
 
+#include <optional>
 #include <type_traits>
 
 #include "preload/interpose.h"
@@ -42,6 +43,8 @@ int fresh_stat(Stat* st, Ask ask) {
 /// Around a call by which the kernel changes the file of `fd`.
 template <typename Change>
 auto change(int fd, Change call) {
+  std::optional<Uninterrupted> uninterrupted;
+  if (g_files.kind(fd) == FileTable::kTracked) uninterrupted.emplace();
   const FileChange change(fd);
   return call();
 }
@@ -50,7 +53,8 @@ auto change(int fd, Change call) {
 template <typename Copy>
 ssize_t copy_between(int from, int to, Copy call) {
   before_kernel_look(from);
-  return change(to, call);
+  const FileChange change(to);
+  return call();
 }
 
 /// Before a call that names its file by path: that file may be one of ours.
@@ -170,6 +174,7 @@ BOOSTER_EXPORT int ftruncate64(int fd, off_t length) {
 BOOSTER_NEXT(int, truncate, (const char*, off_t))
 BOOSTER_EXPORT int truncate(const char* path, off_t length) {
   return settled([=] {
+    const Uninterrupted uninterrupted;
     const PathChange change(path);
     const int result = next_truncate()(path, length);
     after_path_change();

@@ -74,6 +74,37 @@ BOOSTER_EXPORT pid_t forkpty(int* controller, char* name, const termios* modes,
   return in_child(next_forkpty()(controller, name, modes, size));
 }
 
+namespace {
+
+/// Until the end of the scope no handler runs. A handler that came in the moment in which the child
+/// of vfork has gone and its parent does not know it yet would take itself for the child's.
+class SignalsBlocked {
+ public:
+  SignalsBlocked() { set_signal_mask(~uint64_t{0}, &mask_); }
+  ~SignalsBlocked() { set_signal_mask(mask_, nullptr); }
+  SignalsBlocked(const SignalsBlocked&) = delete;
+  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
+  /// The thread's own.
+  uint64_t mask() const { return mask_; }
+
+ private:
+  uint64_t mask_ = 0;
+};
+
+struct Borrowed {
+  int (*run)(void*);
+  void* argument;
+  uint64_t mask;
+};
+
+int run_borrowed(void* argument) {
+  const Borrowed borrowed = *static_cast<Borrowed*>(argument);
+  set_signal_mask(borrowed.mask, nullptr);
+  return borrowed.run(borrowed.argument);
+}
+
+}  // namespace
+
 BOOSTER_EXPORT int clone(int (*run)(void*), void* stack, int flags, void* argument, ...) {
   va_list arguments;
   va_start(arguments, argument);
@@ -85,7 +116,18 @@ BOOSTER_EXPORT int clone(int (*run)(void*), void* stack, int flags, void* argume
     return next_clone()(run, stack, flags, argument, parent_tid, tls, child_tid);
   }
   const Sharing sharing;
-  return next_clone()(run, stack, flags, argument, parent_tid, tls, child_tid);
+  // A child that borrows this thread's memory while it waits, as vfork's does.
+  constexpr int kBorrows = CLONE_VM | CLONE_VFORK;
+  if ((flags & (kBorrows | CLONE_SETTLS)) != kBorrows || t_thread.vfork_child) {
+    return next_clone()(run, stack, flags, argument, parent_tid, tls, child_tid);
+  }
+  const SignalsBlocked blocked;
+  Borrowed borrowed{run, argument, blocked.mask()};
+  t_thread.vfork_child = true;
+  const int child =
+      next_clone()(&run_borrowed, stack, flags, &borrowed, parent_tid, tls, child_tid);
+  t_thread.vfork_child = false;
+  return child;
 }
 
 BOOSTER_EXPORT int system(const char* command) {
@@ -211,7 +253,7 @@ namespace {
 /// exit() runs this after the program's own handlers, most of the time; what still writes after it
 /// does so through FUSE.
 __attribute__((destructor)) void at_exit() {
-  { const Leaving leaving; }
+  const Leaving leaving;
   stop_boosting();
 }
 
@@ -220,15 +262,33 @@ __attribute__((destructor)) void at_exit() {
 // vfork returns twice on one stack, so it cannot be a C++ function: the child would destroy the
 // frame that the parent returns into. The child borrows this thread's memory until it execs; the
 // flag keeps it out of the shim's state, and the parent clears the flag when it runs again.
+//
+// The three are called by one thread after each other, in the parent, in the child, and in the
+// parent again. Signals wait in between: see SignalsBlocked. A child may do the same once more.
 extern "C" __attribute__((visibility("hidden"), used)) void booster_before_vfork() {
-  {
-    const Sharing sharing;
+  if (t_thread.vfork_child) {
+    ++t_thread.vfork_depth;
+    return;
   }
+  {
+    const Entry entry;
+    if (entry) begin_to_share();
+    t_thread.vfork_shares = static_cast<bool>(entry);
+  }
+  set_signal_mask(~uint64_t{0}, &t_thread.vfork_mask);
   t_thread.vfork_child = true;
 }
+extern "C" __attribute__((visibility("hidden"), used)) void booster_in_vfork_child() {
+  if (t_thread.vfork_depth == 0) set_signal_mask(t_thread.vfork_mask, nullptr);
+}
 extern "C" __attribute__((visibility("hidden"), used)) pid_t booster_after_vfork(long result) {
-  t_thread.vfork_child = false;
-  end_to_share();
+  if (t_thread.vfork_depth > 0) {
+    --t_thread.vfork_depth;
+  } else {
+    t_thread.vfork_child = false;
+    if (t_thread.vfork_shares) end_to_share();
+    set_signal_mask(t_thread.vfork_mask, nullptr);
+  }
   if (!raw::is_error(result)) return static_cast<pid_t>(result);
   errno = static_cast<int>(-result);
   return -1;
@@ -251,13 +311,17 @@ __vfork:
     mov $58, %eax               # SYS_vfork
     syscall
     push %rdi
+    sub $8, %rsp
     test %eax, %eax
     jz 1f
     mov %rax, %rdi
-    sub $8, %rsp
     call booster_after_vfork
     add $8, %rsp
-1:  ret
+    ret
+1:  call booster_in_vfork_child
+    xor %eax, %eax
+    add $8, %rsp
+    ret
     .size vfork, .-vfork
     .size __vfork, .-__vfork
 )");

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/syscall.h>
 
 #include "preload/interpose.h"
 #include "preload/signals.h"
@@ -15,7 +16,6 @@ BOOSTER_NEXT(sighandler_t, sysv_signal, (int, sighandler_t))
 BOOSTER_NEXT(sighandler_t, sigset, (int, sighandler_t))
 BOOSTER_NEXT(int, pthread_setcanceltype, (int, int*))
 BOOSTER_NEXT(int, pthread_kill, (pthread_t, int))
-BOOSTER_NEXT(int, kill, (pid_t, int))
 BOOSTER_NEXT(int, raise, (int))
 BOOSTER_NEXT(void, abort, (void))
 
@@ -70,12 +70,21 @@ BOOSTER_EXPORT int pthread_setcanceltype(int type, int* old) {
 
 namespace {
 
-/// The process sends itself a signal.
+/// A signal that this thread is about to get, and by which the process may end.
 template <typename Send>
-int send(int number, Send next) {
-  if (!maybe_boosted() || !would_end(number)) return next();
+int send(int number, Send send) {
+  if (!maybe_boosted() || !would_end(number)) return send();
+  uint64_t mask = 0;
+  get_signal_mask(mask);
+  if ((mask >> (number - 1) & 1) != 0) return send();  // it is somebody's who waits for it
   const Leaving leaving;
-  return next();
+  return send();
+}
+
+int as_libc(long result) {
+  if (!raw::is_error(result)) return static_cast<int>(result);
+  errno = static_cast<int>(-result);
+  return -1;
 }
 
 }  // namespace
@@ -87,20 +96,23 @@ BOOSTER_EXPORT int gsignal(int number) {
   return raise(number);
 }
 BOOSTER_EXPORT int pthread_kill(pthread_t thread, int number) {
-  return send(number, [=] { return next_pthread_kill()(thread, number); });
+  const auto next = [=] { return next_pthread_kill()(thread, number); };
+  return pthread_equal(thread, pthread_self()) != 0 ? send(number, next) : next();
 }
 BOOSTER_EXPORT int kill(pid_t process, int number) {
+  const auto call = [=] { return as_libc(raw::raw_syscall(SYS_kill, process, number)); };
   // Others, and groups that it may be in.
   const bool other = process > 0 && process != raw::raw_syscall(SYS_getpid);
-  if (other) return next_kill()(process, number);
-  return send(number, [=] { return next_kill()(process, number); });
+  return other ? call() : send(number, call);
 }
 BOOSTER_EXPORT void abort(void) {
-  if (!maybe_boosted() || !would_end(SIGABRT)) {
-    settle_process();
+  // Whatever is done about the signal, unless a handler of it jumps.
+  if (maybe_boosted() && known_handler(SIGABRT) == SIG_DFL) {
+    const Leaving leaving;
     next_abort()();
+    __builtin_unreachable();
   }
-  const Leaving leaving;
+  settle_process();
   next_abort()();
   __builtin_unreachable();
 }

@@ -1,6 +1,7 @@
 // Interposers of what makes and ends stdio streams. Streams take the shim's own calls
 // (stdio_tables.h). Where that cannot be, a stream reads and writes unseen: while one has a file
 // open in this process, the file is not boosted here, and is given back before.
+#include <errno.h>
 #include <stdio.h>
 
 #include "preload/interpose.h"
@@ -52,7 +53,7 @@ class Ending {
       Entry entry;
       if (entry) description_ = g_files.acquire_known(fd_);
     }
-    before_close(fd_);
+    error_ = before_close(fd_);
   }
   ~Ending() {
     if (fd_ < 0) return;
@@ -64,13 +65,30 @@ class Ending {
     { const KernelChange change(*description_->inode); }
     g_files.release(description_);
   }
+  /// An error of a write that was accepted, as -errno; 0: none.
+  long error() const { return error_; }
   Ending(const Ending&) = delete;
   Ending& operator=(const Ending&) = delete;
 
  private:
   int fd_ = -1;
+  long error_ = 0;
   Description* description_ = nullptr;
 };
+
+/// Closes it while it is not seen what it does itself. What was written to its file before is told.
+int close_unseen(FILE* stream) {
+  int result = 0;
+  long error = 0;
+  {
+    const Ending ending(stream);
+    error = ending.error();
+    result = next_fclose()(stream);
+  }
+  if (error == 0 || result != 0) return result;
+  errno = static_cast<int>(-error);
+  return EOF;
+}
 
 }  // namespace
 
@@ -95,9 +113,7 @@ BOOSTER_EXPORT FILE* freopen64(const char* path, const char* mode, FILE* stream)
   return opened(next_freopen64()(path, mode, stream), mode);
 }
 BOOSTER_EXPORT int fclose(FILE* stream) {
-  if (streams_hooked()) return next_fclose()(stream);
-  Ending ending(stream);
-  return next_fclose()(stream);
+  return streams_hooked() ? next_fclose()(stream) : close_unseen(stream);
 }
 BOOSTER_EXPORT int fcloseall(void) {
   settle_process();

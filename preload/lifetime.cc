@@ -22,7 +22,7 @@ namespace {
 
 /// The longest that a close waits for calls that use its number.
 constexpr uint32_t kCallsWaitMs = 60'000;
-/// The longest that the end of the process waits for each: a thread may hang in a read.
+/// The longest that the end of the process waits for all: a thread may hang in a read.
 constexpr uint32_t kLeaveWaitMs = 2'000;
 
 BOOSTER_AT_HAND constinit std::atomic<uint32_t> g_leaving{0};
@@ -258,10 +258,12 @@ void begin_to_leave() {
   // seq_cst: partner of the look in policy.cc, after the call was counted. Either it is seen there,
   // or the call is seen here.
   g_leaving.fetch_add(1, std::memory_order_seq_cst);
-  g_files.for_each_description([](Description& description) {
+  const uint64_t deadline = raw::coarse_now_ms() + kLeaveWaitMs;
+  g_files.for_each_description([deadline](Description& description) {
     if (description.writing.held.load(std::memory_order_relaxed) == 0) return;
-    if (!FileTable::hold(description)) return;
-    wait_for_calls(description, kLeaveWaitMs);
+    const uint64_t now = raw::coarse_now_ms();
+    if (now >= deadline || !FileTable::hold(description)) return;
+    wait_for_calls(description, static_cast<uint32_t>(deadline - now));
     g_files.release(&description);
   });
   give_back_what_was_asked();

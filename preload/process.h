@@ -26,6 +26,13 @@ unsigned processors();
 struct ThreadState {
   uint32_t depth;
   bool vfork_child;
+  /// Of vfork (interpose_process.cc): how deep a child has done it again, whether descriptors are
+  /// being shared meanwhile, and the signal mask of before.
+  bool vfork_shares;
+  uint32_t vfork_depth;
+  uint64_t vfork_mask;
+  /// Uninterrupted objects that live.
+  uint32_t uninterrupted;
   /// Signals have been put off until the thread leaves the shim; `mask` is its own (signals.h).
   bool put_off;
   uint64_t mask;
@@ -37,6 +44,29 @@ extern __thread ThreadState t_thread __attribute__((tls_model("initial-exec")));
 
 /// The signals that were put off come now (signals.cc).
 void leave_shim();
+/// If it is time for that.
+inline void let_signals_come() {
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  if (t_thread.put_off && t_thread.depth == 0 && t_thread.uninterrupted == 0) [[unlikely]]
+    leave_shim();
+}
+
+/// Around a call that the kernel does between two halves of the shim's, on a file, where a handler
+/// would have to wait with FUSE, too: none comes in between.
+class Uninterrupted {
+ public:
+  Uninterrupted() {
+    ++t_thread.uninterrupted;
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+  }
+  ~Uninterrupted() {
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    --t_thread.uninterrupted;
+    let_signals_come();
+  }
+  Uninterrupted(const Uninterrupted&) = delete;
+  Uninterrupted& operator=(const Uninterrupted&) = delete;
+};
 
 /// Opens the shim for one call. When not `inside`, the call goes to the kernel as it is. The first
 /// entry in a forked child (also after a raw clone: the kernel wipes a marker page) makes a new,
@@ -55,9 +85,7 @@ class Entry {
   void leave() {
     std::atomic_signal_fence(std::memory_order_seq_cst);
     if (--t_thread.depth != 0) return;
-    std::atomic_signal_fence(std::memory_order_seq_cst);
-    if (t_thread.put_off) [[unlikely]]
-      leave_shim();
+    let_signals_come();
     if (cancel_type_ != kNotChanged) [[unlikely]]
       restore_cancel_type();
   }

@@ -59,6 +59,9 @@ void fence(Inode& inode, const Session* live, uint32_t owed) {
   // Of the threads of this process; nobody else writes before this is done.
   const uint32_t boosted = inode.boosted.load(std::memory_order_relaxed);
   const auto quiet = [&] {
+    // Who locks files shares them with other hosts: there a time that is too young harms less than
+    // one by which a write is not noticed.
+    if (g_lock_calls.load(std::memory_order_relaxed) != 0) return false;
     return live != nullptr ? live->unsettled(inode.written_by.slot) == owed
                            : inode.boosted.load(std::memory_order_acquire) == boosted;
   };

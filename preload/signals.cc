@@ -47,8 +47,8 @@ constexpr uint64_t kFaults =
 uint64_t& mask_of(ucontext_t& frame) {
   return *reinterpret_cast<uint64_t*>(&frame.uc_sigmask);
 }
-void change_mask(int how, uint64_t mask) {
-  raw::raw_syscall(SYS_rt_sigprocmask, how, raw::word(&mask), 0, sizeof(mask));
+void change_mask(int how, uint64_t mask, uint64_t* old = nullptr) {
+  raw::raw_syscall(SYS_rt_sigprocmask, how, raw::word(&mask), raw::word(old), sizeof(mask));
 }
 
 bool is_function(const struct sigaction& action) {
@@ -94,11 +94,14 @@ void deliver(int number, siginfo_t* info, void* frame) {
   Handler& handler = g_handlers[number];
   const uint32_t flags = handler.flags.load(std::memory_order_relaxed);
   const bool once = (flags & kOnce) != 0;
+  // A child that has borrowed the memory has actions of its own.
+  const bool borrowed = t_thread.vfork_child;
   // acq_rel: one thread alone has it.
-  const uintptr_t function = once ? handler.function.exchange(0, std::memory_order_acq_rel)
-                                  : handler.function.load(std::memory_order_acquire);
+  const uintptr_t function = once && !borrowed
+                                 ? handler.function.exchange(0, std::memory_order_acq_rel)
+                                 : handler.function.load(std::memory_order_acquire);
   if (function == 0 || once) {
-    g_caught.fetch_and(~bit(number), std::memory_order_relaxed);
+    if (!borrowed) g_caught.fetch_and(~bit(number), std::memory_order_relaxed);
     set_default(number, flags);
   }
   if (function == 0) {
@@ -114,12 +117,14 @@ void deliver(int number, siginfo_t* info, void* frame) {
 void on_signal(int number, siginfo_t* info, void* context) {
   auto& frame = *static_cast<ucontext_t*>(context);
   if (is_fault(number, *info)) {
-    if (void** landing = t_thread.landing) {
+    void** const landing = t_thread.landing;
+    if (landing != nullptr && (number == SIGSEGV || number == SIGBUS)) {
       t_thread.landing = nullptr;
       change_mask(SIG_SETMASK, mask_of(frame));
       __builtin_longjmp(landing, 1);
     }
-  } else if (t_thread.depth != 0 && !t_thread.vfork_child && put_off(number, info, frame)) {
+  } else if ((t_thread.depth != 0 || t_thread.uninterrupted != 0) && !t_thread.vfork_child &&
+             put_off(number, info, frame)) {
     return;
   }
   deliver(number, info, context);
@@ -237,7 +242,6 @@ bool would_end(int number) {
 }
 
 void install_guard() {
-  if (g_guarding.exchange(true, std::memory_order_relaxed)) return;
   for (const int number : {SIGSEGV, SIGBUS}) {
     struct sigaction now;
     // Where it is ignored, or a handler was installed past libc, it stays so.
@@ -246,6 +250,34 @@ void install_guard() {
     keep(number, 0, flags_of(number, now));
     next_action(number, &ours, nullptr);
   }
+  // Release: whoever sees it has them.
+  g_guarding.store(true, std::memory_order_release);
+}
+
+bool run_guarded(bool (*work)(void*), void* context) {
+  guard_copies();
+  // By way of a pointer, so that a fault can come from a call only, as the compiler has it.
+  bool (*volatile call)(void*) = work;
+  void** volatile outer = t_thread.landing;
+  void* landing[5];
+  if (__builtin_setjmp(landing) != 0) {
+    t_thread.landing = outer;
+    return false;
+  }
+  t_thread.landing = landing;
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  const bool answer = call(context);
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  t_thread.landing = outer;
+  return answer;
+}
+
+void get_signal_mask(uint64_t& mask) {
+  raw::raw_syscall(SYS_rt_sigprocmask, SIG_BLOCK, 0, raw::word(&mask), sizeof(mask));
+}
+
+void set_signal_mask(uint64_t mask, uint64_t* old) {
+  change_mask(SIG_SETMASK, mask, old);
 }
 
 bool copy_guarded(void* to, const void* from, size_t length) {

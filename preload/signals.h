@@ -40,27 +40,24 @@ bool would_end(int number);
 void install_guard();
 extern std::atomic<bool> g_guarding;
 inline void guard_copies() {
-  if (!g_guarding.load(std::memory_order_relaxed)) [[unlikely]]
+  if (!g_guarding.load(std::memory_order_acquire)) [[unlikely]]
     install_guard();
 }
 
+/// What `work(context)` answers, which looks at the program's memory; false if some of that cannot
+/// be touched. It must leave nothing behind wherever it ends.
+bool run_guarded(bool (*work)(void*), void* context);
+template <typename Work>
+bool guarded(Work& work) {
+  return run_guarded([](void* context) { return (*static_cast<Work*>(context))(); },
+                     const_cast<void*>(static_cast<const void*>(&work)));
+}
 /// Copies `length` bytes to or from the program's memory. False if some of it cannot be touched:
 /// then any part has been copied.
 bool copy_guarded(void* to, const void* from, size_t length);
-/// What `work` answers, which looks at the program's memory; false if some of that cannot be
-/// touched. It must leave nothing behind wherever it ends.
-template <typename Work>
-__attribute__((noinline)) bool guarded(Work& work) {
-  guard_copies();
-  // Not inlined: a fault comes back to a frame of its own.
-  void* landing[5];
-  if (__builtin_setjmp(landing) != 0) return false;
-  t_thread.landing = landing;
-  std::atomic_signal_fence(std::memory_order_seq_cst);
-  const bool answer = work();
-  std::atomic_signal_fence(std::memory_order_seq_cst);
-  t_thread.landing = nullptr;
-  return answer;
-}
+
+/// The thread's signal mask, a bit for each signal from 1 on.
+void get_signal_mask(uint64_t& mask);
+void set_signal_mask(uint64_t mask, uint64_t* old);
 
 }  // namespace booster::preload

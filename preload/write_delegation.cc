@@ -169,6 +169,8 @@ Reason ask_delegation(Session& session, Description& description, int fd) {
       looks.sleep();
       return session.alive_lately();
     };
+    // Another thread may have left a change in the middle, for good.
+    if (!gate.quiet()) ask_later(writing);
     while (gate.quiet()) {
       const uint32_t answer = session.delegation(description.handle);
       if (writing.asked && answer == writing.answer_then) {

@@ -4,6 +4,7 @@
 #include <sys/xattr.h>
 
 #include <cerrno>
+#include <chrono>
 
 #include "common/fence.h"
 
@@ -23,12 +24,16 @@ inline int ask_bricks_through_fuse(const char* path) {
   return errno == ENODATA ? 0 : errno;
 }
 
-/// common::fence, tried again where it fails, of a file that nobody writes meanwhile. 0 or -errno.
+/// common::fence, tried again where it fails, of a file that nobody on this host writes meanwhile,
+/// as long as it does not take so long that openers are let go. 0 or -errno.
 inline long fence_again_and_again(int fd, uint64_t offset) {
   constexpr int kAttempts = 3;
+  constexpr std::chrono::seconds kQuiet{2};
+  const auto start = std::chrono::steady_clock::now();
+  const auto quiet = [=] { return std::chrono::steady_clock::now() - start < kQuiet; };
   long result = -EIO;
   for (int i = 0; i < kAttempts && result != 0; ++i) {
-    result = common::fence(fd, offset, [] { return true; });
+    result = common::fence(fd, offset, quiet);
   }
   return result;
 }

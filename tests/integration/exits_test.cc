@@ -48,7 +48,8 @@ constexpr Way kWays[] = {
     {"exit_group", 0},
     {"pthread_exit", 0},
     {"exec", 0},
-    {"abort", 128 + SIGABRT, 0, false},
+    {"abort", 128 + SIGABRT},
+    {"raise", 128 + SIGTERM},
     {"SIGKILL", 128 + SIGKILL, SIGKILL, false},
     {"SIGTERM", 128 + SIGTERM, SIGTERM, false},
 };
@@ -129,6 +130,7 @@ class Exits : public testing::TestWithParam<Way> {
       const std::string path = leaver_file(dir.path(), thread);
       const uint64_t end = board->acknowledged[thread].load(std::memory_order_acquire);
       acknowledged_ += options.preload ? end : 0;
+      if (end < kMostLeft) ++unfinished_;
       if (view == kByOpen) {
         by_open_.count(round, thread, [&] { return missing(path, end, leaver_seed(thread)); });
       } else {
@@ -152,6 +154,7 @@ class Exits : public testing::TestWithParam<Way> {
   Unseen by_open_;
   Unseen by_name_;
   uint64_t acknowledged_ = 0;  // by preloaded programs
+  uint64_t unfinished_ = 0;    // files that were being written to the end
 
  private:
   /// Until all write, and what they write goes past FUSE, if it is to.
@@ -183,6 +186,7 @@ TEST_P(Exits, WhatWasAcknowledgedIsSeenAfterWait) {
   expect_all_seen("without booster");
   ASSERT_FALSE(HasFailure());
   const int count = rounds();
+  unfinished_ = 0;
   for (int round = 0; round < count && !HasFatalFailure(); ++round) {
     leave(round, kByOpen, {.eager = round % 2 == 0});
     if (GetParam().says_so) leave(round, kByName, {.eager = round % 2 == 0});
@@ -190,6 +194,7 @@ TEST_P(Exits, WhatWasAcknowledgedIsSeenAfterWait) {
   expect_all_seen("of " + std::to_string(count) + " rounds with " + std::to_string(kLeavers) +
                   " files");
   EXPECT_GT(daemon_.boosted_write_bytes(), acknowledged_ / 2);
+  EXPECT_GT(unfinished_, 0U) << "all had stopped writing before the end";
 }
 
 }  // namespace

@@ -162,6 +162,56 @@ TEST_F(Full, DdFailsAlikeAndCopiesWhatFits) {
   ::unlink(source.c_str());
 }
 
+/// Whoever closes a file by way of a stream hears of what could not be kept, too.
+TEST_F(Full, AnErrorOfAWriteThatWasAcceptedIsToldByFclose) {
+  constexpr size_t kBlock = 256 << 10;
+  // How much goes in is not what the volume says: its file system takes more room while a file
+  // grows.
+  uint64_t room = 0;
+  {
+    ScratchDir dir;
+    Puppet puppet({.preload = false});
+    ASSERT_EQ(puppet.tell("open", "a", "rw+creat", dir.file("a")), "0");
+    room = fill(puppet, kBlock, true).synced;
+    puppet.tell("close", "a", "close");
+    puppet.leave();
+    ::unlink(dir.file("a").c_str());
+  }
+  ASSERT_GT(room, 16U << 20);
+  std::string told;
+  for (int attempt = 0; attempt < 10 && told != "-1 ENOSPC"; ++attempt) {
+    ASSERT_TRUE(becomes_free(40 << 20));
+    ScratchDir dir;
+    const uint64_t before = daemon_.boosted_write_bytes();
+    Puppet puppet;
+    ASSERT_EQ(puppet.tell("open", "a", "rw+creat", dir.file("a")), "0");
+    // Until there is room for little more.
+    uint64_t at = 0;
+    for (; at < room - (4 << 20); at += kBlock) {
+      ASSERT_EQ(puppet.tell("pwrite", "a", at, kBlock, kSeed), std::to_string(kBlock));
+      if (at % (4 << 20) == 0) {
+        ASSERT_EQ(puppet.tell("fsync", "a"), "0");
+      }
+    }
+    EXPECT_GT(daemon_.boosted_write_bytes(), before);
+    // Faster than the bricks can refuse it.
+    constexpr int kMore = 48;
+    for (int i = 0; i < kMore; ++i) {
+      puppet.order("pwrite", "a", at + static_cast<uint64_t>(i) * kBlock, kBlock, kSeed);
+    }
+    puppet.order("close", "a", "fclose");
+    bool refused = false;
+    for (int i = 0; i < kMore; ++i) refused |= puppet.answer() != std::to_string(kBlock);
+    told = puppet.answer();
+    // Told once, by one of them.
+    EXPECT_TRUE(refused || told == "-1 ENOSPC") << told;
+    puppet.leave();
+    ::unlink(dir.file("a").c_str());
+  }
+  EXPECT_EQ(told, "-1 ENOSPC");
+  ASSERT_TRUE(becomes_free(40 << 20));
+}
+
 TEST_F(Full, WhenThereIsRoomAgainWorkGoesOn) {
   for (bool boosted : {false, true}) {
     SCOPED_TRACE(boosted ? "boosted" : "FUSE");

@@ -52,7 +52,7 @@ class Interrupted : public PolicyTest {
   const std::string state_ = Lab::get().dir + "/interrupted";
 };
 
-constexpr uint64_t kActions = 14;  // interrupter.cc
+constexpr uint64_t kActions = 26;  // interrupter.cc
 
 #define BOOSTER_INTERRUPTED(name, leave)                                                \
   TEST_P(Interrupted, name) {                                                           \

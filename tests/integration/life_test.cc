@@ -86,6 +86,10 @@ TEST_P(Life, SignalHandlersAreWhatTheProgramHasAskedFor) {
   compare({"handlers"});
 }
 
+TEST_P(Life, ChildrenThatBorrowMemoryLeaveHandlersAlone) {
+  compare({"borrowed"});
+}
+
 TEST_P(Life, AFaultEndsTheProgramAsEver) {
   for (const char* how : {"default", "handler", "ignored", "kill", "bus"}) {
     SCOPED_TRACE(how);

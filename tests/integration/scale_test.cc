@@ -103,7 +103,8 @@ void expect_no_more(const char* what, const Taken& before, const Taken& now, siz
                     uint64_t memory, size_t descriptors, size_t threads) {
   const uint64_t bytes = now.memory > before.memory ? (now.memory - before.memory) / count : 0;
   const double files =
-      static_cast<double>(now.descriptors - before.descriptors) / static_cast<double>(count);
+      (static_cast<double>(now.descriptors) - static_cast<double>(before.descriptors)) /
+      static_cast<double>(count);
   printf("%s: %lu bytes and %.2f descriptors each, %zu threads more\n", what, bytes, files,
          now.threads - before.threads);
   EXPECT_LE(bytes, memory) << what;
@@ -193,7 +194,7 @@ TEST_F(Scale, AThousandProcesses) {
   Child program({"python3", "-c", kManyProcesses, path, std::to_string(kProcesses)},
                 {.timeout = std::chrono::seconds(300)});
   ASSERT_EQ(program.read_line(), "right");
-  EXPECT_EQ(daemon_.stats().sessions_size(), static_cast<int>(kProcesses));
+  EXPECT_GE(daemon_.stats().sessions_size(), static_cast<int>(kProcesses));
   expect_no_more("a process", before, taken(daemon_.pid()), kProcesses, 64 << 10, 6, 64);
   program.write_line("");
   ASSERT_EQ(program.read_line(), "right");

