@@ -49,6 +49,7 @@ class Connector {
   Mutex lock_;  // connecting, slots, messages
   std::atomic<Session*> current_{nullptr};
   uint64_t socket_inode_ = 0;
+  uint64_t socket_looked_ms_ = 0;  // when it last was that one
   bool hello_sent_ = false;
   bool hopeless_ = false;  // refused for good: another version, or not allowed
   std::atomic<uint64_t> next_attempt_ms_{0};
