@@ -24,6 +24,8 @@ constinit Pool<CacheView> g_views;
 
 /// So many pages are checked, copied and checked again at once.
 constexpr uint64_t kPiecePages = 16;
+/// Reads of so many bytes are worth a system call that maps their pages.
+constexpr size_t kMapFrom = 64 << 10;
 
 size_t words_bytes(uint64_t bytes) {
   const uint64_t pages = bytes / kPageSize;
@@ -50,10 +52,29 @@ long map_shared(int fd, size_t bytes, uint64_t offset) {
 
 }  // namespace
 
+void CacheView::map_pages_of(uint64_t offset, size_t length) const {
+  const uint64_t first = offset / kPageSize;
+  const uint64_t end = (offset + length + kPageSize - 1) / kPageSize;
+  const uint32_t floor = header->floor.load(std::memory_order_relaxed);
+  uint64_t valid = first;
+  // Relaxed: what is copied is looked at again.
+  while (valid < end && common::is_valid(words[valid].load(std::memory_order_relaxed), floor)) {
+    ++valid;
+  }
+  if (valid == first) return;
+  constexpr long kPopulateRead = 22;  // MADV_POPULATE_READ, since Linux 5.14
+  raw::raw_syscall(SYS_madvise, raw::word(data + first * kPageSize),
+                   static_cast<long>((valid - first) * kPageSize), kPopulateRead);
+  mapped_until.store(valid * kPageSize, std::memory_order_relaxed);
+}
+
 size_t CacheView::read(IoCursor& cursor, uint64_t offset, size_t length) const {
   size_t done = 0;
   if (offset >= bytes) return 0;
   if (length > bytes - offset) length = static_cast<size_t>(bytes - offset);
+  if (length >= kMapFrom && offset + length > mapped_until.load(std::memory_order_relaxed)) {
+    map_pages_of(offset, length);
+  }
   while (done < length) {
     const uint64_t at = offset + done;
     const uint64_t first = at / kPageSize;
@@ -123,6 +144,7 @@ CacheView* map_view(int fd, uint64_t bytes, uint32_t slot) {
   view->identity = id.inode;
   view->session = nullptr;
   view->dropped = false;
+  view->mapped_until.store(0, std::memory_order_relaxed);
   view->slot = slot;
   view->older = nullptr;
   g_view_count.fetch_add(1, std::memory_order_relaxed);

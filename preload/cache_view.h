@@ -29,6 +29,8 @@ struct CacheView {
   Session* session = nullptr;  // once taken, referenced: what is read is counted in its memory
   uint32_t slot = 0;
   bool dropped = false;  // see drop_views_of(), under whose lock
+  /// Up to where long reads have had their pages mapped; a hint.
+  mutable std::atomic<uint64_t> mapped_until{0};
 
   /// Whether anything is valid at `now_ms` (raw::coarse_now_ms), and shows what the bricks had at
   /// `since_ms` or later.
@@ -58,6 +60,10 @@ struct CacheView {
   /// Copies up to `length` bytes, which lie within the size, from `offset` to `cursor` and advances
   /// it. Returns how many were there; the buffers behind them may have been overwritten.
   size_t read(IoCursor& cursor, uint64_t offset, size_t length) const;
+  /// Maps the pages of [offset, offset + length) that are valid from its beginning on, in one go.
+  /// (One by one, or sixteen by sixteen as the kernel has it, they take four times as long: 0.56 us
+  /// each in place of 0.13.) Not those behind: what is touched takes memory.
+  void map_pages_of(uint64_t offset, size_t length) const;
 
   /// Counts a read that was served.
   void count(uint32_t slot_of_reader, uint64_t offset, size_t length, uint64_t now_ms) const;
