@@ -85,7 +85,7 @@ Ahead ahead_backward(Description::Reading& reading, uint64_t offset, size_t leng
   const uint64_t until = reading.ahead_until.load(std::memory_order_relaxed);
   uint32_t window = reading.ahead_window.load(std::memory_order_relaxed);
   const uint64_t low = window != 0 && until < offset ? until : offset;
-  if (low == 0 || offset - low > window / 2) return {};
+  if (low == 0 || offset - low > window / 2) return {0, 0, false};
   window = grow(window, length);
   const uint64_t from = low > window ? low - window : 0;
   reading.ahead_window.store(window, std::memory_order_relaxed);
@@ -103,7 +103,7 @@ Ahead ahead_stepwise(Description::Reading& reading, int64_t step, uint64_t offse
     return step < 0 ? ahead_backward(reading, offset, length)
                     : ahead_forward(reading, offset + length, length, size);
   }
-  if (step < 0 ? offset < distance : offset + distance >= size) return {};
+  if (step < 0 ? offset < distance : offset + distance >= size) return {0, 0, false};
   const size_t next = length < kMaxWindow ? length : kMaxWindow;
   return {offset + static_cast<uint64_t>(step), static_cast<uint32_t>(next), false};
 }
@@ -136,7 +136,12 @@ struct Progress {
 /// A program that reads in order has come upon a page that should have been fetched: the daemon had
 /// enough to do, or it has gone again. From there on all is asked for anew.
 uint32_t window_of_miss(Description& description, const Progress& progress, const Ahead& ahead) {
-  if (!ahead.forward) return 0;
+  if (!ahead.forward) {
+    if (ahead.window == 0) {
+      description.reading.ahead_until.store(UINT64_MAX, std::memory_order_relaxed);
+    }
+    return 0;
+  }
   const uint32_t window = description.reading.ahead_window.load(std::memory_order_relaxed);
   if (ahead.window != 0 || window == 0) return ahead.window;
   description.reading.ahead_until.store(progress.offset + progress.left + window,

@@ -26,6 +26,8 @@ constinit Pool<CacheView> g_views;
 constexpr uint64_t kPiecePages = 16;
 /// Reads of so many bytes are worth a system call that maps their pages.
 constexpr size_t kMapFrom = 64 << 10;
+/// No more at once: what has been dropped since it was looked at would take memory again.
+constexpr size_t kMapAtOnce = 1 << 20;
 
 size_t words_bytes(uint64_t bytes) {
   const uint64_t pages = bytes / kPageSize;
@@ -50,6 +52,17 @@ long map_shared(int fd, size_t bytes, uint64_t offset) {
   return allowed;
 }
 
+/// Zeros that take no memory, also in a program that locks its own, and are no child's.
+long map_empty(long bytes, long protection) {
+  const long mapped = raw::raw_syscall(SYS_mmap, 0, bytes, PROT_NONE,
+                                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (raw::is_error(mapped)) return mapped;
+  raw::raw_syscall(SYS_munlock, mapped, bytes);
+  raw::raw_syscall(SYS_madvise, mapped, bytes, MADV_DONTFORK);
+  raw::raw_syscall(SYS_mprotect, mapped, bytes, protection);
+  return mapped;
+}
+
 }  // namespace
 
 void CacheView::map_pages_of(uint64_t offset, size_t length) const {
@@ -72,14 +85,15 @@ size_t CacheView::read(IoCursor& cursor, uint64_t offset, size_t length) const {
   size_t done = 0;
   if (offset >= bytes) return 0;
   if (length > bytes - offset) length = static_cast<size_t>(bytes - offset);
-  if (length >= kMapFrom && offset + length > mapped_until.load(std::memory_order_relaxed)) {
-    map_pages_of(offset, length);
-  }
+  const bool maps = length >= kMapFrom;
   while (done < length) {
     const uint64_t at = offset + done;
     const uint64_t first = at / kPageSize;
     uint64_t piece = (first + kPiecePages) * kPageSize - at;
     if (piece > length - done) piece = length - done;
+    if (maps && at + piece > mapped_until.load(std::memory_order_relaxed)) {
+      map_pages_of(at, length - done < kMapAtOnce ? length - done : kMapAtOnce);
+    }
     const uint64_t count = (at + piece - 1) / kPageSize - first + 1;
     uint32_t before[kPiecePages];
     const uint32_t floor = header->floor.load(std::memory_order_relaxed);
@@ -175,21 +189,26 @@ void drop_views_of(const Session* session) {
     // valid, but FUSE as old as before; then zeros, which whoever is copying finds out by the
     // words.
     const auto head = static_cast<long>(words_bytes(view.bytes));
-    constexpr long kPrivate = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-    const long empty = raw::raw_syscall(SYS_mmap, 0, head, PROT_READ | PROT_WRITE, kPrivate, -1, 0);
-    if (raw::is_error(empty)) return;
-    raw::raw_syscall(SYS_madvise, empty, head, MADV_DONTFORK);
+    const auto pages = static_cast<long>(view.bytes);
+    const long empty = map_empty(head, PROT_READ | PROT_WRITE);
+    const long zeros = map_empty(pages, PROT_READ);
+    if (raw::is_error(empty) || raw::is_error(zeros)) {
+      if (!raw::is_error(empty)) raw::raw_syscall(SYS_munmap, empty, head);
+      if (!raw::is_error(zeros)) raw::raw_syscall(SYS_munmap, zeros, pages);
+      return;
+    }
     reinterpret_cast<common::CacheHeader*>(empty)->changed_ms.store(
         view.header->changed_ms.load(std::memory_order_relaxed), std::memory_order_relaxed);
     if (raw::is_error(raw::raw_syscall(SYS_mremap, empty, head, head, MREMAP_MAYMOVE | MREMAP_FIXED,
                                        raw::word(view.header)))) {
       raw::raw_syscall(SYS_munmap, empty, head);
+      raw::raw_syscall(SYS_munmap, zeros, pages);
       return;
     }
-    raw::raw_syscall(SYS_mmap, raw::word(view.data), static_cast<long>(view.bytes), PROT_READ,
-                     kPrivate | MAP_FIXED, -1, 0);
-    raw::raw_syscall(SYS_madvise, raw::word(view.data), static_cast<long>(view.bytes),
-                     MADV_DONTFORK);
+    if (raw::is_error(raw::raw_syscall(SYS_mremap, zeros, pages, pages,
+                                       MREMAP_MAYMOVE | MREMAP_FIXED, raw::word(view.data)))) {
+      raw::raw_syscall(SYS_munmap, zeros, pages);
+    }
     view.dropped = true;
   });
 }

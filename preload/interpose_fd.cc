@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <string.h>
 #include <sys/file.h>
@@ -156,10 +157,15 @@ BOOSTER_EXPORT int close(int fd) {
     return -1;
   }
   // No handler may come, and leave for good, while the number is neither.
+  // Nor may the thread be cancelled there.
   std::optional<Uninterrupted> uninterrupted;
-  if (g_files.kind(fd) == FileTable::kTracked) uninterrupted.emplace();
+  if (g_files.kind(fd) == FileTable::kTracked) {
+    if (t_thread.depth == 0 && !t_thread.vfork_child) pthread_testcancel();
+    uninterrupted.emplace();
+  }
   const long error = before_close(fd);
-  const int result = next_close()(fd);
+  const int result =
+      uninterrupted ? raw::as_libc(raw::raw_syscall(SYS_close, fd)) : next_close()(fd);
   after_close(fd);
   if (error == 0 || result != 0) return result;
   errno = static_cast<int>(-error);
@@ -172,6 +178,7 @@ BOOSTER_EXPORT int __close(int fd) {
 BOOSTER_EXPORT int close_range(unsigned first, unsigned last, int flags) {
   const bool closes = (flags & ~static_cast<int>(CLOSE_RANGE_UNSHARE)) == 0 && first <= last;
   if (t_thread.vfork_child || !closes) return next_close_range()(first, last, flags);
+  const Uninterrupted uninterrupted;
   settle_process();
   before_range_ends(first, last, own_descriptor());
   const int result = close_around_own(first, last, [flags](unsigned from, unsigned to) {
@@ -184,6 +191,7 @@ BOOSTER_EXPORT int close_range(unsigned first, unsigned last, int flags) {
 BOOSTER_EXPORT void closefrom(int low) {
   if (t_thread.vfork_child) return next_closefrom()(low);
   const unsigned first = low < 0 ? 0 : static_cast<unsigned>(low);
+  const Uninterrupted uninterrupted;
   settle_process();
   before_range_ends(first, ~0U, own_descriptor());
   close_around_own(first, ~0U, [](unsigned from, unsigned to) {

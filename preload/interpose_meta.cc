@@ -184,9 +184,10 @@ BOOSTER_EXPORT int truncate(const char* path, off_t length) {
 BOOSTER_EXPORT int truncate64(const char* path, off_t length) {
   return truncate(path, length);
 }
-BOOSTER_NEXT(int, fallocate, (int, int, off_t, off_t))
 BOOSTER_EXPORT int fallocate(int fd, int mode, off_t offset, off_t length) {
-  return change(fd, [=] { return next_fallocate()(fd, mode, offset, length); });
+  // Not by libc's, in which a thread may be cancelled.
+  return change(
+      fd, [=] { return raw::as_libc(raw::raw_syscall(SYS_fallocate, fd, mode, offset, length)); });
 }
 BOOSTER_EXPORT int fallocate64(int fd, int mode, off_t offset, off_t length) {
   return fallocate(fd, mode, offset, length);

@@ -105,6 +105,24 @@ int run_borrowed(void* argument) {
 
 }  // namespace
 
+namespace {
+
+bool is_vfork_child() {
+  return t_thread.vfork_child && raw::raw_syscall(SYS_getpid) != t_thread.vfork_parent;
+}
+
+void begin_to_lend() {
+  t_thread.vfork_parent = static_cast<int>(raw::raw_syscall(SYS_getpid));
+  t_thread.vfork_child = true;
+}
+
+void end_to_lend() {
+  t_thread.vfork_child = false;
+  t_thread.uninterrupted = 0;  // a child that was killed may have left it
+}
+
+}  // namespace
+
 BOOSTER_EXPORT int clone(int (*run)(void*), void* stack, int flags, void* argument, ...) {
   va_list arguments;
   va_start(arguments, argument);
@@ -123,10 +141,11 @@ BOOSTER_EXPORT int clone(int (*run)(void*), void* stack, int flags, void* argume
   }
   const SignalsBlocked blocked;
   Borrowed borrowed{run, argument, blocked.mask()};
-  t_thread.vfork_child = true;
+  t_thread.vfork_fresh = false;
+  begin_to_lend();
   const int child =
       next_clone()(&run_borrowed, stack, flags, &borrowed, parent_tid, tls, child_tid);
-  t_thread.vfork_child = false;
+  end_to_lend();
   return child;
 }
 
@@ -264,28 +283,27 @@ __attribute__((destructor)) void at_exit() {
 // flag keeps it out of the shim's state, and the parent clears the flag when it runs again.
 //
 // The three are called by one thread after each other, in the parent, in the child, and in the
-// parent again. Signals wait in between: see SignalsBlocked. A child may do the same once more.
+// parent again. Signals wait in between: see SignalsBlocked. A child may do the same once more, and
+// may be killed anywhere, so nothing is counted here.
 extern "C" __attribute__((visibility("hidden"), used)) void booster_before_vfork() {
-  if (t_thread.vfork_child) {
-    ++t_thread.vfork_depth;
-    return;
-  }
+  if (is_vfork_child()) return;
   {
     const Entry entry;
     if (entry) begin_to_share();
     t_thread.vfork_shares = static_cast<bool>(entry);
   }
   set_signal_mask(~uint64_t{0}, &t_thread.vfork_mask);
-  t_thread.vfork_child = true;
+  t_thread.vfork_fresh = true;
+  begin_to_lend();
 }
 extern "C" __attribute__((visibility("hidden"), used)) void booster_in_vfork_child() {
-  if (t_thread.vfork_depth == 0) set_signal_mask(t_thread.vfork_mask, nullptr);
+  if (!t_thread.vfork_fresh) return;
+  t_thread.vfork_fresh = false;
+  set_signal_mask(t_thread.vfork_mask, nullptr);
 }
 extern "C" __attribute__((visibility("hidden"), used)) pid_t booster_after_vfork(long result) {
-  if (t_thread.vfork_depth > 0) {
-    --t_thread.vfork_depth;
-  } else {
-    t_thread.vfork_child = false;
+  if (!is_vfork_child()) {
+    end_to_lend();
     if (t_thread.vfork_shares) end_to_share();
     set_signal_mask(t_thread.vfork_mask, nullptr);
   }

@@ -70,40 +70,35 @@ BOOSTER_EXPORT int pthread_setcanceltype(int type, int* old) {
 
 namespace {
 
-/// A signal that this thread is about to get, and by which the process may end.
+/// A signal that the process is about to get, by which it may end. `mine`: this thread alone gets
+/// it, and if it has blocked it, somebody waits for it.
 template <typename Send>
-int send(int number, Send send) {
+int send(int number, bool mine, Send send) {
   if (!maybe_boosted() || !would_end(number)) return send();
   uint64_t mask = 0;
-  get_signal_mask(mask);
-  if ((mask >> (number - 1) & 1) != 0) return send();  // it is somebody's who waits for it
+  if (mine) get_signal_mask(mask);
+  if ((mask >> (number - 1) & 1) != 0) return send();
   const Leaving leaving;
   return send();
-}
-
-int as_libc(long result) {
-  if (!raw::is_error(result)) return static_cast<int>(result);
-  errno = static_cast<int>(-result);
-  return -1;
 }
 
 }  // namespace
 
 BOOSTER_EXPORT int raise(int number) {
-  return send(number, [=] { return next_raise()(number); });
+  return send(number, true, [=] { return next_raise()(number); });
 }
 BOOSTER_EXPORT int gsignal(int number) {
   return raise(number);
 }
 BOOSTER_EXPORT int pthread_kill(pthread_t thread, int number) {
   const auto next = [=] { return next_pthread_kill()(thread, number); };
-  return pthread_equal(thread, pthread_self()) != 0 ? send(number, next) : next();
+  return pthread_equal(thread, pthread_self()) != 0 ? send(number, true, next) : next();
 }
 BOOSTER_EXPORT int kill(pid_t process, int number) {
-  const auto call = [=] { return as_libc(raw::raw_syscall(SYS_kill, process, number)); };
+  const auto call = [=] { return raw::as_libc(raw::raw_syscall(SYS_kill, process, number)); };
   // Others, and groups that it may be in.
   const bool other = process > 0 && process != raw::raw_syscall(SYS_getpid);
-  return other ? call() : send(number, call);
+  return other ? call() : send(number, false, call);
 }
 BOOSTER_EXPORT void abort(void) {
   // Whatever is done about the signal, unless a handler of it jumps.

@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <stdio.h>
 
+#include <optional>
+
 #include "preload/interpose.h"
 #include "preload/stdio_tables.h"
 
@@ -50,6 +52,7 @@ class Ending {
     fd_ = fileno(stream);
     if (fd_ < 0) return;
     if (g_files.kind(fd_) == FileTable::kTracked) {
+      uninterrupted_.emplace();
       Entry entry;
       if (entry) description_ = g_files.acquire_known(fd_);
     }
@@ -71,6 +74,7 @@ class Ending {
   Ending& operator=(const Ending&) = delete;
 
  private:
+  std::optional<Uninterrupted> uninterrupted_;  // the last to go
   int fd_ = -1;
   long error_ = 0;
   Description* description_ = nullptr;

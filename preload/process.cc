@@ -21,7 +21,7 @@
 namespace booster::preload {
 
 __thread ThreadState t_thread __attribute__((tls_model("initial-exec"))) = {
-    0, false, false, 0, 0, 0, false, ~uint64_t{0}, nullptr};
+    0, false, false, false, 0, 0, 0, false, ~uint64_t{0}, nullptr};
 
 namespace {
 

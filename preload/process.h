@@ -26,10 +26,11 @@ unsigned processors();
 struct ThreadState {
   uint32_t depth;
   bool vfork_child;
-  /// Of vfork (interpose_process.cc): how deep a child has done it again, whether descriptors are
-  /// being shared meanwhile, and the signal mask of before.
+  /// Of vfork (interpose_process.cc): whether descriptors are being shared meanwhile, whether the
+  /// child has yet to run, the process that waits for it, and its signal mask.
   bool vfork_shares;
-  uint32_t vfork_depth;
+  bool vfork_fresh;
+  int vfork_parent;
   uint64_t vfork_mask;
   /// Uninterrupted objects that live.
   uint32_t uninterrupted;

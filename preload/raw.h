@@ -2,6 +2,7 @@
 // interposed nor cancelled and leave errno alone. Results are the kernel's: a value or -errno.
 #pragma once
 
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/stat.h>
 #include <sys/resource.h>
@@ -48,6 +49,13 @@ inline bool identify(int fd, FileId& id) {
   if (is_error(result)) return false;
   id = {st.stx_dev_major, st.stx_dev_minor, st.stx_ino, st.stx_mode};
   return true;
+}
+
+/// As libc returns it.
+inline int as_libc(long result) {
+  if (!is_error(result)) return static_cast<int>(result);
+  errno = static_cast<int>(-result);
+  return -1;
 }
 
 inline long seek(int fd, int64_t offset, int whence) {

@@ -36,6 +36,8 @@ struct Handler {
 constinit Handler g_handlers[kSignals + 1];
 /// Which signals have one.
 constinit std::atomic<uint64_t> g_caught{0};
+/// Set before g_guarding: SIG_DFL is veiled from now on.
+constinit std::atomic<bool> g_guard_begun{false};
 
 constexpr uint64_t bit(int number) {
   return uint64_t{1} << (number - 1);
@@ -155,7 +157,7 @@ uintptr_t function_of(const struct sigaction& action) {
 }
 
 bool is_guarded(int number, const struct sigaction& action) {
-  return g_guarding.load(std::memory_order_relaxed) && action.sa_handler == SIG_DFL &&
+  return g_guard_begun.load(std::memory_order_seq_cst) && action.sa_handler == SIG_DFL &&
          (number == SIGSEGV || number == SIGBUS);
 }
 
@@ -242,13 +244,19 @@ bool would_end(int number) {
 }
 
 void install_guard() {
+  g_guard_begun.store(true, std::memory_order_seq_cst);
   for (const int number : {SIGSEGV, SIGBUS}) {
     struct sigaction now;
     // Where it is ignored, or a handler was installed past libc, it stays so.
     if (next_action(number, nullptr, &now) != 0 || now.sa_handler != SIG_DFL) continue;
     const struct sigaction ours = veil(now);
-    keep(number, 0, flags_of(number, now));
-    next_action(number, &ours, nullptr);
+    struct sigaction was;
+    if (next_action(number, &ours, &was) != 0) continue;
+    if (was.sa_handler == SIG_DFL) {
+      g_handlers[number].flags.store(flags_of(number, now), std::memory_order_relaxed);
+    } else {
+      next_action(number, &was, nullptr);  // another thread's, meanwhile
+    }
   }
   // Release: whoever sees it has them.
   g_guarding.store(true, std::memory_order_release);
