@@ -89,7 +89,9 @@ TEST_F(WatchOne, WhoOpensAFileWhoseBrickHasJustDiedIsToldSo) {
   ASSERT_TRUE(files_.hold()) << "not boosted: " << daemon_.stats().ShortDebugString();
   std::vector<Watched*> all;
   for (Watched& file : files_.all()) all.push_back(&file);
-  {
+  // On a busy machine a second goes by too soon: once more.
+  bool warm = false;
+  for (int attempt = 0; attempt < 4 && !warm && !HasFailure(); ++attempt) {
     Openers openers(all);
     const Brick brick = bricks().front();
     std::unique_ptr<KilledBrick> killed;
@@ -98,14 +100,15 @@ TEST_F(WatchOne, WhoOpensAFileWhoseBrickHasJustDiedIsToldSo) {
     // all names anew, so that the openers come through to the open itself.
     EXPECT_TRUE(eventually(
         [&] { return !look_up_all_of(Lab::get().mount) || !look_up_all_of(dir_.path()); }));
-    bool warm = true;
+    warm = true;
     for (const Watched* file : all) warm &= is_known(file->path) && is_known(file->twin);
     openers.open(By::kName);
     openers.expect_as_by_fuse(kNotConnected);
     killer.join();
-    EXPECT_TRUE(warm) << "the kernel has forgotten the names: nobody came so far as to open a file";
+    killed.reset();
+    expect_that_all_works();
   }
-  expect_that_all_works();
+  EXPECT_TRUE(warm) << "the kernel has forgotten the names: nobody came so far as to open a file";
 }
 
 // --- a brick that hangs ------------------------------------------------------------------------
