@@ -183,10 +183,8 @@ bool FileTable::may_be_on_gluster(int fd) {
          known_device(id) == kDeviceGluster;
 }
 
-FileTable::Place FileTable::place_of(int fd, const char* path, const raw::FileId& id) {
-  if (const uint64_t known = known_device(id); known != 0) {
-    return known == kDeviceGluster ? Place::kGluster : Place::kElsewhere;
-  }
+bool FileTable::on_gluster(int fd, const char* path, const raw::FileId& id) {
+  if (const uint64_t known = known_device(id); known != 0) return known == kDeviceGluster;
   // Asked once per device and process. The FUSE client answers it without its bricks; a file system
   // that has no extended attributes says so without leaving the kernel. It is only a hint: what the
   // daemon believes is the mount table.
@@ -197,10 +195,10 @@ FileTable::Place FileTable::place_of(int fd, const char* path, const raw::FileId
                       : raw::raw_syscall(SYS_getxattr, raw::word(path), raw::word("glusterfs.gfid"),
                                          raw::word(gfid), sizeof(gfid));
   const bool gluster = result == sizeof(gfid);
-  // Other errors are of this moment, or of this file: a client that has just died, memory that was
-  // short, a file that may be written and not read.
+  // Other errors are of this moment, or of this file, and say nothing of the device: a client that
+  // has just died, memory that was short, a file that may be written and not read.
   if (raw::is_error(result) && result != -ENODATA && result != -EOPNOTSUPP && result != -ENOSYS) {
-    return Place::kNotKnown;
+    return false;
   }
   const uint64_t key = key_of(id);
   for (auto& slot : g_devices) {
@@ -211,14 +209,13 @@ FileTable::Place FileTable::place_of(int fd, const char* path, const raw::FileId
     }
     if ((empty & ~3ULL) == key) break;
   }
-  return gluster ? Place::kGluster : Place::kElsewhere;
+  return gluster;
 }
 
 Description* FileTable::classify(int fd, Word& word, uint64_t seen) {
   raw::FileId id;
   if (!raw::identify(fd, id)) return nullptr;  // not open: stays unknown
-  const Place place = (id.mode & S_IFMT) == S_IFREG ? place_of(fd, nullptr, id) : Place::kElsewhere;
-  if (place != Place::kGluster) {
+  if ((id.mode & S_IFMT) != S_IFREG || !on_gluster(fd, nullptr, id)) {
     word.compare_exchange_strong(seen, next_word(seen, kForeign, 0), std::memory_order_acq_rel);
     return nullptr;
   }

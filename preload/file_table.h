@@ -266,7 +266,7 @@ class FileTable {
   /// Whether the file at `path`, which has that identity, is on GlusterFS. Asks FUSE once per
   /// device and process.
   static bool on_gluster(const char* path, const raw::FileId& id) {
-    return place_of(-1, path, id) == Place::kGluster;
+    return on_gluster(-1, path, id);
   }
   /// Whether `fd` can be a regular file on a device that is known to be GlusterFS.
   static bool may_be_on_gluster(int fd);
@@ -329,8 +329,7 @@ class FileTable {
   void drop_word(uint64_t old);
   void hand_over(uint64_t old, Description** replaced);
   Description* classify(int fd, Word& word, uint64_t seen);
-  enum class Place { kNotKnown, kElsewhere, kGluster };
-  static Place place_of(int fd, const char* path, const raw::FileId& id);
+  static bool on_gluster(int fd, const char* path, const raw::FileId& id);
 
   /// No page at or above this index.
   uint64_t pages_used() const { return 1 + more_pages_.load(std::memory_order_acquire); }

@@ -271,11 +271,7 @@ void begin_to_leave() {
 }
 
 void end_to_leave() {
-  // In a forked child the count has been forgotten.
-  uint32_t count = g_leaving.load(std::memory_order_relaxed);
-  while (count != 0 &&
-         !g_leaving.compare_exchange_weak(count, count - 1, std::memory_order_relaxed)) {
-  }
+  count_down(g_leaving);
 }
 
 void leaving_after_fork() {

@@ -24,7 +24,6 @@ namespace booster::preload::raw {
 
 using common::attributes;
 using common::is_error;
-using common::page_cache;
 using common::raw_syscall;
 using common::sleep_ms;
 using common::sleep_us;
@@ -70,32 +69,6 @@ inline long pwrite(int fd, const void* buffer, size_t length, int64_t offset) {
 inline long status_flags(int fd) {
   return raw_syscall(SYS_fcntl, fd, F_GETFL);
 }
-/// How many of the `pages` pages of a range the kernel holds; all of them when it does not tell.
-inline uint64_t cached_pages(int fd, uint64_t offset, size_t length, uint64_t pages) {
-  const long held = page_cache(fd, offset, length);
-  if (!is_error(held)) return static_cast<uint64_t>(held);
-  if (held != -38 /* ENOSYS */) return pages;
-
-  // Older kernels: map the range, untouched, and ask about the mapping.
-  constexpr uint64_t kPage = 4096;
-  constexpr size_t kMost = 4096;  // pages asked about: enough to tell hot from cold
-  const uint64_t start = offset & ~(kPage - 1);
-  const size_t asked = pages < kMost ? static_cast<size_t>(pages) : kMost;
-  const long address = raw_syscall(SYS_mmap, 0, static_cast<long>(asked * kPage), 0 /* PROT_NONE */,
-                                   0x02 /* MAP_PRIVATE */, fd, static_cast<long>(start));
-  if (is_error(address)) return pages;
-  unsigned char resident[kMost];
-  uint64_t count = 0;
-  if (!is_error(
-          raw_syscall(SYS_mincore, address, static_cast<long>(asked * kPage), word(resident)))) {
-    for (size_t i = 0; i < asked; ++i) count += resident[i] & 1;
-  } else {
-    count = asked;
-  }
-  raw_syscall(SYS_munmap, address, static_cast<long>(asked * kPage));
-  return asked == 0 ? pages : count * pages / asked;
-}
-
 /// Whether the program's memory may be read, for what the shim looks at before the kernel does: a
 /// bad address is an error of the call, and no reason to end the program. Remembers one page.
 class Readable {

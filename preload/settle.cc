@@ -173,11 +173,7 @@ void end_to_share() {
     description.shared.store(true, std::memory_order_release);
     g_files.release(&description);
   });
-  // In a forked child the count has been forgotten.
-  uint32_t count = g_sharing.load(std::memory_order_relaxed);
-  while (count != 0 && !g_sharing.compare_exchange_weak(count, count - 1, std::memory_order_release,
-                                                        std::memory_order_relaxed)) {
-  }
+  count_down(g_sharing);
 }
 
 bool is_sharing() {

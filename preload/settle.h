@@ -76,6 +76,14 @@ inline void drain_all() {
 /// have ever written, so that what FUSE told a moment ago may be old.
 bool settle_identity(const raw::FileId& id);
 
+/// One less of those that are in such a call; in a forked child the count has been forgotten.
+inline void count_down(std::atomic<uint32_t>& count) {
+  uint32_t seen = count.load(std::memory_order_relaxed);
+  while (seen != 0 && !count.compare_exchange_weak(seen, seen - 1, std::memory_order_release,
+                                                   std::memory_order_relaxed)) {
+  }
+}
+
 /// Around a call that multiplies the process (fork, spawn) or hands out descriptors: settles all,
 /// gives every write delegation back, and marks every description as shared, so that none is asked
 /// for again; none of what other threads open meanwhile is taken up until the call is over. Waits

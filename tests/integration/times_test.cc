@@ -89,6 +89,16 @@ class Times : public PolicyTest {
     return file;
   }
 
+  /// Four of them, for so long that everybody sees what was written.
+  std::list<Written> four_written_and_seen(const ScratchDir& dir, const RunOptions& options) {
+    std::list<Written> files;
+    for (int i = 0; i < 4; ++i) {
+      files.push_back(open_and_write(dir.file(std::to_string(i)), options));
+    }
+    std::this_thread::sleep_for(kAllSeen);
+    return files;
+  }
+
   /// Its last write, which is boosted.
   void write(Written& file, const RunOptions& options, uint64_t seed = 1) {
     if (options.preload) {
@@ -289,11 +299,7 @@ TEST_P(Times, RsyncCopiesWhatWasWrittenOnce) {
   both_ways([this](const RunOptions& options) {
     const ScratchDir dir;
     const ScratchDir copy(Lab::get().dir);
-    std::list<Written> files;
-    for (int i = 0; i < 4; ++i) {
-      files.push_back(open_and_write(dir.file(std::to_string(i)), options));
-    }
-    std::this_thread::sleep_for(kAllSeen);
+    std::list<Written> files = four_written_and_seen(dir, options);
     const std::string rsync =
         "rsync -ai " + in_quotes(dir.path() + "/") + " " + in_quotes(copy.path() + "/");
     plainly(rsync);
@@ -337,11 +343,7 @@ TEST_P(Times, TarAndCpTakeTimesAlongThatStay) {
   both_ways([this](const RunOptions& options) {
     const ScratchDir dir;
     const ScratchDir copy(Lab::get().dir);
-    std::list<Written> files;
-    for (int i = 0; i < 4; ++i) {
-      files.push_back(open_and_write(dir.file(std::to_string(i)), options));
-    }
-    std::this_thread::sleep_for(kAllSeen);
+    std::list<Written> files = four_written_and_seen(dir, options);
     const std::string tar = copy.path() + ".tar";
     plainly("cp -p " + in_quotes(dir.path()) + "/[01] " + in_quotes(copy.path()));
     EXPECT_EQ(plainly("tar --format=posix -C " + in_quotes(dir.path()) + " -cf " + in_quotes(tar) +
