@@ -18,7 +18,7 @@ std::vector<std::string> answers(const std::string& kind, bool preload) {
   while (true) {
     const RunResult result = run(
         {BOOSTER_TEST_ARGUMENTS, kind, dir.path(), outside.path(), std::to_string(lines.size())},
-        {.preload = preload, .timeout = std::chrono::seconds(60)});
+        {.preload = preload, .timeout = std::chrono::seconds(600)});
     std::istringstream out(result.out);
     for (std::string line; std::getline(out, line);) lines.push_back(line);
     if (result.status == 0) return lines;

@@ -33,6 +33,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+/// What a daemon does not do within it, it does not do.
+constexpr std::chrono::seconds kNeverThatSlow{120};
+
 [[noreturn]] void die(const std::string& why) {
   std::fprintf(stderr, "harness: %s\n", why.c_str());
   std::_Exit(3);
@@ -154,23 +157,54 @@ std::map<std::string, std::string> probe_blocks() {
   return {{"PROBE_PAYS", std::to_string(kPays)}};
 }
 
+bool until_counted(const std::function<uint64_t()>& count, const std::function<bool()>& work,
+                   std::chrono::milliseconds soon) {
+  const uint64_t before = count();
+  const auto end = Clock::now() + std::chrono::seconds(60);
+  do {
+    if (!work()) return false;
+    const auto counted = Clock::now() + soon;
+    do {
+      if (count() > before) return true;
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    } while (Clock::now() < counted);
+  } while (Clock::now() < end);
+  return false;
+}
+
 void until_boosted(const Daemon& daemon, Moves what, const std::function<void()>& work) {
   const auto moved = [&] {
     return what == Moves::kReads ? daemon.boosted_read_bytes() : daemon.boosted_write_bytes();
   };
-  const bool sooner = policy() == Policy::kSooner;
-  const uint64_t before = moved();
-  const auto end = Clock::now() + std::chrono::seconds(30);
-  do {
+  const auto work_well = [&] {
     work();
-    // What is in the write log is counted when the bricks have it.
-    const auto counted = Clock::now() + std::chrono::milliseconds(sooner ? 5000 : 2);
-    do {
-      if (moved() > before || testing::Test::HasFatalFailure()) return;
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    } while (Clock::now() < counted);
-  } while (!sooner && Clock::now() < end);
+    return !testing::Test::HasFatalFailure();
+  };
+  const bool sooner = policy() == Policy::kSooner;
+  if (until_counted(moved, work_well, std::chrono::milliseconds(sooner ? 5000 : 2))) return;
+  if (testing::Test::HasFatalFailure()) return;
   ADD_FAILURE() << "nothing was boosted: " << daemon.stats().ShortDebugString();
+}
+
+bool comes_true(const std::function<bool()>& condition, std::chrono::seconds patience) {
+  const auto end = Clock::now() + patience;
+  while (!condition()) {
+    if (Clock::now() > end) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  return true;
+}
+
+void expect_nothing_old(const Daemon& daemon, const std::function<void(std::string& old)>& round) {
+  constexpr int kAgain = 3;
+  std::string old;
+  for (int attempt = 0; attempt <= kAgain; ++attempt) {
+    const int let_in = daemon.let_in_early();
+    old.clear();
+    round(old);
+    if (old.empty() || testing::Test::HasFailure() || daemon.let_in_early() == let_in) break;
+  }
+  EXPECT_EQ(old, "");
 }
 
 void known_failure(const std::string& fault, const std::function<void()>& work) {
@@ -334,7 +368,7 @@ void Daemon::start() {
     std::_Exit(127);
   }
   // Its log and its libraries are on a disk that bricks and compilers may keep busy for long.
-  const auto deadline = Clock::now() + std::chrono::seconds(120);
+  const auto deadline = Clock::now() + kNeverThatSlow;
   while (true) {
     const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     sockaddr_un address{};
@@ -350,6 +384,14 @@ void Daemon::start() {
     if (Clock::now() > deadline) die("boosterd does not listen: " + read_file(log_path_));
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }
+}
+
+int Daemon::events(const std::string& name) const {
+  const std::string log = read_file(log_path_);
+  const std::string event = "event=" + name;
+  int count = 0;
+  for (size_t at = 0; (at = log.find(event, at)) != std::string::npos; ++at) ++count;
+  return count;
 }
 
 bool Daemon::running() const {
@@ -390,7 +432,7 @@ std::string where_threads_are(pid_t pid) {
 void Daemon::signal(int number) const {
   if (pid_ <= 0) return;
   ::kill(pid_, number);
-  const auto deadline = Clock::now() + std::chrono::seconds(20);
+  const auto deadline = Clock::now() + kNeverThatSlow;
   while (number == SIGSTOP && !is_stopped(pid_)) {
     if (Clock::now() > deadline) die("boosterd does not stop at SIGSTOP");
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
@@ -400,14 +442,14 @@ void Daemon::signal(int number) const {
 void Daemon::kill(int signal) {
   if (pid_ <= 0) return;
   ::kill(pid_, signal);
-  const auto deadline = Clock::now() + std::chrono::seconds(20);
+  const auto deadline = Clock::now() + kNeverThatSlow;
   while (::waitpid(pid_, nullptr, WNOHANG) == 0) {
     if (Clock::now() > deadline) {
       const std::string threads = where_threads_are(pid_);
       ::kill(pid_, SIGKILL);
       ::waitpid(pid_, nullptr, 0);
       pid_ = -1;
-      die("boosterd did not end within 20 s of signal " + std::to_string(signal) + "; " + threads +
+      die("boosterd did not end in time after signal " + std::to_string(signal) + "; " + threads +
           read_file(log_path_));
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(1));

@@ -73,8 +73,24 @@ std::map<std::string, std::string> probe_blocks();
 class Daemon;
 enum class Moves { kReads, kWrites };
 /// Does `work` until the daemon has carried some of it: under the shipped policy a file is asked
-/// for while its first calls go through FUSE. Else once. Fails if that does not come to be.
+/// for while its first calls go through FUSE, and whoever is asked late on a busy machine lets FUSE
+/// do a call. Fails if that does not come to be.
 void until_boosted(const Daemon& daemon, Moves what, const std::function<void()>& work);
+
+/// Does `work` until `count`, one of the daemon's, has grown `soon` after it: what is written is
+/// counted when the bricks have it. False if that does not come to be, or `work` says false.
+bool until_counted(const std::function<uint64_t()>& count, const std::function<bool()>& work,
+                   std::chrono::milliseconds soon = std::chrono::milliseconds(20));
+
+/// Waits until `condition` holds. False if it does not within as long as something that is merely
+/// slow may take.
+bool comes_true(const std::function<bool()>& condition,
+                std::chrono::seconds patience = std::chrono::seconds(60));
+
+/// Does `round`, which adds to `old` what somebody who opened a file was shown that was old. That
+/// may be while the bricks are silent or FUSE is late, which the daemon says: nobody waits for it
+/// for ever. Then the round is done again, at most three times.
+void expect_nothing_old(const Daemon& daemon, const std::function<void(std::string& old)>& round);
 
 /// Runs `work`, in which something fails today because of `fault`. What fails is told, and not
 /// counted; when nothing does any more, that is a failure, and the mark has to go.
@@ -163,6 +179,10 @@ class Daemon {
   bool running() const;
   pid_t pid() const { return pid_; }
   const std::string& log_path() const { return log_path_; }
+  /// How often its log has "event=`name`".
+  int events(const std::string& name) const;
+  /// How often it has let somebody open a file before FUSE knew all of it.
+  int let_in_early() const { return events("bricks-silent") + events("fence-late"); }
 
   booster::admin::Stats stats() const;
   uint64_t boosted_read_bytes() const;

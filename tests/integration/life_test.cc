@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/integration/carried.h"
 #include "tests/integration/harness.h"
 
 namespace booster::test {
@@ -20,22 +21,25 @@ class Life : public PolicyTest {
   }
 
   /// What the program says and how it ends, without booster and with it. Some of it was boosted.
-  void compare(std::vector<std::string> words, bool boosted = true,
-               bool eager = policy() == Policy::kSooner) {
+  void compare(std::vector<std::string> words, bool boosted = true) {
     words.insert(words.begin(), BOOSTER_TEST_LIVES);
     words.insert(words.begin() + 2, "");
-    std::vector<RunResult> results;
-    for (const bool preload : {false, true}) {
+    const auto live = [&](bool preload) {
       words[2] = dir_.file(words[1] + (preload ? "-boosted" : "-plain") + std::to_string(++files_));
-      const uint64_t before = daemon_.boosted_write_bytes();
-      results.push_back(run(words, {.preload = preload, .eager = eager, .env = probe_blocks()}));
-      if (preload && boosted) {
-        EXPECT_GT(daemon_.boosted_write_bytes(), before);
-      }
+      return run(words, {.preload = preload, .env = probe_blocks()});
+    };
+    const RunResult plain = live(false);
+    const auto live_boosted = [&] {
+      const RunResult result = live(true);
+      EXPECT_EQ(result.status, plain.status) << result.out << result.err;
+      EXPECT_EQ(result.out, plain.out);
+      EXPECT_EQ(result.err, "");
+    };
+    if (boosted) {
+      until_carried(daemon_, {.written = 1U, .or_more = true}, live_boosted);
+    } else {
+      live_boosted();
     }
-    EXPECT_EQ(results[1].status, results[0].status) << results[1].out << results[1].err;
-    EXPECT_EQ(results[1].out, results[0].out);
-    EXPECT_EQ(results[1].err, "");
   }
 
   const Daemon daemon_;

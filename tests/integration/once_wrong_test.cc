@@ -16,7 +16,6 @@ namespace booster::test {
 namespace {
 
 using std::chrono::milliseconds;
-using std::chrono::steady_clock;
 
 constexpr size_t kMiB = 1 << 20;
 constexpr uint64_t kOld = 1;  // seeds of what is there, and of the change
@@ -32,13 +31,10 @@ class OnceWrong : public testing::Test {
 
   /// Writes the first MiB of `name` again until that is boosted.
   void warm(Puppet& puppet, const std::string& name) {
-    const auto end = steady_clock::now() + std::chrono::seconds(20);
-    const uint64_t before = daemon_.boosted_write_bytes();
-    while (daemon_.boosted_write_bytes() == before) {
-      ASSERT_LT(steady_clock::now(), end) << "not boosted";
-      ASSERT_EQ(puppet.tell("pwrite", name, 0, kMiB, kOld), std::to_string(kMiB));
-      std::this_thread::sleep_for(milliseconds(2));
-    }
+    EXPECT_TRUE(until_counted(
+        [this] { return daemon_.boosted_write_bytes(); },
+        [&] { return puppet.tell("pwrite", name, 0, kMiB, kOld) == right(kMiB); }, milliseconds(2)))
+        << "not boosted";
   }
 
   static std::string right(size_t length) { return std::to_string(length); }

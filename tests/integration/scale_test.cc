@@ -3,10 +3,13 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <system_error>
 
 #include "tests/integration/harness.h"
 
@@ -70,7 +73,8 @@ struct Taken {
 
 size_t entries(const std::string& directory) {
   size_t number = 0;
-  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(directory)) {
+  std::error_code gone;  // what ends meanwhile has none
+  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(directory, gone)) {
     ++number;
   }
   return number;
@@ -85,7 +89,8 @@ Taken taken(pid_t pid) {
     if (line.starts_with("Pss:")) all.memory = std::strtoull(line.c_str() + 4, nullptr, 10) << 10;
   }
   all.descriptors = entries(process + "/fd");
-  for (const auto& task : std::filesystem::directory_iterator(process + "/task")) {
+  std::error_code gone;
+  for (const auto& task : std::filesystem::directory_iterator(process + "/task", gone)) {
     ++all.threads;
     std::ifstream children(task.path() / "children");
     for (pid_t child = 0; children >> child;) {
@@ -99,8 +104,17 @@ Taken taken(pid_t pid) {
 }
 
 /// Says, and bounds, what has come on top of `before` for each of `count`.
-void expect_no_more(const char* what, const Taken& before, const Taken& now, size_t count,
-                    uint64_t memory, size_t descriptors, size_t threads) {
+void expect_no_more(const char* what, const Taken& before, pid_t pid, size_t count, uint64_t memory,
+                    size_t descriptors, size_t threads) {
+  Taken now = taken(pid);
+  // Threads that have nothing to do any more take a while to go.
+  const auto few = [&] { return now.threads <= before.threads + threads; };
+  comes_true(
+      [&] {
+        if (!few()) now.threads = std::min(now.threads, taken(pid).threads);
+        return few();
+      },
+      std::chrono::seconds(10));
   const uint64_t bytes = now.memory > before.memory ? (now.memory - before.memory) / count : 0;
   const double files =
       (static_cast<double>(now.descriptors) - static_cast<double>(before.descriptors)) /
@@ -109,7 +123,7 @@ void expect_no_more(const char* what, const Taken& before, const Taken& now, siz
          now.threads - before.threads);
   EXPECT_LE(bytes, memory) << what;
   EXPECT_LE(files, static_cast<double>(descriptors) + 0.1) << what;
-  EXPECT_LE(now.threads, before.threads + threads) << what;
+  EXPECT_TRUE(few()) << what << ": " << now.threads - before.threads << " threads more";
 }
 
 class Scale : public testing::Test {
@@ -162,13 +176,14 @@ TEST_P(OpenFiles, OfOneProcess) {
   Child program({"python3", "-c", kManyFiles, dir_.path(), std::to_string(kFiles), mode},
                 {.timeout = std::chrono::seconds(300)});
   ASSERT_EQ(program.read_line(), "opened");
-  EXPECT_GE(boosted() - calls, kBoosted / 100 * 98) << "not all that could be";
+  // A write is counted when the bricks have it.
+  EXPECT_TRUE(comes_true([&] { return boosted() - calls >= kBoosted / 100 * 98; }))
+      << "not all that could be: " << boosted() - calls;
   if (reads) {
-    expect_no_more("an open file that is read", before, taken(daemon_.pid()), kBoosted, 24 << 10, 6,
-                   64);
+    expect_no_more("an open file that is read", before, daemon_.pid(), kBoosted, 24 << 10, 6, 64);
   } else {
-    expect_no_more("an open file that is written", before, taken(daemon_.pid()), kBoosted, 24 << 10,
-                   6, kBoosted + 64);
+    expect_no_more("an open file that is written", before, daemon_.pid(), kBoosted, 24 << 10, 6,
+                   kBoosted + 64);
   }
   program.write_line("");
   ASSERT_EQ(program.read_line(), "used");
@@ -194,8 +209,11 @@ TEST_F(Scale, AThousandProcesses) {
   Child program({"python3", "-c", kManyProcesses, path, std::to_string(kProcesses)},
                 {.timeout = std::chrono::seconds(300)});
   ASSERT_EQ(program.read_line(), "right");
-  EXPECT_GE(daemon_.stats().sessions_size(), static_cast<int>(kProcesses));
-  expect_no_more("a process", before, taken(daemon_.pid()), kProcesses, 64 << 10, 6, 64);
+  // FUSE may have done all that one or the other has called for.
+  const auto sessions = [&] { return daemon_.stats().sessions_size(); };
+  EXPECT_TRUE(comes_true([&] { return sessions() >= static_cast<int>(kProcesses / 100 * 99); }))
+      << sessions();
+  expect_no_more("a process", before, daemon_.pid(), kProcesses, 64 << 10, 6, 64);
   program.write_line("");
   ASSERT_EQ(program.read_line(), "right");
   const RunResult result = program.wait();

@@ -24,7 +24,6 @@ namespace booster::test {
 namespace {
 
 using std::chrono::milliseconds;
-using std::chrono::steady_clock;
 
 constexpr size_t kLarge = 1 << 20;
 constexpr size_t kFew = 100;
@@ -36,14 +35,10 @@ RunOptions with(bool preload) {
 
 /// Writes [0, kLarge) of kWarm until such a write is boosted. False if that does not come to be.
 bool warm(const Daemon& daemon, Puppet& puppet) {
-  const uint64_t before = daemon.boosted_write_bytes();
-  const auto end = steady_clock::now() + std::chrono::seconds(20);
-  while (steady_clock::now() < end) {
-    if (puppet.tell("pwrite", "f", 0, kLarge, kWarm) != std::to_string(kLarge)) return false;
-    if (daemon.boosted_write_bytes() > before) return true;
-    std::this_thread::sleep_for(milliseconds(2));
-  }
-  return false;
+  return until_counted(
+      [&] { return daemon.boosted_write_bytes(); },
+      [&] { return puppet.tell("pwrite", "f", 0, kLarge, kWarm) == std::to_string(kLarge); },
+      milliseconds(2));
 }
 
 enum Way { kInherited, kForked, kPassed, kWays };
@@ -312,6 +307,8 @@ TEST_F(OthersFile, IsRefusedByTheKernelToWhoeverMayNotWriteIt) {
   for (const std::string& path : {readable, secret}) {
     ASSERT_EQ(owner.tell("open", "f", "rw", path), "0");
     EXPECT_TRUE(warm(daemon_, owner)) << path;
+    // From now on none of it is still to be counted.
+    EXPECT_EQ(owner.tell("fsync", "f"), "0");
   }
   Puppet plain(as(kOther, false));
   Puppet other(as(kOther));

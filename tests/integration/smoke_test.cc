@@ -1,9 +1,12 @@
 // The thinnest slice: ordinary programs on a real mount, boosted, with the same bytes.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cstring>
 #include <thread>
+#include <utility>
 
+#include "tests/integration/carried.h"
 #include "tests/integration/harness.h"
 #include "tests/integration/puppet.h"
 #include "tests/programs/bytes.h"
@@ -13,17 +16,18 @@ namespace {
 
 TEST(Smoke, DdWritesThroughTheDaemonAndEverybodySeesTheBytes) {
   Daemon daemon;
-  ScratchDir dir;
   const std::string bytes = pattern(8 << 20);
   const std::string source = Lab::get().dir + "/source";
   write_file(source, bytes);
 
-  const RunResult result =
-      run({"dd", "if=" + source, "of=" + dir.file("copy"), "bs=1M", "status=none"});
-  EXPECT_EQ(result.status, 0) << result.err;
-  EXPECT_EQ(result.err, "");
-  EXPECT_EQ(daemon.boosted_write_bytes(), bytes.size());
-  EXPECT_TRUE(read_file(dir.file("copy")) == bytes);  // this process is not preloaded
+  until_carried(daemon, {.written = bytes.size()}, [&] {
+    ScratchDir dir;
+    const RunResult result =
+        run({"dd", "if=" + source, "of=" + dir.file("copy"), "bs=1M", "status=none"});
+    EXPECT_EQ(result.status, 0) << result.err;
+    EXPECT_EQ(result.err, "");
+    EXPECT_TRUE(read_file(dir.file("copy")) == bytes);  // this process is not preloaded
+  });
 }
 
 TEST(Smoke, CatReadsThroughTheDaemon) {
@@ -163,29 +167,42 @@ uint64_t left_unaligned(const Daemon& daemon) {
 TEST(Smoke, OfADisperseVolumeOnlyWholeStripesAreWrittenThroughTheDaemon) {
   const bool disperse = Lab::get().shape == "disperse";
   Daemon daemon;
-  ScratchDir dir;
-  Puppet puppet;
-  ASSERT_EQ(puppet.tell("open", "a", "rw+creat", dir.file("a")), "0");
-  ASSERT_EQ(puppet.tell("pwrite", "a", 0, 3 << 20, 1), std::to_string(3 << 20));
-  // What was logged is counted when the bricks have it.
-  ASSERT_EQ(puppet.tell("fsync", "a"), "0");
-  EXPECT_EQ(daemon.boosted_write_bytes(), 3U << 20);
-  for (const int offset : {1024, 1000, 0}) {  // its end, its start, and then it is too late
-    const int length = offset == 0 ? 4096 : 3000;
-    ASSERT_EQ(puppet.tell("pwrite", "a", offset, length, 1), std::to_string(length));
-  }
-  ASSERT_EQ(puppet.tell("fsync", "a"), "0");
-  EXPECT_EQ(daemon.boosted_write_bytes(), (3U << 20) + (disperse ? 0U : 10'096U));
-  EXPECT_EQ(left_unaligned(daemon), disperse ? 3U : 0U);
+  // Boosted bytes of the large write, of the odd ones and of another file's; and what was left.
+  using Parts = std::array<uint64_t, 4>;
+  const Parts right{3 << 20, disperse ? 0U : 10'096U, 4096, disperse ? 3U : 0U};
+  Parts parts{};
+  // FUSE may have done a call itself.
+  for (int attempt = 0; attempt < 4 && parts != right; ++attempt) {
+    ScratchDir dir;
+    Puppet puppet;
+    const uint64_t unaligned = left_unaligned(daemon);
+    uint64_t before = daemon.boosted_write_bytes();
+    // What was logged is counted when the bricks have it.
+    const auto boosted = [&](const char* file) {
+      EXPECT_EQ(puppet.tell("fsync", file), "0");
+      const uint64_t now = daemon.boosted_write_bytes();
+      return now - std::exchange(before, now);
+    };
+    ASSERT_EQ(puppet.tell("open", "a", "rw+creat", dir.file("a")), "0");
+    ASSERT_EQ(puppet.tell("pwrite", "a", 0, 3 << 20, 1), std::to_string(3 << 20));
+    parts[0] = boosted("a");
+    for (const int offset : {1024, 1000, 0}) {  // its end, its start, and then it is too late
+      const int length = offset == 0 ? 4096 : 3000;
+      ASSERT_EQ(puppet.tell("pwrite", "a", offset, length, 1), std::to_string(length));
+    }
+    parts[1] = boosted("a");
+    EXPECT_LE(parts[1], right[1]);
+    parts[3] = left_unaligned(daemon) - unaligned;
 
-  ASSERT_EQ(puppet.tell("open", "b", "rw+creat", dir.file("b")), "0");
-  ASSERT_EQ(puppet.tell("write", "b", 2048, 1), "2048");
-  ASSERT_EQ(puppet.tell("write", "b", 2048, 1), "2048");
-  ASSERT_EQ(puppet.tell("fsync", "b"), "0");
-  EXPECT_EQ(daemon.boosted_write_bytes(), (3U << 20) + 4096U + (disperse ? 0U : 10'096U));
-  puppet.leave();
-  EXPECT_TRUE(read_file(dir.file("a")) == bytes_at(0, 3 << 20, 1));
-  EXPECT_TRUE(read_file(dir.file("b")) == bytes_at(0, 4096, 1));
+    ASSERT_EQ(puppet.tell("open", "b", "rw+creat", dir.file("b")), "0");
+    ASSERT_EQ(puppet.tell("write", "b", 2048, 1), "2048");
+    ASSERT_EQ(puppet.tell("write", "b", 2048, 1), "2048");
+    parts[2] = boosted("b");
+    puppet.leave();
+    EXPECT_TRUE(read_file(dir.file("a")) == bytes_at(0, 3 << 20, 1));
+    EXPECT_TRUE(read_file(dir.file("b")) == bytes_at(0, 4096, 1));
+  }
+  EXPECT_EQ(parts, right);
 }
 
 /// GlusterFS supports sharding for one client of a file at a time, and FUSE is one already.

