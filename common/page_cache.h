@@ -64,6 +64,9 @@ struct alignas(64) CacheHeader {
   std::atomic<uint64_t> changed_ms;
   /// Pages whose words are not above it are not valid.
   std::atomic<uint32_t> floor;
+  /// 1: there is no room for more of the file, and what is not there is the kernel's, which has the
+  /// rest of the host's memory. Relaxed: a hint.
+  std::atomic<uint32_t> full;
 };
 static_assert(sizeof(CacheHeader) == 64);
 

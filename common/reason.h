@@ -34,6 +34,7 @@ enum class Reason : uint32_t {
   kOpenFailed,      // the daemon could not open the file by gfid
   kLimit,           // a limit of the session or of the daemon
   kSeccomp,         // the process has entered seccomp: nothing of it is boosted any more
+  kNoRoom,          // the page cache is full of what was read lately: the kernel caches the rest
   kCount
 };
 
@@ -70,6 +71,7 @@ constexpr const char* reason_name(Reason reason) {
     case Reason::kOpenFailed: return "open-failed";
     case Reason::kLimit: return "limit";
     case Reason::kSeccomp: return "seccomp";
+    case Reason::kNoRoom: return "no-room";
     case Reason::kCount: break;
   }
   return "unknown";

@@ -108,8 +108,15 @@ const std::vector<Key>& keys() {
        TextKey{&Config::write_log, "on", {"on", "off"}}},
       {"cache", "bytes", "bytes", false,
        "Memory for what programs read again or will read next, shared by all of them; less while\n"
-       "the host has little left. 0: none.",
-       NumberKey{&Config::cache_bytes, 1 << 30, 0, int64_t{1} << 44}},
+       "the host has little left: an eighth stays free. -1: half of the host's. 0: none.",
+       NumberKey{&Config::cache_bytes, -1, -1, int64_t{1} << 44}},
+      {"cache", "retain_bytes", "bytes", false,
+       "What has been read stays until so much more has come from the bricks, and new files are\n"
+       "FUSE's while there is no room: the kernel would have kept it as long. -1: what the host "
+       "has\n"
+       "besides programs, as the kernel would. 0: what was read the longest ago goes as soon as\n"
+       "there is no room, which suits hosts that read more than they have memory, once.",
+       NumberKey{&Config::cache_retain_bytes, -1, -1, int64_t{1} << 44}},
       {"failure", "quarantine_min_ms", "milliseconds", false,
        "After a death of the daemon, writes that were in flight wait at least so long before they\n"
        "are done again through FUSE, since they may still be queued at a brick.",

@@ -36,6 +36,7 @@ struct Config {
   std::string write_log;
   // cache
   int64_t cache_bytes = 0;
+  int64_t cache_retain_bytes = 0;
   // failure
   int64_t quarantine_min_ms = 0;
 };

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 
+#include "preload/boosted_read.h"
 #include "preload/boosted_write.h"
 #include "preload/cache_view.h"
 #include "preload/handle.h"
@@ -29,23 +30,55 @@ constexpr uint64_t kSmallPays = 16 << 20;
 /// Bytes until a file that was not to be had, or whose daemon was not, is looked at again.
 constexpr uint64_t kLookAgain = 16 << 20;
 constexpr uint64_t kConnectAgain = 256 << 10;
-/// What the kernel has, or what is read here and there, is asked for when so much was read of it.
-constexpr uint64_t kTimesInOrder = 4;   // the file's size
-constexpr uint64_t kShareAtRandom = 8;  // an eighth of it
+/// What the kernel has is asked for when so many times its size was read of it.
+constexpr uint64_t kTimesInOrder = 4;
+constexpr uint64_t kTimesAtRandom = 8;
+/// What is read here and there is asked for sooner if the kernel has none of it: so many reads in a
+/// row, or more, have waited for trips, for so long. Reads of a page that it has take a hundredth
+/// of the time of those by booster that bring it.
+constexpr uint32_t kColdTrips = 32;
+constexpr uint64_t kColdWorthUs = 8 * kWorthUs;
+/// Where the kernel had all, so many in a row are no accident.
+constexpr uint32_t kSomeTrips = 4;
 /// A file is asked for when so much was written to it.
 constexpr uint64_t kLogFrom = 16 << 10;
+
+/// Nothing comes from bricks faster, in bytes a microsecond.
+constexpr uint64_t kFastestBricks = 2048;
 
 uint64_t memory_us(uint64_t bytes) {
   return kCallUs + (bytes >> 10) * kNsPerKib / 1000;
 }
 
-/// Adds what the call has cost.
-void observe(Description::Cost& cost, long moved, uint64_t us) {
-  if (moved <= 0) return;
+/// What was waited for is forgotten when so much more has been moved: a little now and then is no
+/// sign that the bricks are needed.
+constexpr uint64_t kForgetWaitsAfter = 16 << 20;
+
+void forget_waits(Description::Cost& cost, uint64_t moved) {
+  cost.waited_us.store(0, std::memory_order_relaxed);
+  cost.since.store(moved, std::memory_order_relaxed);
+}
+
+/// How much was moved while `waited_us` was waited.
+uint64_t moved_since(const Description::Cost& cost) {
+  return cost.moved.load(std::memory_order_relaxed) - cost.since.load(std::memory_order_relaxed);
+}
+
+/// Less than a microsecond for 4 KiB.
+bool hardly_waited(const Description::Cost& cost) {
+  return cost.waited_us.load(std::memory_order_relaxed) < moved_since(cost) >> 12;
+}
+
+/// Adds what the call has cost. Whether it has waited for a trip.
+bool observe(Description::Cost& cost, long moved, uint64_t us) {
+  if (moved <= 0) return false;
   const auto bytes = static_cast<uint64_t>(moved);
-  cost.moved.fetch_add(bytes, std::memory_order_relaxed);
+  const uint64_t sum = cost.moved.fetch_add(bytes, std::memory_order_relaxed);
+  if (moved_since(cost) >= kForgetWaitsAfter) forget_waits(cost, sum);
   const uint64_t copy_us = memory_us(bytes);
-  if (us > copy_us) cost.waited_us.fetch_add(us - copy_us, std::memory_order_relaxed);
+  if (us <= copy_us) return false;
+  cost.waited_us.fetch_add(us - copy_us, std::memory_order_relaxed);
+  return true;
 }
 
 /// A look at each read costs a fifth of a microsecond, which short ones from memory would feel.
@@ -91,8 +124,7 @@ void look_away(Description& description, const Call& call, long result, uint64_t
     if (!as_expected(cost, away, length, took_us))
       closely.store(watched, std::memory_order_relaxed);
   }
-  const bool in_order = description.reading.in_order.load(std::memory_order_relaxed);
-  if (us > memory_us(length) || result != static_cast<long>(length) || !in_order) {
+  if (us > memory_us(length) || result != static_cast<long>(length)) {
     closely.store(watched, std::memory_order_relaxed);
     return;
   }
@@ -116,34 +148,84 @@ void look_away(Description& description, const Call& call, long result, uint64_t
   cost.unseen.store(next, std::memory_order_relaxed);
 }
 
-/// Whether a file that is read is worth its page cache; `warm`: since the kernel has all of it.
-bool reads_pay(Description& description, const Call& call, bool& warm) {
+/// What the kernel has, by whether this read of its had to wait for the bricks.
+void note_trip(Description& description, bool trip) {
+  Description::Cost& cost = description.cost;
+  std::atomic<uint32_t>& same = trip ? cost.trips : cost.fast;
+  const uint32_t in_a_row = same.load(std::memory_order_relaxed) + 1;
+  same.store(in_a_row, std::memory_order_relaxed);
+  (trip ? cost.fast : cost.trips).store(0, std::memory_order_relaxed);
+  std::atomic<KernelHas>& kernel_has = description.reading.kernel_has;
+  const KernelHas before = kernel_has.load(std::memory_order_relaxed);
+  KernelHas now = before;
+  if (before == KernelHas::kAll && trip && in_a_row >= kSomeTrips) now = KernelHas::kSome;
+  if (before == KernelHas::kSome && trip && in_a_row >= kColdTrips) now = KernelHas::kNothing;
+  if (now != before) kernel_has.store(now, std::memory_order_relaxed);
+}
+
+/// Whether a file that is read is worth its page cache, and what the kernel has of it.
+bool reads_pay(Description& description, const Call& call, KernelHas& kernel_has) {
   Description::Cost& cost = description.cost;
   const bool in_order = description.reading.in_order.load(std::memory_order_relaxed);
   const uint64_t moved = cost.moved.load(std::memory_order_relaxed);
   const uint64_t waited = cost.waited_us.load(std::memory_order_relaxed);
-  bool slow = in_order && waited >= kWorthUs;
+  const bool cold =
+      in_order ? !hardly_waited(cost) : cost.trips.load(std::memory_order_relaxed) >= kColdTrips;
+  bool slow = cold && waited >= (in_order ? kWorthUs : kColdWorthUs);
   if (!slow && moved < cost.look_at.load(std::memory_order_relaxed)) return false;
   struct statx status;
   if (!raw::attributes(call.fd, AT_STATX_DONT_SYNC, status) || status.stx_size < kCacheFrom) {
     cost.look_at.store(moved + kCacheBytes, std::memory_order_relaxed);
-    cost.waited_us.store(0, std::memory_order_relaxed);
+    forget_waits(cost, moved);
     return false;
   }
   const bool small = status.stx_size < kCacheBytes;
   // The same goes for the end of a larger one, until it is read once more.
   if (slow && (small || (moved <= status.stx_size && status.stx_size - moved < kCacheBytes))) {
-    cost.waited_us.store(0, std::memory_order_relaxed);
+    forget_waits(cost, moved);
     slow = false;
   }
-  uint64_t enough = in_order ? kTimesInOrder * status.stx_size : status.stx_size / kShareAtRandom;
+  uint64_t enough = (in_order ? kTimesInOrder : kTimesAtRandom) * status.stx_size;
   // A read() makes a system call either way.
   if (small && call.offset == kSequential) enough = moved + kSmallPays;
   if (small && enough < kSmallPays) enough = kSmallPays;
-  warm = !slow && waited < moved >> 12;  // less than a microsecond for 4 KiB
+  kernel_has = slow                  ? KernelHas::kNothing
+               : hardly_waited(cost) ? KernelHas::kAll
+                                     : KernelHas::kSome;
   if (slow || moved >= enough) return true;
   cost.look_at.store(enough, std::memory_order_relaxed);
   return false;
+}
+
+/// There is no room for what is read: when that has cost enough, the daemon hears how much it was.
+void tell_of_misses(Description& description) {
+  Description::Cost& cost = description.cost;
+  const uint64_t waited = cost.waited_us.load(std::memory_order_relaxed);
+  if (waited < kWorthUs) return;
+  const uint64_t moved = moved_since(cost);
+  forget_waits(cost, cost.moved.load(std::memory_order_relaxed));
+  // Most of it may have come from memory.
+  const uint64_t most = waited * kFastestBricks;
+  tell_passed(description, moved < most ? moved : most);
+}
+
+/// The kernel has some of the file: whether it has what comes now, or all of it after all.
+void look_at_kernels(Description& description, const Call& call) {
+  Description::Cost& cost = description.cost;
+  std::atomic<KernelHas>& kernel_has = description.reading.kernel_has;
+  if (kernel_has.load(std::memory_order_relaxed) != KernelHas::kSome) return;
+  const bool in_order = description.reading.in_order.load(std::memory_order_relaxed);
+  if (in_order && cost.waited_us.load(std::memory_order_relaxed) >= kWorthUs &&
+      !hardly_waited(cost)) {
+    forget_waits(cost, cost.moved.load(std::memory_order_relaxed));
+    kernel_has.store(KernelHas::kNothing, std::memory_order_relaxed);
+    return;
+  }
+  const CacheView* view = description.inode->view.load(std::memory_order_acquire);
+  const uint64_t fast = cost.fast.load(std::memory_order_relaxed) * uint64_t{call.length};
+  if (view != nullptr && fast >= (in_order ? kTimesInOrder : kTimesAtRandom) * view->size()) {
+    kernel_has.store(KernelHas::kAll, std::memory_order_relaxed);
+  }
 }
 
 bool writes_pay(const Description& description) {
@@ -159,6 +241,10 @@ bool may_ask(const Description& description) {
 }
 
 }  // namespace
+
+bool is_trip(uint64_t bytes, uint64_t us) {
+  return us > memory_us(bytes);
+}
 
 Reason refusal(const Inode& inode, const Call& call) {
   const Reason never = inode.never.load(std::memory_order_relaxed);
@@ -186,9 +272,7 @@ void note_kernel_read(Description& description, const Call& call, long result, u
     reading.next_offset.store(start + (result > 0 ? static_cast<uint64_t>(result) : 0),
                               std::memory_order_relaxed);
   }
-  observe(description.cost, result, us);
-  // The kernel has not had it after all.
-  if (us > memory_us(call.length)) reading.warm.store(false, std::memory_order_relaxed);
+  note_trip(description, observe(description.cost, result, us));
   look_away(description, call, result, us, now_us);
 }
 
@@ -212,7 +296,11 @@ Reason ask_to_read(Description& description, const Call& call, Reason reason) {
     const uint32_t mine =
         std::atomic_ref(description.handle.session).load(std::memory_order_relaxed);
     const SessionRef live = current_session();
-    if (live && live->id() == mine && !live->dead()) return reason;
+    if (live && live->id() == mine && !live->dead()) {
+      if (reason == Reason::kNoRoom) tell_of_misses(description);
+      if (reason == Reason::kTooLittle) look_at_kernels(description, call);
+      return reason;
+    }
     // It has paid once: the next daemon is asked as soon as it is there.
     const uint64_t moved = description.cost.moved.load(std::memory_order_relaxed);
     if (description.cost.look_at.load(std::memory_order_relaxed) > moved + kConnectAgain) {
@@ -220,11 +308,11 @@ Reason ask_to_read(Description& description, const Call& call, Reason reason) {
     }
   }
   if (stage != Description::kPending) {
-    bool warm = false;
-    if (!eager && !reads_pay(description, call, warm)) return reason;
-    description.cost.waited_us.store(0, std::memory_order_relaxed);
+    KernelHas kernel_has = KernelHas::kNothing;
+    if (!eager && !reads_pay(description, call, kernel_has)) return reason;
     // Whatever comes of it, it is not looked at again before as much has been read once more.
     const uint64_t moved = description.cost.moved.load(std::memory_order_relaxed);
+    forget_waits(description.cost, moved);
     description.cost.look_at.store(moved + kLookAgain, std::memory_order_relaxed);
     // A description that can write is asked for when it does.
     const long flags = raw::status_flags(call.fd);
@@ -233,7 +321,7 @@ Reason ask_to_read(Description& description, const Call& call, Reason reason) {
       return reason;
     }
     if ((flags & O_DIRECT) != 0) return Reason::kDirect;
-    description.reading.warm.store(warm && !eager, std::memory_order_relaxed);
+    description.reading.kernel_has.store(kernel_has, std::memory_order_relaxed);
   }
   const SessionRef live = session(eager);
   if (!live) {

@@ -13,6 +13,9 @@
 
 namespace booster::preload {
 
+/// Whether a read of so many bytes by the kernel that took so long has waited for the bricks.
+bool is_trip(uint64_t bytes, uint64_t us);
+
 /// The kernel has done a call of `description`, moved `result` bytes, or -errno, and took `us`,
 /// until `now_us`.
 void note_kernel_read(Description& description, const Call& call, long result, uint64_t us,

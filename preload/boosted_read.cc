@@ -9,6 +9,7 @@
 #include "preload/admission.h"
 #include "preload/cache_view.h"
 #include "preload/handle.h"
+#include "preload/process.h"
 #include "preload/settle.h"
 #include "preload/write_delegation.h"
 #include "preload/write_log.h"
@@ -185,10 +186,13 @@ void fetch(Description& description, const CacheView& view, Progress& progress, 
   }
 }
 
+/// Whether nothing tells what is read next. relaxed: a hint.
+bool is_random(const Description& description) {
+  return description.reading.ahead_window.load(std::memory_order_relaxed) == 0;
+}
+
 bool is_stream(const Description& description, size_t length) {
-  return length >= kStreamFrom &&
-         (length >= common::kLanePayload ||
-          description.reading.ahead_window.load(std::memory_order_relaxed) != 0);
+  return length >= kStreamFrom && (length >= common::kLanePayload || !is_random(description));
 }
 
 /// Has the daemon fetch what follows, up to `ahead` bytes if it thinks that right, and copies what
@@ -204,6 +208,7 @@ void stream(Description& description, const CacheView& view, Progress& progress,
 
 /// Nobody waits: what was asked for was there.
 void stream_on(Description& description, const CacheView& view, uint64_t from) {
+  if (view.full()) return;
   // Nothing to do where it has been read before: a look here and there tells.
   const uint64_t size = view.size();
   if (from >= size) return;
@@ -225,7 +230,7 @@ long rest(Description& description, const CacheView& view, const Call& call, Pro
   const SessionRef live = current_session();
   HandleRef handle;
   size_t done = 0;
-  if (live && &*live == view.session && copy_handle(description, *live, handle) &&
+  if (live && !view.full() && &*live == view.session && copy_handle(description, *live, handle) &&
       view.valid(raw::coarse_now_ms(), fresh_since(inode))) {
     IoCursor cursor = progress.cursor;
     done = live->read(handle, cursor, progress.offset, progress.left);
@@ -252,16 +257,48 @@ uint32_t slot_of(Description& description, const CacheView& view) {
   return std::atomic_ref(description.handle.slot).load(std::memory_order_relaxed);
 }
 
+/// It was not asked for after all: the next read does.
+void ask_again_for(Description& description, const Ahead& ahead) {
+  description.reading.ahead_until.store(ahead.forward ? ahead.from : ahead.from + ahead.window,
+                                        std::memory_order_relaxed);
+}
+
 /// Fetches it without waiting for it.
 void fetch_ahead(Description& description, const CacheView& view, const Ahead& ahead) {
-  if (ahead.window == 0) return;
+  if (ahead.window == 0 || view.full()) return;
   HandleRef handle;
   if (const SessionRef live = session_of(description, view, handle);
       live && !live->fill_ahead(handle, ahead.from, ahead.window)) {
-    // Asked again at the next read.
-    description.reading.ahead_until.store(ahead.forward ? ahead.from : ahead.from + ahead.window,
-                                          std::memory_order_relaxed);
+    ask_again_for(description, ahead);
   }
+}
+
+constexpr uint64_t kSampleEvery = 64 << 20;
+constexpr uint64_t kEachAtRandom = kSampleEvery / 16;
+
+/// Whether this read, which has to be fetched or is followed by what has to, is one by which is
+/// found out whether the kernel has it after all: others may have read the rest of the file through
+/// it, and what it has it gives a hundred times sooner. Of reads here and there it is one of so
+/// many, of those in order one in so many bytes.
+bool is_sample(Description& description, uint64_t bytes) {
+  if (settings().eager) return false;
+  std::atomic<uint64_t>& unsampled = description.reading.unsampled;
+  const uint64_t sum = unsampled.load(std::memory_order_relaxed) + bytes;
+  unsampled.store(sum < kSampleEvery ? sum : 0, std::memory_order_relaxed);
+  return sum >= kSampleEvery;
+}
+
+/// The kernel does it, and says so by the time that it takes.
+long sample(Description& description, const Call& call, const Progress& progress) {
+  if (!still_names(call.fd, *description.inode)) return -EBADF;
+  catch_up(*description.inode, call.fd);
+  const uint64_t start = raw::now_us();
+  const long result = kernel_rest(call, progress.cursor, progress.left, progress.offset);
+  if (result > 0 && !is_trip(static_cast<uint64_t>(result), raw::now_us() - start)) {
+    description.reading.kernel_has.store(KernelHas::kSome, std::memory_order_relaxed);
+    description.cost.trips.store(0, std::memory_order_relaxed);
+  }
+  return result;
 }
 
 /// Completes [offset, offset + length) with whatever it takes. Bytes, or -errno when there are
@@ -271,6 +308,13 @@ long complete(Description& description, const CacheView& view, const Call& call,
   Progress progress{call.whole(), offset, length};
   const Ahead ahead = read_ahead(description, offset, length, view.size());
   const bool in_long_calls = is_stream(description, length);
+  const bool random = ahead.window == 0 && is_random(description);
+  const bool room = !view.full();
+  if (room && ahead.window != 0 && !view.has_all(ahead.from, 1) &&
+      is_sample(description, ahead.window)) {
+    ask_again_for(description, ahead);
+    return sample(description, call, progress);
+  }
   read_view(view, progress);
   if (progress.left == 0) {
     view.count(slot_of(description, view), offset, length, now_ms);
@@ -281,11 +325,16 @@ long complete(Description& description, const CacheView& view, const Call& call,
     }
     return static_cast<long>(length);
   }
-  if (in_long_calls) {
-    stream(description, view, progress, ahead.forward ? kStreamAhead : 0);
+  // What is read here and there comes by a lane, too: nobody touches its page, for the first time
+  // and mostly the last, before it is read again.
+  if (room && random && progress.left == length && is_sample(description, kEachAtRandom)) {
+    return sample(description, call, progress);
+  }
+  if (room && (in_long_calls || random)) {
+    stream(description, view, progress, in_long_calls && ahead.forward ? kStreamAhead : 0);
     if (progress.left > 0) read_view(view, progress);
   }
-  if (progress.left > 0) {
+  if (room && progress.left > 0) {
     fetch(description, view, progress, window_of_miss(description, progress, ahead));
   }
   if (!ahead.forward) fetch_ahead(description, view, ahead);
@@ -324,18 +373,24 @@ bool kernel_knows_more(const CacheView& view, int fd, uint64_t now_ms) {
          status.stx_size > view.size();
 }
 
-/// A file that the kernel has all of is served by it until the cache has it, too: what is not there
-/// yet is fetched without anybody waiting.
-bool leave_while_warm(Description& description, const CacheView& view, uint64_t offset,
-                      size_t length) {
-  Description::Reading& reading = description.reading;
-  if (!reading.warm.load(std::memory_order_relaxed) || view.has_all(offset, length)) return false;
+/// What is not there, and for which there is no room, is the kernel's, and so is what it may have
+/// in its own cache. Where that is all of the file, it is fetched without anybody waiting. kNone:
+/// booster's.
+Reason kept_by_kernel(Description& description, const CacheView& view, uint64_t offset,
+                      size_t length, uint64_t now_ms) {
+  const KernelHas kernel_has = description.reading.kernel_has.load(std::memory_order_relaxed);
+  const bool full = view.full();
+  if (!full && kernel_has == KernelHas::kNothing) return Reason::kNone;
+  if (view.has_all(offset, length)) return Reason::kNone;
+  // So that those pages that are there stay valid.
+  view.session->note_wanted(slot_of(description, view), now_ms);
+  if (full) return Reason::kNoRoom;
   HandleRef handle;
+  if (kernel_has != KernelHas::kAll) return Reason::kTooLittle;
   if (const SessionRef live = session_of(description, view, handle)) {
-    live->note_wanted(handle.slot, raw::coarse_now_ms());
     live->fill_ahead(handle, offset, kMaxWindow);
   }
-  return true;
+  return Reason::kTooLittle;
 }
 
 /// Claims up to `length` bytes at the description's offset, `start`: not more than the file has,
@@ -396,10 +451,10 @@ Reason cached_read(Description& description, const Call& call, long& result) {
   if (expected + call.length > size && kernel_knows_more(*view, call.fd, now_ms)) {
     return Reason::kTail;
   }
-  if (known >= 0 && expected < size &&
-      leave_while_warm(description, *view, expected,
-                       call.length < size - expected ? call.length : size - expected)) {
-    return Reason::kTooLittle;
+  if (known >= 0 && expected < size) {
+    const size_t there = call.length < size - expected ? call.length : size - expected;
+    const Reason kept = kept_by_kernel(description, *view, expected, there, now_ms);
+    if (kept != Reason::kNone) return kept;
   }
   uint64_t start = expected;
   size_t length = 0;
@@ -557,6 +612,24 @@ Reason delegated_read(Session& session, const HandleRef& handle, Description& de
 }
 
 }  // namespace
+
+void note_position(Description& description, const Call& call, long result) {
+  std::atomic<int64_t>& known = description.reading.position;
+  const int64_t position = known.load(std::memory_order_relaxed);
+  if (call.offset != kSequential || position < 0) return;
+  known.store(raw::is_error(result) ? -1 : position + result, std::memory_order_relaxed);
+}
+
+void tell_passed(Description& description, uint64_t bytes) {
+  const CacheView* view = description.inode->view.load(std::memory_order_acquire);
+  HandleRef handle;
+  if (view == nullptr) return;
+  const auto told = static_cast<uint32_t>(bytes < common::kMaxAhead ? bytes : common::kMaxAhead);
+  if (const SessionRef live = session_of(description, *view, handle)) {
+    // From its end on there is nothing to fetch, should there be room again.
+    live->fill_ahead(handle, view->size(), told);
+  }
+}
 
 Reason boosted_read(Description& description, const Call& call, long& result) {
   const bool cached = description.reading.cached.load(std::memory_order_acquire);

@@ -44,6 +44,8 @@ struct CacheView {
     constexpr uint64_t kFuseBelieves = 2000;  // a second in the kernel, one in FUSE's own caches
     return now_ms < header->changed_ms.load(std::memory_order_relaxed) + kFuseBelieves;
   }
+  /// Whether what is not there has to be left to the kernel.
+  bool full() const { return header->full.load(std::memory_order_relaxed) != 0; }
   /// Of the file, while valid.
   uint64_t size() const { return header->size.load(std::memory_order_relaxed); }
 

@@ -77,6 +77,14 @@ struct Inode {
 /// What a write waits for before it returns, as fdatasync or fsync after it would.
 enum class SyncKind : uint8_t { kNone, kData, kAll };
 
+/// What the kernel has of a file in its own cache, as far as reads tell: what is not in booster's
+/// is left to it, or not.
+enum class KernelHas : uint8_t {
+  kNothing,  // reads of it are trips: booster makes them
+  kSome,
+  kAll,  // it is brought into booster's cache meanwhile
+};
+
 /// A kernel description as far as this process knows it: dup'ed numbers share one.
 struct Description {
   uint32_t index = 0;
@@ -117,8 +125,11 @@ struct Description {
   /// each other.
   struct Cost {
     std::atomic<uint64_t> moved{0};      // bytes
-    std::atomic<uint64_t> waited_us{0};  // for trips, not for copies
-    std::atomic<uint64_t> look_at{0};    // `moved` at which the size of the file is looked at again
+    std::atomic<uint64_t> waited_us{0};  // for trips, not for copies, since `moved` was this:
+    std::atomic<uint64_t> since{0};
+    std::atomic<uint64_t> look_at{0};  // `moved` at which the size of the file is looked at again
+    std::atomic<uint32_t> trips{0};    // of the last reads in a row, so many waited for one
+    std::atomic<uint32_t> fast{0};     // so many for none; one of both is 0
     std::atomic<uint32_t> slow_write_us{0};  // of the last ones
 
     /// Reads that the kernel has from memory are looked at now and then only (admission.cc): so
@@ -135,10 +146,10 @@ struct Description {
     std::atomic<uint32_t> pace_length{0};
 
     void reset() {
-      for (auto* each : {&moved, &waited_us, &look_at, &away_us}) {
+      for (auto* each : {&moved, &waited_us, &since, &look_at, &away_us}) {
         each->store(0, std::memory_order_relaxed);
       }
-      for (auto* each : {&slow_write_us, &unseen, &away, &pace_ns}) {
+      for (auto* each : {&trips, &fast, &slow_write_us, &unseen, &away, &pace_ns}) {
         each->store(0, std::memory_order_relaxed);
       }
       closely.store(UINT32_MAX, std::memory_order_relaxed);
@@ -183,8 +194,8 @@ struct Description {
     /// It is open for reading alone, and the daemon has given inode->view for it.
     std::atomic<bool> cached{false};
     std::atomic<bool> never{false};  // it can write as well: it is asked for when it does
-    /// It was asked for because the kernel had it all: until it is cached the kernel serves it.
-    std::atomic<bool> warm{false};
+    std::atomic<KernelHas> kernel_has{KernelHas::kNothing};
+    std::atomic<uint64_t> unsampled{0};   // see is_sample() in boosted_read.cc
     std::atomic<uint64_t> checked_ms{0};  // when the number was last seen to name this file
     std::atomic<uint64_t> asked_ms{0};    // when the daemon was asked to make it valid
     std::atomic<uint64_t> pause_ms{0};    // before it is asked again
@@ -199,9 +210,9 @@ struct Description {
     void reset() {
       cached.store(false, std::memory_order_relaxed);
       never.store(false, std::memory_order_relaxed);
-      warm.store(false, std::memory_order_relaxed);
-      for (auto* each :
-           {&checked_ms, &asked_ms, &pause_ms, &next_offset, &last_offset, &ahead_until}) {
+      kernel_has.store(KernelHas::kNothing, std::memory_order_relaxed);
+      for (auto* each : {&checked_ms, &asked_ms, &pause_ms, &unsampled, &next_offset, &last_offset,
+                         &ahead_until}) {
         each->store(0, std::memory_order_relaxed);
       }
       step.store(0, std::memory_order_relaxed);

@@ -127,7 +127,9 @@ BOOSTER_EXPORT off_t lseek(int fd, off_t offset, int whence) {
   if (whence != SEEK_SET && whence != SEEK_CUR) before_kernel_look(fd);
   if (g_files.kind(fd) != FileTable::kTracked) return next_lseek()(fd, offset, whence);
   const OffsetLock lock(fd);
-  return next_lseek()(fd, offset, whence);
+  const off_t after = next_lseek()(fd, offset, whence);
+  lock.note(after);
+  return after;
 }
 BOOSTER_EXPORT off_t lseek64(int fd, off_t offset, int whence) {
   return lseek(fd, offset, whence);

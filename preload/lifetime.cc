@@ -288,6 +288,11 @@ OffsetLock::OffsetLock(int fd) {
   if (description_ != nullptr) description_->sequential.lock();
 }
 
+void OffsetLock::note(int64_t offset) const {
+  if (description_ == nullptr || offset < 0) return;
+  description_->reading.position.store(offset, std::memory_order_relaxed);
+}
+
 OffsetLock::~OffsetLock() {
   if (description_ == nullptr) return;
   description_->sequential.unlock();

@@ -89,6 +89,8 @@ class OffsetLock {
   ~OffsetLock();
   OffsetLock(const OffsetLock&) = delete;
   OffsetLock& operator=(const OffsetLock&) = delete;
+  /// Where the offset is now, or -1 for an error.
+  void note(int64_t offset) const;
 
  private:
   const Entry entry_;

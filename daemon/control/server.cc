@@ -70,6 +70,7 @@ Server::Server(Config config, Listeners listeners, MountTable mount_table, Helpe
       mount_table_(std::move(mount_table)),
       signals_(io_, SIGTERM, SIGINT, SIGHUP),
       house_timer_(io_),
+      memory_timer_(io_),
       pump_timer_(io_),
       watchdog_timer_(io_),
       accept_timer_(io_),
@@ -90,6 +91,7 @@ void Server::run() {
   wait_for_signals();
   wait_for_mounts();
   house_keeping();
+  watch_memory();
   watch_pumps();
   uint64_t watchdog_us = 0;
   if (::sd_watchdog_enabled(0, &watchdog_us) > 0) {
@@ -206,6 +208,14 @@ void Server::house_keeping() {
   });
   shared_.mounts.tick();
   shared_.cache.tick();
+}
+
+void Server::watch_memory() {
+  memory_timer_.expires_after(data::PageCache::kWatchMemoryEvery);
+  memory_timer_.async_wait([this](const boost::system::error_code& error) {
+    if (!error) watch_memory();
+  });
+  shared_.cache.watch_memory();
 }
 
 void Server::watch_pumps() {

@@ -53,6 +53,7 @@ class Server {
   void wait_for_mounts();
   void sweep_mounts();
   void house_keeping();
+  void watch_memory();
   void watch_pumps();
   void pet_watchdog();
   void reload();
@@ -74,6 +75,7 @@ class Server {
   MountTable mount_table_;
   boost::asio::signal_set signals_;
   boost::asio::steady_timer house_timer_;
+  boost::asio::steady_timer memory_timer_;
   boost::asio::steady_timer pump_timer_;
   boost::asio::steady_timer watchdog_timer_;
   boost::asio::steady_timer accept_timer_;

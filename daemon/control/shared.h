@@ -142,7 +142,7 @@ struct Shared {
       : live(std::move(live_settings)),
         limits(*live),
         mounts(std::move(mount_settings)),
-        cache(std::move(cache_store), static_cast<uint64_t>(config.cache_bytes), mounts),
+        cache(std::move(cache_store), {config.cache_bytes, config.cache_retain_bytes}, mounts),
         quarantine(static_cast<uint32_t>(config.quarantine_min_ms)),
         delegates(config.write_log == "on" && can_watch),
         helpers(forked) {}

@@ -37,6 +37,8 @@ constexpr size_t kMaxFillsAhead = 32;
 /// The same for streams; and how much of a file may wait to be stored.
 constexpr uint32_t kMaxStreamFillsAhead = 16;
 constexpr size_t kMaxToStore = 24;
+/// Less is stored by whoever brings it: waking somebody up takes as long.
+constexpr uint64_t kStoreLaterFrom = 64 << 10;
 
 /// A file is compared with the bricks this often while it is read...
 constexpr milliseconds kValidateEvery{400};
@@ -396,9 +398,14 @@ bool CachedFile::submit(const std::shared_ptr<gluster::File>& file, Fills& fills
                         Submitter& submitter) {
   uint64_t bytes = 0;
   for (const auto& fill : fills) bytes += fill->bytes();
-  if (bytes != 0) cache_.make_room(bytes);
+  if (bytes != 0) have_room(bytes);
   for (size_t i = 0; i < fills.size(); ++i) {
     FillIo& io = *fills[i];
+    // There is room for what is waited for.
+    if (io.ahead_ && !have_room(io.bytes())) {
+      io.finished(-1, ENOSPC);
+      continue;
+    }
     io.take_buffer();
     submitter.begin(file->gate());
     const int error = file->read(io.buffer(), io.bytes(), io.offset(), io);
@@ -410,16 +417,39 @@ bool CachedFile::submit(const std::shared_ptr<gluster::File>& file, Fills& fills
   return true;
 }
 
+bool CachedFile::have_room(uint64_t bytes) {
+  const bool room = cache_.make_room(bytes);
+  bool owned = false;
+  {
+    const std::lock_guard lock(mutex_);
+    owned = owned_;
+    if (header_there_) header().full.store(!room && !owned ? 1 : 0, std::memory_order_relaxed);
+  }
+  // What its owner writes goes past the kernel, which cannot keep it for him.
+  return room || (owned && cache_.make_room(bytes, PageCache::Going::kAnything));
+}
+
+void CachedFile::look_for_room() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!header_there_ || header().full.load(std::memory_order_relaxed) == 0) return;
+  }
+  have_room(kMaxStreamFillBytes);
+}
+
 CachedFile::Fill CachedFile::fill(const std::shared_ptr<gluster::File>& file, const Range& range,
                                   FillWaiter& waiter, Submitter& submitter) {
   Fills fills;
   std::shared_ptr<Waiting> waiting;
-  const bool room = cache_.make_room(kMaxFillBytes);
+  const bool room = have_room(kMaxFillBytes);
+  // Somebody tells how much he has had to leave to the kernel.
+  if (!room && range.length == 0) cache_.passed(range.ahead);
   const uint64_t size_now = inode_->size();
+  bool current = false;
   {
     const std::lock_guard lock(mutex_);
     const auto now = Clock::now();
-    const bool current = is_current(now);
+    current = is_current(now);
     if (current) show_validity(now);  // nobody may have read for a while
     const uint64_t size = std::min(owned_ ? size_now : attributes_.size, kMaxCachedBytes);
     if (current && room) {
@@ -430,7 +460,7 @@ CachedFile::Fill CachedFile::fill(const std::shared_ptr<gluster::File>& file, co
     }
   }
   if (!waiting) {
-    arm(file);
+    if (!current) arm(file);
     return Fill::kCannot;
   }
   const bool submitted = submit(file, fills, submitter);
@@ -442,12 +472,13 @@ CachedFile::Fill CachedFile::stream(const std::shared_ptr<gluster::File>& file, 
                                     StreamWaiter& waiter, Submitter& submitter) {
   Fills fills;
   std::shared_ptr<Stream> stream;
-  const bool room = cache_.make_room(kMaxStreamFillBytes);
+  const bool room = have_room(kMaxStreamFillBytes);
+  bool current = false;
   {
     const std::lock_guard lock(mutex_);
     const auto now = Clock::now();
     // Its owner asks the bricks: what they answer may not be what he has logged meanwhile.
-    const bool current = is_current(now) && !owned_;
+    current = is_current(now) && !owned_;
     if (current) show_validity(now);
     const uint64_t size = std::min(attributes_.size, kMaxCachedBytes);
     if (current && room && range.offset <= size) {
@@ -458,7 +489,7 @@ CachedFile::Fill CachedFile::stream(const std::shared_ptr<gluster::File>& file, 
     }
   }
   if (!stream) {
-    arm(file);
+    if (!current) arm(file);
     return Fill::kCannot;
   }
   const bool submitted = submit(file, fills, submitter);
@@ -490,8 +521,8 @@ void CachedFile::finish(FillIo& io, int64_t result) {
     if (io.bytes() == kMaxStreamFillBytes && good) {
       pace_.note(Clock::now() - io.begun_, !streams.empty());
     }
-    later = io.stream_ && good && io.waiting_.empty() && to_store_.size() < kMaxToStore &&
-            cache_.has_room();
+    later = io.stream_ && good && io.bytes() >= kStoreLaterFrom && io.waiting_.empty() &&
+            to_store_.size() < kMaxToStore && cache_.has_room();
     try {
       if (later) to_store_.push_back(keep);
     } catch (const std::exception&) {  // out of memory
@@ -530,6 +561,7 @@ void CachedFile::store(FillIo& io) noexcept {
                       static_cast<off_t>(kDataStart + io.offset())) == result;
     cache_.fills.add();
     cache_.filled_bytes.add(static_cast<uint64_t>(result));
+    cache_.passed(static_cast<uint64_t>(result));
   }
   std::vector<std::shared_ptr<Waiting>> waiting;
   std::shared_ptr<FillIo> keep;

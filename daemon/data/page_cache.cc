@@ -4,10 +4,10 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <fstream>
+#include <array>
 #include <iterator>
-#include <sstream>
-#include <string>
+
+#include "daemon/data/host_memory.h"
 
 namespace booster::daemon::data {
 namespace {
@@ -29,13 +29,13 @@ constexpr size_t kSpareBuffers = 64;
 constexpr size_t kSpareStreamBuffers = 16;
 /// Files, each of which costs two descriptors and a mapping (vm.max_map_count is 65,530).
 constexpr uint32_t kMostFiles = 8192;
-/// So much of the host's memory is left to others whatever the budget.
-constexpr uint64_t kReserveShare = 16;
-
-struct MemoryState {
-  uint64_t total = 0;  // bytes; 0: not known
-  uint64_t available = 0;
-};
+/// So much of the memory is left to others whatever the budget: what a program may take at once
+/// until the cache has become smaller.
+constexpr uint64_t kReserveShare = 8;
+/// The budget, if nobody has set it: as much as a tmpfs has, of the memory.
+constexpr uint64_t kBudgetShare = 2;
+/// ...and where the kernel does not say how much there is.
+constexpr uint64_t kUnknownBudget = 1 << 30;
 
 /// Whole pages: libgfapi copies into it with memcpy(), see common/copy.h.
 FillBuffer make_buffer(uint64_t bytes) {
@@ -44,28 +44,29 @@ FillBuffer make_buffer(uint64_t bytes) {
   return FillBuffer(static_cast<std::byte*>(memory));
 }
 
-MemoryState memory_state() {
-  MemoryState state;
-  std::ifstream file("/proc/meminfo");
-  std::string line;
-  while (std::getline(file, line)) {
-    std::istringstream words(line);
-    std::string name;
-    uint64_t kib = 0;
-    words >> name >> kib;
-    if (name == "MemTotal:") state.total = kib << 10;
-    if (name != "MemAvailable:") continue;
-    state.available = kib << 10;
-    return state;
-  }
-  return {};
+uint64_t budget_of(const CacheLimits& limits) {
+  if (limits.bytes != CacheLimits::kByMemory) return static_cast<uint64_t>(limits.bytes);
+  const HostMemory memory = host_memory();
+  return memory.total != 0 ? memory.total / kBudgetShare : kUnknownBudget;
+}
+
+uint64_t retained_by(const CacheLimits& limits) {
+  return limits.retain != CacheLimits::kByMemory ? static_cast<uint64_t>(limits.retain)
+                                                 : UINT64_MAX;
 }
 
 }  // namespace
 
-PageCache::PageCache(std::unique_ptr<CacheStore> store, uint64_t budget, gluster::Mounts& mounts)
-    : store_(std::move(store)), budget_(budget), limit_(budget), mounts_(mounts) {
+PageCache::PageCache(std::unique_ptr<CacheStore> store, const CacheLimits& limits,
+                     gluster::Mounts& mounts)
+    : store_(std::move(store)),
+      budget_(budget_of(limits)),
+      most_retained_(retained_by(limits)),
+      limit_(budget_),
+      retained_(most_retained_),
+      mounts_(mounts) {
   if (!enabled()) return;
+  watch_memory();
   // Who needs them may be unable to start their threads.
   punching_.post([] {});
   storing_.post([] {});
@@ -105,7 +106,8 @@ std::shared_ptr<CachedFile> PageCache::find_or_make(const std::shared_ptr<gluste
 void PageCache::list(const std::shared_ptr<CachedFile>& file, uint64_t index, uint32_t floor,
                      CachedExtent& extent) {
   const std::lock_guard lock(mutex_);
-  extent.place = cold_.insert(cold_.end(), {file, index, floor});
+  extent.place =
+      cold_.insert(cold_.end(), {file, index, floor, passed_.load(std::memory_order_relaxed)});
   extent.listed = true;
   extent.hot = false;
   extent.since = std::chrono::steady_clock::now();
@@ -151,6 +153,7 @@ bool PageCache::punch_some() {
 void PageCache::promote(CachedExtent& extent) {
   const std::lock_guard lock(mutex_);
   if (extent.place->going) return;
+  extent.place->used_at = passed_.load(std::memory_order_relaxed);
   if (extent.hot) {
     hot_.splice(hot_.end(), hot_, extent.place);
   } else if (std::chrono::steady_clock::now() - extent.since >= kAgain) {
@@ -202,19 +205,34 @@ void PageCache::give_back(FillBuffer buffer, uint64_t bytes) {
   }
 }
 
-bool PageCache::make_room(uint64_t bytes) {
-  const uint64_t limit = limit_.load(std::memory_order_relaxed);
-  while (used_.load(std::memory_order_relaxed) + bytes > limit) {
+/// Whether the kernel would not have it any more.
+bool PageCache::is_forgotten(const CachedExtent::Place& place) const {
+  return passed_.load(std::memory_order_relaxed) - place.used_at >=
+         retained_.load(std::memory_order_relaxed);
+}
+
+/// The list whose first goes next. Null if nothing may go.
+std::list<CachedExtent::Place>* PageCache::list_to_shorten(Going going) {
+  const bool from_cold =
+      !cold_.empty() && (hot_.empty() || cold_.size() * kColdShare >= hot_.size());
+  for (auto* list : from_cold ? std::array{&cold_, &hot_} : std::array{&hot_, &cold_}) {
+    if (list->empty()) continue;
+    if (going == Going::kAnything || is_forgotten(list->front())) return list;
+  }
+  return nullptr;
+}
+
+bool PageCache::make_room(uint64_t bytes, Going what) {
+  // Read anew each time: it may become less meanwhile, and not be reached by anybody else.
+  while (used_.load(std::memory_order_relaxed) + bytes > limit_.load(std::memory_order_relaxed)) {
     if (punch_some()) continue;
     std::list<CachedExtent::Place> going;
     {
       const std::lock_guard lock(mutex_);
-      const bool from_cold =
-          !cold_.empty() && (hot_.empty() || cold_.size() * kColdShare >= hot_.size());
-      auto& list = from_cold ? cold_ : hot_;
-      if (list.empty()) return false;
+      auto* list = list_to_shorten(what);
+      if (list == nullptr) return false;
       // The node lives on until the extent that points to it is gone.
-      going.splice(going.end(), list, list.begin());
+      going.splice(going.end(), *list, list->begin());
       going.front().going = true;
     }
     // Not under the lock: a file's own comes before it.
@@ -240,22 +258,35 @@ void PageCache::tick() {
   if (!enabled()) return;
   punching_.serve_waiting();
   storing_.serve_waiting();
-  const MemoryState memory = memory_state();
-  if (memory.total != 0) {
-    const uint64_t used = used_.load(std::memory_order_relaxed);
-    const uint64_t reserve = memory.total / kReserveShare;
-    const uint64_t spare = used + memory.available;
-    limit_.store(std::min(budget_, spare > reserve ? spare - reserve : 0),
-                 std::memory_order_relaxed);
-    make_room(0);
-  }
   for (const auto& file : all()) {
     if (mounts_.mounted(*file->inode()) && !file->inode()->is_split()) {
       file->sweep();
+      file->look_for_room();
     } else {
       file->writer_opens();
       forget(file);
     }
+  }
+}
+
+void PageCache::watch_memory() {
+  if (!enabled()) return;
+  const HostMemory memory = host_memory();
+  if (memory.total == 0) return;
+  const uint64_t spare = used_.load(std::memory_order_relaxed) + memory.available;
+  const uint64_t reserve = memory.total / kReserveShare;
+  limit_.store(std::min(budget_, spare > reserve ? spare - reserve : 0), std::memory_order_relaxed);
+  retained_.store(std::min(most_retained_, spare), std::memory_order_relaxed);
+  // The calling thread has better things to do.
+  if (has_room() || shrinking_.exchange(true, std::memory_order_acq_rel)) return;
+  try {
+    punching_.post([this] {
+      make_room(0, Going::kAnything);
+      shrinking_.store(false, std::memory_order_release);
+    });
+  } catch (const std::exception& e) {  // out of memory
+    shrinking_.store(false, std::memory_order_release);
+    make_room(0, Going::kAnything);
   }
 }
 

@@ -74,6 +74,7 @@ struct CachedExtent {
     std::shared_ptr<CachedFile> file;
     uint64_t index;
     uint32_t floor;      // the file's when it was filled
+    uint64_t used_at;    // PageCache::passed_ when it was filled or last found to be hot
     bool going = false;  // taken out of its list to be dropped
   };
   std::list<Place>::iterator place{};  // while listed; under the cache's mutex
@@ -135,6 +136,8 @@ class CachedFile final : public gluster::WriterListener,
   /// A program has read this piece.
   void touched(uint64_t extent);
   void drop_extent(const CachedExtent::Place& place);
+  /// Once a second: there may be room for what was left to the kernel.
+  void look_for_room();
   /// All of it, at once; its memory is for punch_some().
   void drop_all();
   /// Gives back the memory of one piece of what was dropped. False if there is none.
@@ -181,6 +184,8 @@ class CachedFile final : public gluster::WriterListener,
   std::shared_ptr<FillIo> begin_fill(PageRange range, uint64_t size, bool ahead, bool stream,
                                      Fills& fills);
   bool submit(const std::shared_ptr<gluster::File>& file, Fills& fills, Submitter& submitter);
+  /// Whether so much more may be filled, and shows readers if not.
+  bool have_room(uint64_t bytes);
   bool is_good(const FillIo& io) const;
   void store(FillIo& io) noexcept;
   bool have_words(PageRange range);
@@ -246,10 +251,21 @@ class CachedFile final : public gluster::WriterListener,
   std::shared_ptr<gluster::Lease> lease_;  // while armed: it holds up who opens it for writing
 };
 
+/// What an administrator has set, in bytes; kByMemory is for the host's memory to say.
+struct CacheLimits {
+  static constexpr int64_t kByMemory = -1;
+  /// For all that is cached: half of the memory. 0: nothing is cached.
+  int64_t bytes = kByMemory;
+  /// So much must have come from bricks since a piece was last read until it goes for others: what
+  /// the kernel would have kept, which has all memory that programs do not use. 0: it goes as soon
+  /// as there is no room.
+  int64_t retain = kByMemory;
+};
+
 class PageCache {
  public:
-  /// The budget in bytes; 0 or a null store: nothing is cached.
-  PageCache(std::unique_ptr<CacheStore> store, uint64_t budget, gluster::Mounts& mounts);
+  /// A null store: nothing is cached.
+  PageCache(std::unique_ptr<CacheStore> store, const CacheLimits& limits, gluster::Mounts& mounts);
 
   bool enabled() const { return store_ != nullptr && budget_ != 0; }
   /// For clients: see common::WatchWord. Where it is enabled.
@@ -260,8 +276,11 @@ class PageCache {
 
   /// Forgets every page of every file at once; their memory is given back soon.
   void drop();
-  /// Once a second: keeps within what the host's memory allows, and forgets unmounted files.
+  /// Once a second: forgets unmounted files, and looks for room.
   void tick();
+  /// Every kWatchMemoryEvery: keeps within what the host's memory allows.
+  void watch_memory();
+  static constexpr std::chrono::milliseconds kWatchMemoryEvery{100};
   /// Nothing is valid any more, or will be: the daemon ends.
   void stop();
   bool stopped() const { return stopped_.load(std::memory_order_seq_cst); }
@@ -270,8 +289,13 @@ class PageCache {
 
   // --- for CachedFile ---
   gluster::Mounts& mounts() { return mounts_; }
+  /// What may go for something new: what the kernel would have forgotten by now, or whatever was
+  /// read the longest ago.
+  enum class Going { kForgotten, kAnything };
   /// False if there is none to be had.
-  bool make_room(uint64_t bytes);
+  bool make_room(uint64_t bytes, Going going = Going::kForgotten);
+  /// So much has come from the bricks, for the cache or for the kernel.
+  void passed(uint64_t bytes) { passed_.fetch_add(bytes, std::memory_order_relaxed); }
   /// Whether it is within its budget.
   bool has_room() const {
     return used_.load(std::memory_order_relaxed) <= limit_.load(std::memory_order_relaxed);
@@ -305,12 +329,18 @@ class PageCache {
   std::shared_ptr<CachedFile> find_or_make(const std::shared_ptr<gluster::Inode>& inode);
   std::vector<std::shared_ptr<CachedFile>> all();
   bool punch_some();
+  bool is_forgotten(const CachedExtent::Place& place) const;
+  std::list<CachedExtent::Place>* list_to_shorten(Going going);
   void forget(const std::shared_ptr<CachedFile>& file);
   void forget_coldest();
 
   const std::unique_ptr<CacheStore> store_;
   const uint64_t budget_;
-  std::atomic<uint64_t> limit_;  // the budget, or less while memory is short
+  const uint64_t most_retained_;
+  std::atomic<uint64_t> limit_;     // the budget, or less while memory is short
+  std::atomic<uint64_t> retained_;  // CacheLimits::retain, as it is now
+  std::atomic<uint64_t> passed_{0};
+  std::atomic<bool> shrinking_{false};
   gluster::Mounts& mounts_;
   std::atomic<uint64_t> used_{0};
   std::atomic<uint64_t> ahead_{0};

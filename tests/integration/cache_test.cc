@@ -29,8 +29,9 @@ constexpr size_t kSize = 4 << 20;
 
 class Cached : public testing::Test {
  protected:
-  explicit Cached(uint64_t budget = 64 << 20)
-      : daemon_("[cache]\nbytes = " + std::to_string(budget) + "\n") {}
+  /// `more`: other keys of [cache].
+  explicit Cached(uint64_t budget = 64 << 20, const std::string& more = "")
+      : daemon_("[cache]\nbytes = " + std::to_string(budget) + "\n" + more) {}
 
   /// A file of kSize bytes of `seed`, open for reading in `reader` as `name`.
   std::string open_file(Puppet& reader, const std::string& name, uint64_t seed) {
@@ -594,7 +595,7 @@ TEST_F(Cached, AFileThatTheKernelHasTwiceIsNotCached) {
 class SmallCache : public Cached {
  protected:
   static constexpr uint64_t kBudget = 3 << 20;
-  SmallCache() : Cached(kBudget) {}
+  SmallCache() : Cached(kBudget, "retain_bytes = 0\n") {}
 };
 
 /// Also what a seqlock is for: pages come and go under the readers' hands.
@@ -630,7 +631,7 @@ TEST_F(SmallCache, WhatIsTooMuchGoesAndNobodySeesAWrongByte) {
 class ScannedCache : public Cached {
  protected:
   static constexpr uint64_t kBudget = 16 << 20;
-  ScannedCache() : Cached(kBudget) {}
+  ScannedCache() : Cached(kBudget, "retain_bytes = 0\n") {}
 };
 
 /// Who reads much, once, takes nothing away from who reads the same over and over.
@@ -661,6 +662,119 @@ TEST_F(ScannedCache, WhatIsReadAgainAndAgainStaysWhileAScanGoesBy) {
   ASSERT_TRUE(warm(reader, "r", 5, 0, kHot));
   // All but what was at the end of the list when there was nothing cold yet.
   EXPECT_LT(daemon_.stats().cache().filled() - after.filled(), kHot / 8);
+}
+
+/// As users have it: what was read stays as long as the kernel would have kept it, and what there
+/// is no room for the kernel keeps.
+class FullCache : public Cached {
+ protected:
+  static constexpr uint64_t kBudget = 16 << 20;
+  static constexpr size_t kFile = 4 * kBudget;
+  /// What comes when the last room is gone may have to go again.
+  static constexpr uint64_t kStray = 2 << 20;
+  explicit FullCache(const std::string& more = "") : Cached(kBudget, more) {}
+
+  uint64_t left_to_kernel() const {
+    const auto stats = daemon_.stats();
+    for (const auto& passed : stats.passed()) {
+      if (passed.reason() == "no-room") return passed.bytes();
+    }
+    return 0;
+  }
+  void make(const std::string& name, uint64_t seed) const {
+    write_file(dir_.file(name), bytes_at(0, kFile, seed));
+    forget(dir_.file(name));
+  }
+  /// In order, by one program, all of it right.
+  void read_all(Puppet& reader, const std::string& name, uint64_t seed, size_t step) {
+    for (size_t at = 0; at < kFile; at += step) {
+      ASSERT_EQ(reader.tell("pread", name, at, step, seed), right(step)) << "at " << at;
+    }
+  }
+};
+
+/// A file of four times the room: what came first is booster's, the rest the kernel's, and it comes
+/// from the bricks once.
+TEST_F(FullCache, WhatThereIsNoRoomForIsTheKernels) {
+  make("f", 3);
+  // What is filled soon after a change is dropped after four times as long.
+  std::this_thread::sleep_for(milliseconds(4000));
+  Puppet reader;
+  ASSERT_EQ(reader.tell("open", "r", "r", dir_.file("f")), "0");
+  ASSERT_TRUE(warm(reader, "r", 3));
+  for (const size_t step : {size_t{1} << 20, size_t{64} << 10, size_t{4096}}) {
+    const uint64_t left = left_to_kernel();
+    const uint64_t cached = daemon_.stats().totals().cached_bytes();
+    read_all(reader, "r", 3, step);
+    EXPECT_GT(left_to_kernel() - left, kFile / 2) << step;
+    EXPECT_GT(daemon_.stats().totals().cached_bytes() - cached, kBudget / 2) << step;
+  }
+  const auto cache = daemon_.stats().cache();
+  EXPECT_LT(cache.filled(), 2 * kBudget) << "read from the bricks again and again";
+  EXPECT_LT(cache.evicted(), kStray);
+  EXPECT_LT(cache.used(), kBudget + (2 << 20));
+  // The kernel's part changes as the other does.
+  overwrite(dir_.file("f"), 0, kPage, 4);
+  overwrite(dir_.file("f"), kFile - kPage, kPage, 4);
+  EXPECT_EQ(reader.tell("pread", "r", 0, kPage, 4), right(kPage));
+  EXPECT_EQ(reader.tell("pread", "r", kFile - kPage, kPage, 4), right(kPage));
+}
+
+class ForgetfulCache : public FullCache {
+ protected:
+  static constexpr uint64_t kRetain = 128 << 20;
+  ForgetfulCache() : FullCache("retain_bytes = " + std::to_string(kRetain) + "\n") {}
+};
+
+/// What nobody has read for so long that the kernel would have forgotten it goes for what is read
+/// now, also when all of that came by way of the kernel.
+TEST_F(ForgetfulCache, WhatTheKernelWouldHaveForgottenGoes) {
+  constexpr uint64_t kOthers = 4;
+  make("old", 5);
+  for (uint64_t i = 0; i < kOthers; ++i) make("new" + std::to_string(i), 10 + i);
+  // What is filled soon after a change is dropped after four times as long.
+  std::this_thread::sleep_for(milliseconds(4000));
+  Puppet reader;
+  ASSERT_EQ(reader.tell("open", "r", "r", dir_.file("old")), "0");
+  ASSERT_TRUE(warm(reader, "r", 5));
+  read_all(reader, "r", 5, 1 << 20);
+  EXPECT_LT(daemon_.stats().cache().evicted(), kStray);
+  constexpr size_t kMost = 8 * kRetain;
+  size_t passed = 0;
+  for (uint64_t i = 0; passed < kMost && daemon_.stats().cache().evicted() < kBudget / 2; ++i) {
+    const std::string path = dir_.file("new" + std::to_string(i % kOthers));
+    forget(path);
+    Puppet other;
+    ASSERT_EQ(other.tell("open", "n", "r", path), "0");
+    read_all(other, "n", 10 + i % kOthers, 64 << 10);
+    passed += kFile;
+  }
+  EXPECT_GE(daemon_.stats().cache().evicted(), kBudget / 2) << passed;
+  EXPECT_GE(passed + kFile, kRetain) << "too early";
+}
+
+/// A file that the kernel has is not fetched once more for a program that reads here and there.
+TEST_F(Cached, WhatTheKernelHasIsNotFetchedAgainPageByPage) {
+  constexpr const char* kRead = R"(
+import os, random, sys
+fd = os.open(sys.argv[1], os.O_RDONLY)
+while os.read(fd, 1 << 20): pass
+size = os.fstat(fd).st_size
+for i in range(60000): assert len(os.pread(fd, 4096, random.randrange(size >> 12) << 12)) == 4096
+)";
+  constexpr size_t kLarge = 48 << 20;
+  const std::string path = dir_.file("large");
+  write_file(path, bytes_at(0, kLarge, 8));
+  constexpr int kAttempts = 5;  // a slow machine looks as if the kernel had to wait for bricks
+  uint64_t fetched = kLarge;
+  for (int i = 0; i < kAttempts && fetched > kLarge / 8; ++i) {
+    for (int k = 0; k < 2; ++k) ASSERT_EQ(run({"cat", path}, kPlain).out.size(), kLarge);
+    const uint64_t before = daemon_.stats().cache().filled();
+    const RunResult result = run({"python3", "-c", kRead, path}, kAsUsersDo);
+    ASSERT_EQ(result.status, 0) << result.err;
+    fetched = daemon_.stats().cache().filled() - before;
+  }
+  EXPECT_LE(fetched, kLarge / 8);
 }
 
 class LargeCache : public Cached {

@@ -18,38 +18,45 @@ class Exercise : public PolicyTest {
   const NoAttributeCache no_attribute_cache_{};
 };
 
-RunResult exercise(const std::string& path, int seed, int ms, const RunOptions& options) {
+/// A machine that is busy with other things comes to less in the same time: more seeds, then.
+constexpr unsigned kTimesAsMany = 5;
+
+RunResult exercise(const std::string& path, unsigned seed, int ms, const RunOptions& options) {
   return run({BOOSTER_TEST_EXERCISER, path, std::to_string(seed), std::to_string(ms)}, options);
 }
 
 TEST_P(Exercise, WhateverAProgramDoesWithAFileItSeesWhatItMust) {
   Daemon daemon;
   ScratchDir dir;
-  const int seeds = rounds();
-  for (int seed = 1; seed <= seeds; ++seed) {
+  const auto seeds = static_cast<unsigned>(rounds());
+  const auto boosted = [&] {
+    const auto totals = daemon.stats().totals();
+    return totals.logged_calls() > 100 * seeds && totals.cached_calls() > 10 * seeds &&
+           totals.read_calls() > 10 * seeds;
+  };
+  for (unsigned seed = 1; seed <= seeds || (seed <= kTimesAsMany * seeds && !boosted()); ++seed) {
     const RunResult result = exercise(dir.file("f"), seed, 1500, {});
     EXPECT_EQ(result.status, 0) << "seed " << seed << "\n" << result.out << result.err;
     EXPECT_TRUE(result.out.starts_with("done")) << result.out;
   }
-  const auto totals = daemon.stats().totals();
-  EXPECT_GT(totals.logged_calls(), 100U * static_cast<unsigned>(seeds));
-  EXPECT_GT(totals.cached_calls(), 10U * static_cast<unsigned>(seeds));
-  EXPECT_GT(totals.read_calls(), 10U * static_cast<unsigned>(seeds));
+  EXPECT_TRUE(boosted()) << daemon.stats().totals().ShortDebugString();
 }
 
 /// What is read again and again is evicted all the time.
 TEST_P(Exercise, TheSameWithLittleRoom) {
-  Daemon daemon("[cache]\nbytes = 1048576\n");
+  Daemon daemon("[cache]\nbytes = 1048576\nretain_bytes = 0\n");
   ScratchDir dir;
-  const int seeds = rounds();
-  for (int seed = 1001; seed <= 1000 + seeds; ++seed) {
-    const RunResult result = exercise(dir.file("f"), seed, 1500, {});
+  const auto seeds = static_cast<unsigned>(rounds());
+  const auto evicts = [&] {
+    const admin::Stats stats = daemon.stats();
+    return stats.totals().cached_calls() > 10 * seeds &&
+           (policy() == Policy::kShipped || stats.cache().evicted() > 0);
+  };
+  for (unsigned seed = 1; seed <= seeds || (seed <= kTimesAsMany * seeds && !evicts()); ++seed) {
+    const RunResult result = exercise(dir.file("f"), 1000 + seed, 1500, {});
     EXPECT_EQ(result.status, 0) << "seed " << seed << "\n" << result.out << result.err;
   }
-  EXPECT_GT(daemon.stats().totals().cached_calls(), 10U * static_cast<unsigned>(seeds));
-  if (policy() == Policy::kSooner) {
-    EXPECT_GT(daemon.stats().cache().evicted(), 0U);
-  }
+  EXPECT_TRUE(evicts()) << daemon.stats().ShortDebugString();
 }
 
 // If this fails, the one before says nothing of booster.
