@@ -31,20 +31,20 @@ constexpr uint64_t kSmallPays = 16 << 20;
 constexpr uint64_t kLookAgain = 16 << 20;
 constexpr uint64_t kConnectAgain = 256 << 10;
 /// What the kernel has is asked for when so many times its size was read of it.
-constexpr uint64_t kTimesInOrder = 4;
-constexpr uint64_t kTimesAtRandom = 8;
-/// What is read here and there is asked for sooner if the kernel has none of it: so many reads in a
-/// row, or more, have waited for trips, for so long. Reads of a page that it has take a hundredth
-/// of the time of those by booster that bring it.
-constexpr uint32_t kColdTrips = 32;
+constexpr uint64_t kTimes = 4;
+/// What is read here and there must have cost more trips: what the kernel has of it would be
+/// fetched again, and it is not certain that anything is gained by what comes next.
 constexpr uint64_t kColdWorthUs = 8 * kWorthUs;
+/// So many of the reads in a row that were left to the kernel, which had some of the file, have
+/// waited for trips: it has nothing.
+constexpr uint32_t kColdTrips = 32;
 /// Where the kernel had all, so many in a row are no accident.
 constexpr uint32_t kSomeTrips = 4;
 /// A file is asked for when so much was written to it.
 constexpr uint64_t kLogFrom = 16 << 10;
 
-/// Nothing comes from bricks faster, in bytes a microsecond.
-constexpr uint64_t kFastestBricks = 2048;
+/// What the kernel fetches at once for who reads in order.
+constexpr uint64_t kKernelReadAhead = 128 << 10;
 
 uint64_t memory_us(uint64_t bytes) {
   return kCallUs + (bytes >> 10) * kNsPerKib / 1000;
@@ -64,9 +64,9 @@ uint64_t moved_since(const Description::Cost& cost) {
   return cost.moved.load(std::memory_order_relaxed) - cost.since.load(std::memory_order_relaxed);
 }
 
-/// Less than a microsecond for 4 KiB.
-bool hardly_waited(const Description::Cost& cost) {
-  return cost.waited_us.load(std::memory_order_relaxed) < moved_since(cost) >> 12;
+/// Less than a microsecond for 4 KiB, or if `strictly` less than four.
+bool hardly_waited(const Description::Cost& cost, bool strictly = false) {
+  return cost.waited_us.load(std::memory_order_relaxed) < moved_since(cost) >> (strictly ? 10 : 12);
 }
 
 /// Adds what the call has cost. Whether it has waited for a trip.
@@ -74,7 +74,11 @@ bool observe(Description::Cost& cost, long moved, uint64_t us) {
   if (moved <= 0) return false;
   const auto bytes = static_cast<uint64_t>(moved);
   const uint64_t sum = cost.moved.fetch_add(bytes, std::memory_order_relaxed);
-  if (moved_since(cost) >= kForgetWaitsAfter) forget_waits(cost, sum);
+  if (const uint64_t since = moved_since(cost); since >= kForgetWaitsAfter) {
+    const uint64_t warm = cost.warm.load(std::memory_order_relaxed) + since;
+    cost.warm.store(hardly_waited(cost) ? warm : 0, std::memory_order_relaxed);
+    forget_waits(cost, sum);
+  }
   const uint64_t copy_us = memory_us(bytes);
   if (us <= copy_us) return false;
   cost.waited_us.fetch_add(us - copy_us, std::memory_order_relaxed);
@@ -149,18 +153,21 @@ void look_away(Description& description, const Call& call, long result, uint64_t
 }
 
 /// What the kernel has, by whether this read of its had to wait for the bricks.
-void note_trip(Description& description, bool trip) {
+void note_trip(Description& description, uint64_t bytes, bool trip) {
   Description::Cost& cost = description.cost;
-  std::atomic<uint32_t>& same = trip ? cost.trips : cost.fast;
-  const uint32_t in_a_row = same.load(std::memory_order_relaxed) + 1;
-  same.store(in_a_row, std::memory_order_relaxed);
-  (trip ? cost.fast : cost.trips).store(0, std::memory_order_relaxed);
+  const uint32_t in_a_row = trip ? cost.trips.load(std::memory_order_relaxed) + 1 : 0;
+  cost.trips.store(in_a_row, std::memory_order_relaxed);
+  if (!trip) return;
+  const bool in_order = description.reading.in_order.load(std::memory_order_relaxed);
+  cost.fetched.fetch_add(in_order && bytes < kKernelReadAhead ? kKernelReadAhead : bytes,
+                         std::memory_order_relaxed);
   std::atomic<KernelHas>& kernel_has = description.reading.kernel_has;
   const KernelHas before = kernel_has.load(std::memory_order_relaxed);
-  KernelHas now = before;
-  if (before == KernelHas::kAll && trip && in_a_row >= kSomeTrips) now = KernelHas::kSome;
-  if (before == KernelHas::kSome && trip && in_a_row >= kColdTrips) now = KernelHas::kNothing;
-  if (now != before) kernel_has.store(now, std::memory_order_relaxed);
+  if (before == KernelHas::kAll && in_a_row >= kSomeTrips) {
+    kernel_has.store(KernelHas::kSome, std::memory_order_relaxed);
+  } else if (before == KernelHas::kSome && in_a_row >= kColdTrips) {
+    kernel_has.store(KernelHas::kNothing, std::memory_order_relaxed);
+  }
 }
 
 /// Whether a file that is read is worth its page cache, and what the kernel has of it.
@@ -169,9 +176,9 @@ bool reads_pay(Description& description, const Call& call, KernelHas& kernel_has
   const bool in_order = description.reading.in_order.load(std::memory_order_relaxed);
   const uint64_t moved = cost.moved.load(std::memory_order_relaxed);
   const uint64_t waited = cost.waited_us.load(std::memory_order_relaxed);
-  const bool cold =
-      in_order ? !hardly_waited(cost) : cost.trips.load(std::memory_order_relaxed) >= kColdTrips;
-  bool slow = cold && waited >= (in_order ? kWorthUs : kColdWorthUs);
+  constexpr size_t kLongCall = 64 << 10;
+  bool slow = waited >= (in_order ? kWorthUs : kColdWorthUs) &&
+              !hardly_waited(cost, !in_order && call.length < kLongCall);
   if (!slow && moved < cost.look_at.load(std::memory_order_relaxed)) return false;
   struct statx status;
   if (!raw::attributes(call.fd, AT_STATX_DONT_SYNC, status) || status.stx_size < kCacheFrom) {
@@ -185,7 +192,7 @@ bool reads_pay(Description& description, const Call& call, KernelHas& kernel_has
     forget_waits(cost, moved);
     slow = false;
   }
-  uint64_t enough = (in_order ? kTimesInOrder : kTimesAtRandom) * status.stx_size;
+  uint64_t enough = kTimes * status.stx_size;
   // A read() makes a system call either way.
   if (small && call.offset == kSequential) enough = moved + kSmallPays;
   if (small && enough < kSmallPays) enough = kSmallPays;
@@ -200,17 +207,16 @@ bool reads_pay(Description& description, const Call& call, KernelHas& kernel_has
 /// There is no room for what is read: when that has cost enough, the daemon hears how much it was.
 void tell_of_misses(Description& description) {
   Description::Cost& cost = description.cost;
-  const uint64_t waited = cost.waited_us.load(std::memory_order_relaxed);
-  if (waited < kWorthUs) return;
-  const uint64_t moved = moved_since(cost);
+  if (cost.waited_us.load(std::memory_order_relaxed) < kWorthUs) return;
   forget_waits(cost, cost.moved.load(std::memory_order_relaxed));
-  // Most of it may have come from memory.
-  const uint64_t most = waited * kFastestBricks;
-  tell_passed(description, moved < most ? moved : most);
+  const uint64_t fetched = cost.fetched.load(std::memory_order_relaxed);
+  if (tell_passed(description, fetched)) {
+    cost.fetched.fetch_sub(fetched, std::memory_order_relaxed);
+  }
 }
 
 /// The kernel has some of the file: whether it has what comes now, or all of it after all.
-void look_at_kernels(Description& description, const Call& call) {
+void look_at_kernels(Description& description) {
   Description::Cost& cost = description.cost;
   std::atomic<KernelHas>& kernel_has = description.reading.kernel_has;
   if (kernel_has.load(std::memory_order_relaxed) != KernelHas::kSome) return;
@@ -222,8 +228,8 @@ void look_at_kernels(Description& description, const Call& call) {
     return;
   }
   const CacheView* view = description.inode->view.load(std::memory_order_acquire);
-  const uint64_t fast = cost.fast.load(std::memory_order_relaxed) * uint64_t{call.length};
-  if (view != nullptr && fast >= (in_order ? kTimesInOrder : kTimesAtRandom) * view->size()) {
+  const uint64_t warm = cost.warm.load(std::memory_order_relaxed);
+  if (view != nullptr && warm != 0 && warm / kTimes >= view->size()) {
     kernel_has.store(KernelHas::kAll, std::memory_order_relaxed);
   }
 }
@@ -265,14 +271,17 @@ void note_kernel_read(Description& description, const Call& call, long result, u
                       uint64_t now_us) {
   Description::Reading& reading = description.reading;
   const bool was_away = description.cost.away.load(std::memory_order_relaxed) != 0;
-  if (call.offset != kSequential) {
-    const auto start = static_cast<uint64_t>(call.offset);
+  const int64_t known =
+      call.offset != kSequential ? call.offset : reading.position.load(std::memory_order_relaxed);
+  if (known >= 0) {
+    const auto start = static_cast<uint64_t>(known);
     const bool in_order = start == reading.next_offset.load(std::memory_order_relaxed);
     if (!was_away) reading.in_order.store(in_order, std::memory_order_relaxed);
     reading.next_offset.store(start + (result > 0 ? static_cast<uint64_t>(result) : 0),
                               std::memory_order_relaxed);
   }
-  note_trip(description, observe(description.cost, result, us));
+  const bool trip = observe(description.cost, result, us);
+  note_trip(description, result > 0 ? static_cast<uint64_t>(result) : 0, trip);
   look_away(description, call, result, us, now_us);
 }
 
@@ -298,7 +307,7 @@ Reason ask_to_read(Description& description, const Call& call, Reason reason) {
     const SessionRef live = current_session();
     if (live && live->id() == mine && !live->dead()) {
       if (reason == Reason::kNoRoom) tell_of_misses(description);
-      if (reason == Reason::kTooLittle) look_at_kernels(description, call);
+      if (reason == Reason::kTooLittle) look_at_kernels(description);
       return reason;
     }
     // It has paid once: the next daemon is asked as soon as it is there.

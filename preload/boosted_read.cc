@@ -44,8 +44,20 @@ bool named_lately(Description& description, int fd, uint64_t now_ms) {
     description.reading.cached.store(false, std::memory_order_release);
     return false;
   }
+  struct statx status;
+  const CacheView* view = description.inode->view.load(std::memory_order_acquire);
+  const bool behind = view != nullptr && raw::attributes(fd, AT_STATX_DONT_SYNC, status) &&
+                      status.stx_size < view->size();
+  description.reading.kernel_is_behind.store(behind, std::memory_order_relaxed);
   description.reading.checked_ms.store(now_ms, std::memory_order_relaxed);
   return true;
+}
+
+/// Whether FUSE may hold less than this process has seen out of the cache, or will: nothing is left
+/// to the kernel then that can be had past both.
+bool kernel_may_be_older(const Description& description, const CacheView& view, uint64_t now_ms) {
+  return description.reading.kernel_is_behind.load(std::memory_order_relaxed) ||
+         view.fuse_may_be_older(now_ms);
 }
 
 /// From when on a comparison with the bricks counts: since the program has opened the file, changed
@@ -230,8 +242,10 @@ long rest(Description& description, const CacheView& view, const Call& call, Pro
   const SessionRef live = current_session();
   HandleRef handle;
   size_t done = 0;
-  if (live && !view.full() && &*live == view.session && copy_handle(description, *live, handle) &&
-      view.valid(raw::coarse_now_ms(), fresh_since(inode))) {
+  const uint64_t now_ms = raw::coarse_now_ms();
+  const bool kept = view.full() && !kernel_may_be_older(description, view, now_ms);
+  if (live && !kept && &*live == view.session && copy_handle(description, *live, handle) &&
+      view.valid(now_ms, fresh_since(inode))) {
     IoCursor cursor = progress.cursor;
     done = live->read(handle, cursor, progress.offset, progress.left);
     live->count(Reason::kNone, done);
@@ -242,7 +256,9 @@ long rest(Description& description, const CacheView& view, const Call& call, Pro
   catch_up(inode, call.fd);
   const long more =
       kernel_rest(call, progress.cursor, progress.left - done, progress.offset + done);
-  if (live) live->count(Reason::kNotAlone, more > 0 ? static_cast<uint64_t>(more) : 0);
+  if (live)
+    live->count(kept ? Reason::kNoRoom : Reason::kNotAlone,
+                more > 0 ? static_cast<uint64_t>(more) : 0);
   if (raw::is_error(more)) return done > 0 ? static_cast<long>(done) : more;
   return static_cast<long>(done) + more;
 }
@@ -288,17 +304,22 @@ bool is_sample(Description& description, uint64_t bytes) {
   return sum >= kSampleEvery;
 }
 
-/// The kernel does it, and says so by the time that it takes.
-long sample(Description& description, const Call& call, const Progress& progress) {
-  if (!still_names(call.fd, *description.inode)) return -EBADF;
-  catch_up(*description.inode, call.fd);
+/// The kernel does the beginning of it, and tells by the time that it takes.
+void sample(Description& description, const Call& call, Progress& progress) {
+  constexpr size_t kMost = 128 << 10;
+  if (!still_names(call.fd, *description.inode)) return;
   const uint64_t start = raw::now_us();
-  const long result = kernel_rest(call, progress.cursor, progress.left, progress.offset);
-  if (result > 0 && !is_trip(static_cast<uint64_t>(result), raw::now_us() - start)) {
+  const long result = kernel_rest(call, progress.cursor,
+                                  progress.left < kMost ? progress.left : kMost, progress.offset);
+  if (result <= 0) return;
+  const auto got = static_cast<size_t>(result);
+  if (!is_trip(got, raw::now_us() - start)) {
     description.reading.kernel_has.store(KernelHas::kSome, std::memory_order_relaxed);
     description.cost.trips.store(0, std::memory_order_relaxed);
   }
-  return result;
+  progress.cursor.advance(got);
+  progress.offset += got;
+  progress.left -= got;
 }
 
 /// Completes [offset, offset + length) with whatever it takes. Bytes, or -errno when there are
@@ -310,10 +331,10 @@ long complete(Description& description, const CacheView& view, const Call& call,
   const bool in_long_calls = is_stream(description, length);
   const bool random = ahead.window == 0 && is_random(description);
   const bool room = !view.full();
-  if (room && ahead.window != 0 && !view.has_all(ahead.from, 1) &&
-      is_sample(description, ahead.window)) {
-    ask_again_for(description, ahead);
-    return sample(description, call, progress);
+  const bool may_sample = room && !kernel_may_be_older(description, view, now_ms);
+  if (may_sample && ahead.window != 0 && !view.has_all(ahead.from, 1) &&
+      is_sample(description, ahead.window > length ? ahead.window : length)) {
+    sample(description, call, progress);
   }
   read_view(view, progress);
   if (progress.left == 0) {
@@ -327,10 +348,10 @@ long complete(Description& description, const CacheView& view, const Call& call,
   }
   // What is read here and there comes by a lane, too: nobody touches its page, for the first time
   // and mostly the last, before it is read again.
-  if (room && random && progress.left == length && is_sample(description, kEachAtRandom)) {
-    return sample(description, call, progress);
+  if (may_sample && random && progress.left == length && is_sample(description, kEachAtRandom)) {
+    sample(description, call, progress);
   }
-  if (room && (in_long_calls || random)) {
+  if (room && progress.left > 0 && (in_long_calls || random)) {
     stream(description, view, progress, in_long_calls && ahead.forward ? kStreamAhead : 0);
     if (progress.left > 0) read_view(view, progress);
   }
@@ -381,10 +402,17 @@ Reason kept_by_kernel(Description& description, const CacheView& view, uint64_t 
   const KernelHas kernel_has = description.reading.kernel_has.load(std::memory_order_relaxed);
   const bool full = view.full();
   if (!full && kernel_has == KernelHas::kNothing) return Reason::kNone;
+  if (kernel_may_be_older(description, view, now_ms)) return Reason::kNone;
   if (view.has_all(offset, length)) return Reason::kNone;
   // So that those pages that are there stay valid.
   view.session->note_wanted(slot_of(description, view), now_ms);
-  if (full) return Reason::kNoRoom;
+  if (full) {
+    // It does, from now on; and should there be room again, what it has need not be fetched.
+    if (!settings().eager && kernel_has == KernelHas::kNothing) {
+      description.reading.kernel_has.store(KernelHas::kSome, std::memory_order_relaxed);
+    }
+    return Reason::kNoRoom;
+  }
   HandleRef handle;
   if (kernel_has != KernelHas::kAll) return Reason::kTooLittle;
   if (const SessionRef live = session_of(description, view, handle)) {
@@ -620,15 +648,14 @@ void note_position(Description& description, const Call& call, long result) {
   known.store(raw::is_error(result) ? -1 : position + result, std::memory_order_relaxed);
 }
 
-void tell_passed(Description& description, uint64_t bytes) {
+bool tell_passed(Description& description, uint64_t bytes) {
   const CacheView* view = description.inode->view.load(std::memory_order_acquire);
   HandleRef handle;
-  if (view == nullptr) return;
+  if (view == nullptr) return true;
   const auto told = static_cast<uint32_t>(bytes < common::kMaxAhead ? bytes : common::kMaxAhead);
-  if (const SessionRef live = session_of(description, *view, handle)) {
-    // From its end on there is nothing to fetch, should there be room again.
-    live->fill_ahead(handle, view->size(), told);
-  }
+  const SessionRef live = session_of(description, *view, handle);
+  // From the page behind its end on there is nothing to fetch, should there be room again.
+  return !live || live->fill_ahead(handle, view->size() + common::kPageSize, told);
 }
 
 Reason boosted_read(Description& description, const Call& call, long& result) {

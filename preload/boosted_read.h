@@ -16,8 +16,9 @@ common::Reason boosted_read(Description& description, const Call& call, long& re
 void note_position(Description& description, const Call& call, long result);
 
 /// Tells the daemon that about so much has come from the bricks for the kernel, since there was no
-/// room in the page cache: what is in there gets older by that. Does not wait.
-void tell_passed(Description& description, uint64_t bytes);
+/// room in the page cache: what is in there gets older by that. Does not wait; false:
+/// not now.
+bool tell_passed(Description& description, uint64_t bytes);
 
 /// Before the kernel reads: FUSE may hold older bytes of another host than what has been read out
 /// of a page cache a moment ago. It is made to look.

@@ -254,6 +254,9 @@ Description* FileTable::classify(int fd, Word& word, uint64_t seen) {
   for (auto& calls : description->calls) calls.store(0, std::memory_order_relaxed);
   description->ending.reset();
   description->cost.reset();
+  // Of a number that is not tracked yet the index counts reads that were left to the kernel unseen:
+  // one of them may be on its way still.
+  if (index_of(seen) != 0) description->cost.away_us.store(1, std::memory_order_relaxed);
   description->writing.reset();
   description->reading.reset();
   // Release: partner of the acquire in hold(). Two: the number's and the caller's.

@@ -127,9 +127,10 @@ struct Description {
     std::atomic<uint64_t> moved{0};      // bytes
     std::atomic<uint64_t> waited_us{0};  // for trips, not for copies, since `moved` was this:
     std::atomic<uint64_t> since{0};
+    std::atomic<uint64_t> warm{0};     // bytes moved lately with hardly any waiting
+    std::atomic<uint64_t> fetched{0};  // bytes that trips have brought, see tell_of_misses()
     std::atomic<uint64_t> look_at{0};  // `moved` at which the size of the file is looked at again
     std::atomic<uint32_t> trips{0};    // of the last reads in a row, so many waited for one
-    std::atomic<uint32_t> fast{0};     // so many for none; one of both is 0
     std::atomic<uint32_t> slow_write_us{0};  // of the last ones
 
     /// Reads that the kernel has from memory are looked at now and then only (admission.cc): so
@@ -137,7 +138,7 @@ struct Description {
     /// same.
     std::atomic<uint32_t> unseen{0};
     std::atomic<uint32_t> away{0};
-    std::atomic<uint64_t> away_us{0};
+    std::atomic<uint64_t> away_us{0};  // 0: no read of the description was ever left to it unseen
     std::atomic<uint32_t> away_views{0};
     /// Not before so many bytes have been looked at.
     std::atomic<uint32_t> closely{UINT32_MAX};
@@ -146,10 +147,10 @@ struct Description {
     std::atomic<uint32_t> pace_length{0};
 
     void reset() {
-      for (auto* each : {&moved, &waited_us, &since, &look_at, &away_us}) {
+      for (auto* each : {&moved, &waited_us, &since, &warm, &fetched, &look_at, &away_us}) {
         each->store(0, std::memory_order_relaxed);
       }
-      for (auto* each : {&trips, &fast, &slow_write_us, &unseen, &away, &pace_ns}) {
+      for (auto* each : {&trips, &slow_write_us, &unseen, &away, &pace_ns}) {
         each->store(0, std::memory_order_relaxed);
       }
       closely.store(UINT32_MAX, std::memory_order_relaxed);
@@ -195,7 +196,10 @@ struct Description {
     std::atomic<bool> cached{false};
     std::atomic<bool> never{false};  // it can write as well: it is asked for when it does
     std::atomic<KernelHas> kernel_has{KernelHas::kNothing};
-    std::atomic<uint64_t> unsampled{0};   // see is_sample() in boosted_read.cc
+    std::atomic<uint64_t> unsampled{0};  // see is_sample() in boosted_read.cc
+    /// In that tick the kernel thought that the file was shorter than it is: another host has made
+    /// it longer.
+    std::atomic<bool> kernel_is_behind{false};
     std::atomic<uint64_t> checked_ms{0};  // when the number was last seen to name this file
     std::atomic<uint64_t> asked_ms{0};    // when the daemon was asked to make it valid
     std::atomic<uint64_t> pause_ms{0};    // before it is asked again
@@ -210,6 +214,7 @@ struct Description {
     void reset() {
       cached.store(false, std::memory_order_relaxed);
       never.store(false, std::memory_order_relaxed);
+      kernel_is_behind.store(false, std::memory_order_relaxed);
       kernel_has.store(KernelHas::kNothing, std::memory_order_relaxed);
       for (auto* each : {&checked_ms, &asked_ms, &pause_ms, &unsampled, &next_offset, &last_offset,
                          &ahead_until}) {

@@ -14,6 +14,9 @@
 #include "preload/write_delegation.h"
 #include "preload/write_log.h"
 
+// Of glibc, since 2.32.
+extern "C" __attribute__((weak)) char __libc_single_threaded;
+
 namespace booster::preload {
 
 using common::Reason;
@@ -43,6 +46,11 @@ bool may_change(Reason reason) {
 constexpr size_t kFirstPiece = 1 << 20;
 constexpr size_t kMostPiece = 16 << 20;
 
+/// Whether no other thread was ever started, as libc knows; false if it does not say.
+bool is_single_threaded() {
+  return &__libc_single_threaded != nullptr && __libc_single_threaded != 0;
+}
+
 /// Keeps others of this process from going past the description's lock while it lives, if that can
 /// be: nobody may find the offset in the middle of a call.
 class Splitting {
@@ -57,8 +65,9 @@ class Splitting {
     if (!description.own || description.shared.load(std::memory_order_relaxed)) return;
     held_ = true;
     description.splitting.store(true, std::memory_order_seq_cst);
-    // Who reads unseen may be on his way already, if that was ever allowed.
-    allowed_ = description.cost.away_us.load(std::memory_order_seq_cst) == 0;
+    // Another thread that reads unseen may be on its way already, if that was ever allowed.
+    allowed_ =
+        is_single_threaded() || description.cost.away_us.load(std::memory_order_seq_cst) == 0;
   }
   ~Splitting() {
     if (held_) description_.splitting.store(false, std::memory_order_relaxed);

@@ -423,7 +423,11 @@ bool CachedFile::have_room(uint64_t bytes) {
   {
     const std::lock_guard lock(mutex_);
     owned = owned_;
-    if (header_there_) header().full.store(!room && !owned ? 1 : 0, std::memory_order_relaxed);
+    const uint32_t full = !room && !owned ? 1 : 0;
+    // In the line that every reader looks at.
+    if (header_there_ && header().full.load(std::memory_order_relaxed) != full) {
+      header().full.store(full, std::memory_order_relaxed);
+    }
   }
   // What its owner writes goes past the kernel, which cannot keep it for him.
   return room || (owned && cache_.make_room(bytes, PageCache::Going::kAnything));
@@ -443,7 +447,7 @@ CachedFile::Fill CachedFile::fill(const std::shared_ptr<gluster::File>& file, co
   std::shared_ptr<Waiting> waiting;
   const bool room = have_room(kMaxFillBytes);
   // Somebody tells how much he has had to leave to the kernel.
-  if (!room && range.length == 0) cache_.passed(range.ahead);
+  if (!room && range.length == 0 && range.offset >= inode_->size()) cache_.told(range.ahead);
   const uint64_t size_now = inode_->size();
   bool current = false;
   {
@@ -770,10 +774,28 @@ void CachedFile::next_number() {
   header().floor.store(0, std::memory_order_relaxed);
 }
 
+/// Words that nothing was filled for read as "never filled", with memory or without.
+void CachedFile::punch_foreign_words() {
+  std::vector<uint64_t> own;
+  own.reserve(words_.size() + 1);
+  for (const auto& [w, extents] : words_) own.push_back(w);
+  std::sort(own.begin(), own.end());
+  own.push_back((kDataStart - kWordsStart) / kPageSize);
+  uint64_t next = 0;
+  for (const uint64_t w : own) {
+    if (w > next) punch(kWordsStart + next * kPageSize, (w - next) * kPageSize);
+    next = w + 1;
+  }
+}
+
 void CachedFile::sweep() {
   const std::lock_guard lock(mutex_);
   uint64_t known = (1 + words_.size() + pages_) * kPageSize;
   for (const auto& fill : in_flight_) known += fill->bytes();
+  if (CacheStore::held(store_) <= known + kMaxStray) return;
+  // Who looks whether a page is there touches its word; what is left to the kernel is looked for
+  // again and again.
+  punch_foreign_words();
   if (CacheStore::held(store_) <= known + kMaxStray) return;
   // Whoever it was, he may have more than is his share, and all of it is nobody's.
   drop_all_locked();

@@ -3,58 +3,101 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
-#include <optional>
+#include <limits>
 #include <string>
+#include <string_view>
 
 namespace booster::daemon::data {
 namespace {
 
+using std::filesystem::path;
+
+/// Where the names of what a memory cgroup has and may have are other ones.
+struct Version {
+  const char* line;  // of /proc/self/cgroup, behind its number
+  path root;
+  std::initializer_list<const char*> limits;
+  const char* usage;
+  std::initializer_list<const char*> caches;  // in memory.stat: what the kernel can take back
+};
+
+const Version kVersions[] = {
+    {"::",
+     "/sys/fs/cgroup",
+     {"memory.max", "memory.high"},
+     "memory.current",
+     {"inactive_file", "active_file"}},
+    {":memory:",
+     "/sys/fs/cgroup/memory",
+     {"memory.limit_in_bytes"},
+     "memory.usage_in_bytes",
+     {"total_inactive_file", "total_active_file"}},
+};
+
 /// What the file begins with, if that is a number: limits that are not set say "max".
-std::optional<uint64_t> number_in(const std::filesystem::path& path) {
-  std::ifstream file(path);
+std::optional<uint64_t> number_in(const path& file_path) {
+  std::ifstream file(file_path);
   uint64_t number = 0;
   if (!(file >> number)) return std::nullopt;
   return number;
 }
 
-/// Where this process's cgroup is; empty without cgroup v2.
-std::filesystem::path own_cgroup() {
+/// The sum of those lines of a file of names and numbers.
+uint64_t sum_in(const path& file_path, std::initializer_list<const char*> names) {
+  std::ifstream file(file_path);
+  std::string name;
+  uint64_t number = 0;
+  uint64_t sum = 0;
+  while (file >> name >> number) {
+    if (std::find(names.begin(), names.end(), name) != names.end()) sum += number;
+  }
+  return sum;
+}
+
+/// Where this process's cgroup is; empty if there is none of that version.
+path own_cgroup(const Version& version) {
   std::ifstream file("/proc/self/cgroup");
-  std::string line;
-  while (std::getline(file, line)) {
-    constexpr std::string_view kUnified = "0::/";
-    if (line.starts_with(kUnified)) {
-      return std::filesystem::path("/sys/fs/cgroup") / line.substr(kUnified.size());
+  for (std::string line; std::getline(file, line);) {
+    const size_t number_ends = std::min(line.find(':'), line.size());
+    const std::string_view rest = std::string_view(line).substr(number_ends);
+    if (rest.starts_with(version.line)) {
+      return version.root /
+             path(rest.substr(std::string_view(version.line).size())).relative_path();
     }
   }
   return {};
 }
 
-}  // namespace
-
-HostMemory host_memory() {
-  HostMemory memory;
-  std::ifstream file("/proc/meminfo");
-  std::string name;
-  uint64_t kib = 0;
-  while (memory.available == 0 && file >> name >> kib) {
-    if (name == "MemTotal:") memory.total = kib << 10;
-    if (name == "MemAvailable:") memory.available = kib << 10;
-    std::string unit;
-    std::getline(file, unit);
-  }
-  if (memory.total == 0 || memory.available == 0) return {};
-  const std::filesystem::path root = "/sys/fs/cgroup";
-  for (auto group = own_cgroup(); group.string().size() > root.string().size();
+void limit_by_cgroups(const Version& version, HostMemory& memory) {
+  for (path group = own_cgroup(version); group.string().size() > version.root.string().size();
        group = group.parent_path()) {
-    for (const char* limit : {"memory.max", "memory.high"}) {
+    for (const char* limit : version.limits) {
       const auto most = number_in(group / limit);
-      if (!most) continue;
-      const uint64_t used = number_in(group / "memory.current").value_or(0);
-      memory.total = std::min(memory.total, *most);
-      memory.available = std::min(memory.available, *most > used ? *most - used : 0);
+      if (!most || *most >= memory.total) continue;
+      const uint64_t used = number_in(group / version.usage).value_or(0);
+      const uint64_t needed = used - std::min(used, sum_in(group / "memory.stat", version.caches));
+      memory.total = *most;
+      memory.available = std::min(memory.available, *most > needed ? *most - needed : 0);
     }
   }
+}
+
+}  // namespace
+
+std::optional<HostMemory> host_memory() {
+  std::ifstream file("/proc/meminfo");
+  std::optional<uint64_t> total;
+  std::optional<uint64_t> available;
+  std::string name;
+  uint64_t kib = 0;
+  while (!available && file >> name >> kib) {
+    if (name == "MemTotal:") total = kib << 10;
+    if (name == "MemAvailable:") available = kib << 10;
+    file.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
+  }
+  if (!total || !available) return std::nullopt;
+  HostMemory memory{*total, *available};
+  for (const Version& version : kVersions) limit_by_cgroups(version, memory);
   return memory;
 }
 

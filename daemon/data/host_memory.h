@@ -2,19 +2,20 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 namespace booster::daemon::data {
 
-/// In bytes; both 0 if the kernel does not tell.
+/// In bytes.
 struct HostMemory {
-  /// Of the host, or less if this process's cgroup, or one above it, may not have so much
-  /// (memory.max and memory.high of cgroup v2).
+  /// Of the host, or less if this process's cgroup, or one above it, may not have so much.
   uint64_t total = 0;
   /// Of it, what programs could have without anything being swapped out (MemAvailable, see
-  /// proc(5)), and what the cgroups have left.
+  /// proc(5)), and what the cgroups have left besides what the kernel caches for them.
   uint64_t available = 0;
 };
 
-HostMemory host_memory();
+/// Nothing if the kernel does not tell.
+std::optional<HostMemory> host_memory();
 
 }  // namespace booster::daemon::data

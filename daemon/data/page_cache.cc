@@ -46,8 +46,8 @@ FillBuffer make_buffer(uint64_t bytes) {
 
 uint64_t budget_of(const CacheLimits& limits) {
   if (limits.bytes != CacheLimits::kByMemory) return static_cast<uint64_t>(limits.bytes);
-  const HostMemory memory = host_memory();
-  return memory.total != 0 ? memory.total / kBudgetShare : kUnknownBudget;
+  const auto memory = host_memory();
+  return memory ? memory->total / kBudgetShare : kUnknownBudget;
 }
 
 uint64_t retained_by(const CacheLimits& limits) {
@@ -269,20 +269,31 @@ void PageCache::tick() {
   }
 }
 
+void PageCache::told(uint64_t bytes) {
+  constexpr uint64_t kFastestPerUs = 4096;
+  const std::lock_guard lock(mutex_);
+  const auto now = std::chrono::steady_clock::now();
+  const auto us = static_cast<uint64_t>(
+      std::chrono::duration_cast<std::chrono::microseconds>(now - told_at_).count());
+  told_at_ = now;
+  passed(std::min(bytes, us * kFastestPerUs));
+}
+
 void PageCache::watch_memory() {
   if (!enabled()) return;
-  const HostMemory memory = host_memory();
-  if (memory.total == 0) return;
-  const uint64_t spare = used_.load(std::memory_order_relaxed) + memory.available;
-  const uint64_t reserve = memory.total / kReserveShare;
+  const auto memory = host_memory();
+  if (!memory) return;
+  const uint64_t spare = used_.load(std::memory_order_relaxed) + memory->available;
+  const uint64_t reserve = memory->total / kReserveShare;
   limit_.store(std::min(budget_, spare > reserve ? spare - reserve : 0), std::memory_order_relaxed);
   retained_.store(std::min(most_retained_, spare), std::memory_order_relaxed);
   // The calling thread has better things to do.
   if (has_room() || shrinking_.exchange(true, std::memory_order_acq_rel)) return;
   try {
     punching_.post([this] {
+      const std::shared_ptr<PageCache> over(
+          this, [](PageCache* it) { it->shrinking_.store(false, std::memory_order_release); });
       make_room(0, Going::kAnything);
-      shrinking_.store(false, std::memory_order_release);
     });
   } catch (const std::exception& e) {  // out of memory
     shrinking_.store(false, std::memory_order_release);

@@ -191,6 +191,7 @@ class CachedFile final : public gluster::WriterListener,
   bool have_words(PageRange range);
   bool is_cached(uint64_t page) const;
   void drop_unused_words(PageRange range);
+  void punch_foreign_words();
   bool have_memory(uint64_t page_of_file);
   void punch(uint64_t offset, uint64_t length);
   bool publish(PageRange range);
@@ -294,8 +295,10 @@ class PageCache {
   enum class Going { kForgotten, kAnything };
   /// False if there is none to be had.
   bool make_room(uint64_t bytes, Going going = Going::kForgotten);
-  /// So much has come from the bricks, for the cache or for the kernel.
+  /// So much has come from the bricks for the cache.
   void passed(uint64_t bytes) { passed_.fetch_add(bytes, std::memory_order_relaxed); }
+  /// The same for the kernel, as a program says: no more is believed than can have come.
+  void told(uint64_t bytes);
   /// Whether it is within its budget.
   bool has_room() const {
     return used_.load(std::memory_order_relaxed) <= limit_.load(std::memory_order_relaxed);
@@ -341,6 +344,7 @@ class PageCache {
   std::atomic<uint64_t> retained_;  // CacheLimits::retain, as it is now
   std::atomic<uint64_t> passed_{0};
   std::atomic<bool> shrinking_{false};
+  std::chrono::steady_clock::time_point told_at_{};  // under mutex_
   gluster::Mounts& mounts_;
   std::atomic<uint64_t> used_{0};
   std::atomic<uint64_t> ahead_{0};
