@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sys/single_threaded.h>
 
 #include "preload/admission.h"
 #include "preload/boosted_read.h"
@@ -13,9 +14,6 @@
 #include "preload/settle.h"
 #include "preload/write_delegation.h"
 #include "preload/write_log.h"
-
-// Of glibc, since 2.32.
-extern "C" __attribute__((weak)) char __libc_single_threaded;
 
 namespace booster::preload {
 
@@ -46,11 +44,6 @@ bool may_change(Reason reason) {
 constexpr size_t kFirstPiece = 1 << 20;
 constexpr size_t kMostPiece = 16 << 20;
 
-/// Whether no other thread was ever started, as libc knows; false if it does not say.
-bool is_single_threaded() {
-  return &__libc_single_threaded != nullptr && __libc_single_threaded != 0;
-}
-
 /// Keeps others of this process from going past the description's lock while it lives, if that can
 /// be: nobody may find the offset in the middle of a call.
 class Splitting {
@@ -66,8 +59,8 @@ class Splitting {
     held_ = true;
     description.splitting.store(true, std::memory_order_seq_cst);
     // Another thread that reads unseen may be on its way already, if that was ever allowed.
-    allowed_ =
-        is_single_threaded() || description.cost.away_us.load(std::memory_order_seq_cst) == 0;
+    allowed_ = __libc_single_threaded != 0 ||
+               description.cost.away_us.load(std::memory_order_seq_cst) == 0;
   }
   ~Splitting() {
     if (held_) description_.splitting.store(false, std::memory_order_relaxed);
