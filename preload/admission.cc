@@ -79,9 +79,8 @@ bool observe(Description::Cost& cost, long moved, uint64_t us) {
     cost.warm.store(hardly_waited(cost) ? warm : 0, std::memory_order_relaxed);
     forget_waits(cost, sum);
   }
-  const uint64_t copy_us = memory_us(bytes);
-  if (us <= copy_us) return false;
-  cost.waited_us.fetch_add(us - copy_us, std::memory_order_relaxed);
+  if (!is_trip(bytes, us)) return false;
+  cost.waited_us.fetch_add(us - memory_us(bytes), std::memory_order_relaxed);
   return true;
 }
 
@@ -128,7 +127,7 @@ void look_away(Description& description, const Call& call, long result, uint64_t
     if (!as_expected(cost, away, length, took_us))
       closely.store(watched, std::memory_order_relaxed);
   }
-  if (us > memory_us(length) || result != static_cast<long>(length)) {
+  if (is_trip(length, us) || result != static_cast<long>(length)) {
     closely.store(watched, std::memory_order_relaxed);
     return;
   }
@@ -279,6 +278,9 @@ void note_kernel_read(Description& description, const Call& call, long result, u
     if (!was_away) reading.in_order.store(in_order, std::memory_order_relaxed);
     reading.next_offset.store(start + (result > 0 ? static_cast<uint64_t>(result) : 0),
                               std::memory_order_relaxed);
+  }
+  if (call.offset == kSequential && known >= 0) {
+    reading.position.store(raw::is_error(result) ? -1 : known + result, std::memory_order_relaxed);
   }
   const bool trip = observe(description.cost, result, us);
   note_trip(description, result > 0 ? static_cast<uint64_t>(result) : 0, trip);

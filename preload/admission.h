@@ -17,7 +17,7 @@ namespace booster::preload {
 bool is_trip(uint64_t bytes, uint64_t us);
 
 /// The kernel has done a call of `description`, moved `result` bytes, or -errno, and took `us`,
-/// until `now_us`.
+/// until `now_us`. The caller of the first holds `sequential` for a call that moves the offset.
 void note_kernel_read(Description& description, const Call& call, long result, uint64_t us,
                       uint64_t now_us);
 void note_kernel_write(Description& description, long result, uint64_t us);

@@ -641,13 +641,6 @@ Reason delegated_read(Session& session, const HandleRef& handle, Description& de
 
 }  // namespace
 
-void note_position(Description& description, const Call& call, long result) {
-  std::atomic<int64_t>& known = description.reading.position;
-  const int64_t position = known.load(std::memory_order_relaxed);
-  if (call.offset != kSequential || position < 0) return;
-  known.store(raw::is_error(result) ? -1 : position + result, std::memory_order_relaxed);
-}
-
 bool tell_passed(Description& description, uint64_t bytes) {
   const CacheView* view = description.inode->view.load(std::memory_order_acquire);
   HandleRef handle;

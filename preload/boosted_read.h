@@ -12,9 +12,6 @@ namespace booster::preload {
 /// `sequential` for a call that moves the offset.
 common::Reason boosted_read(Description& description, const Call& call, long& result);
 
-/// The kernel has done that call: where the program reads on. The caller holds `sequential`.
-void note_position(Description& description, const Call& call, long result);
-
 /// Tells the daemon that about so much has come from the bricks for the kernel, since there was no
 /// room in the page cache: what is in there gets older by that. Does not wait; false:
 /// not now.

@@ -109,7 +109,6 @@ long read(Description& description, const Call& call) {
     result = kernel_call(part);
     const uint64_t end = raw::now_us();
     note_kernel_read(description, part, result, end - start, end);
-    note_position(description, part, result);
     if (!eager) reason = ask_to_read(description, part, reason);
     count(reason == Reason::kNone ? Reason::kPending : reason, result);
     if (raw::is_error(result)) return done > 0 ? static_cast<long>(done) : result;

@@ -396,13 +396,10 @@ void CachedFile::plan_stream(PageRange range, uint64_t wanted_end, uint64_t size
 /// False: the pump has given up on this thread, and what is left has been given up, too.
 bool CachedFile::submit(const std::shared_ptr<gluster::File>& file, Fills& fills,
                         Submitter& submitter) {
-  uint64_t bytes = 0;
-  for (const auto& fill : fills) bytes += fill->bytes();
-  if (bytes != 0) have_room(bytes);
   for (size_t i = 0; i < fills.size(); ++i) {
     FillIo& io = *fills[i];
-    // There is room for what is waited for.
-    if (io.ahead_ && !have_room(io.bytes())) {
+    // What is waited for comes in any case: there was room for some of it.
+    if (!have_room(io.bytes()) && io.ahead_) {
       io.finished(-1, ENOSPC);
       continue;
     }
