@@ -100,7 +100,7 @@ TEST_F(Alone, WhoOpensAFileSeesEveryWriteThatHasReturned) {
     if (bytes == 2 * kLarge) ++seen_boosted;
     ASSERT_FALSE(HasFailure()) << i;
   }
-  EXPECT_GT(seen_boosted, all * 9 / 10);
+  EXPECT_GT(seen_boosted, all * 9 / 10) << kTooLittle;
 }
 
 /// Also while a write is under way.
@@ -186,8 +186,10 @@ TEST_F(Alone, WhatTheProgramWroteThroughTheKernelComesBeforeItsBoostedCalls) {
   const auto after = daemon_.stats().totals();
   // Whoever is asked late on a busy machine lets the kernel do a call.
   EXPECT_GE(after.read_calls() + after.cached_calls() - before.read_calls() - before.cached_calls(),
-            static_cast<uint64_t>(all) * 9 / 10);
-  EXPECT_GE(after.write_calls() - before.write_calls(), static_cast<uint64_t>(all) * 9 / 10);
+            static_cast<uint64_t>(all) * 9 / 10)
+      << kTooLittle;
+  EXPECT_GE(after.write_calls() - before.write_calls(), static_cast<uint64_t>(all) * 9 / 10)
+      << kTooLittle;
 }
 
 TEST_F(Alone, ThatAFileIsOpenedDoesNotChangeTimesThatWereSet) {

@@ -69,13 +69,13 @@ class Arguments : public testing::Test {
 TEST_F(Arguments, OfAFileThatIsReadAreAnsweredAsByFuse) {
   compare("read");
   // A call whose arguments are refused is no read.
-  EXPECT_GT(cached_, cases_ / 3);
+  EXPECT_GT(cached_, cases_ / 3) << kTooLittle;
 }
 
 TEST_F(Arguments, OfAFileThatIsWrittenAreAnsweredAsByFuse) {
   for (const char* kind : {"written", "write-only"}) {
     compare(kind);
-    EXPECT_GT(logged_, most()) << kind;
+    EXPECT_GT(logged_, most()) << kind << kTooLittle;
   }
 }
 
@@ -96,7 +96,7 @@ TEST_F(Arguments, OfWhatIsNoFileOnTheMountAreAnsweredAsWithoutBooster) {
 
 TEST_F(Arguments, InPlaceOfANameAreAnsweredAsByFuse) {
   compare("names");
-  EXPECT_GT(logged_, most());
+  EXPECT_GT(logged_, most()) << kTooLittle;
 }
 
 }  // namespace

@@ -94,8 +94,8 @@ TEST_F(Cached, HotReadsAskNobody) {
   }
   EXPECT_EQ(reader.tell("read", "r", 10'000, 1), "0");
   const auto after = daemon_.stats().totals();
-  EXPECT_GT(after.cached_calls() - before.cached_calls(), kCalls * 95 / 100);
-  EXPECT_LT(after.read_calls() - before.read_calls(), kCalls / 20);
+  EXPECT_GT(after.cached_calls() - before.cached_calls(), kCalls * 95 / 100) << kTooLittle;
+  EXPECT_LT(after.read_calls() - before.read_calls(), kCalls / 20) << kTooLittle;
 }
 
 TEST_F(Cached, SmallReadsInOrderAreFetchedInLargeRequests) {
@@ -106,8 +106,9 @@ TEST_F(Cached, SmallReadsInOrderAreFetchedInLargeRequests) {
   const RunResult result = run({"dd", "if=" + path, "of=/dev/null", "bs=4k"});
   ASSERT_EQ(result.status, 0) << result.err;
   const auto cache = daemon_.stats().cache();
-  EXPECT_GT(cache.filled(), kLong / 2);  // the first reads may have been left to the kernel
-  EXPECT_GT(cache.filled() / cache.fills(), 128U << 10);
+  // The first reads may have been left to the kernel.
+  EXPECT_GT(cache.filled(), kLong / 2) << kTooLittle;
+  EXPECT_GT(cache.filled() / cache.fills(), 128U << 10) << kTooLittle;
 }
 
 TEST_F(Cached, SmallReadsBackwardsAndInStepsAreFetchedInLargeRequests) {
@@ -124,9 +125,9 @@ TEST_F(Cached, SmallReadsBackwardsAndInStepsAreFetchedInLargeRequests) {
       ASSERT_EQ(reader.tell("pread", "r", static_cast<size_t>(at) * kCall, kCall, 7), right(kCall));
     }
     const auto after = daemon_.stats().cache();
-    EXPECT_GT(after.filled() - before.filled(), kLong / 4) << step;
+    EXPECT_GT(after.filled() - before.filled(), kLong / 4) << step << kTooLittle;
     EXPECT_GT((after.filled() - before.filled()) / (after.fills() - before.fills()), 96U << 10)
-        << step;
+        << step << kTooLittle;
   }
 }
 
@@ -207,7 +208,7 @@ for i in range(20):
 )",
                                 path});
   EXPECT_EQ(result.status, 0) << result.err;
-  EXPECT_GT(cached_calls(), 100U);
+  EXPECT_GT(cached_calls(), 100U) << kTooLittle;
 }
 
 TEST_F(Cached, ADirectDescriptorIsTheKernels) {
@@ -237,7 +238,7 @@ for i in range(100): os.preadv(fd, [page], 4096 * i)
   for (; stats.sessions_size() > 1; stats = daemon_.stats()) {
     std::this_thread::sleep_for(milliseconds(1));
   }
-  EXPECT_GT(stats.totals().cached_calls(), before + 100);
+  EXPECT_GT(stats.totals().cached_calls(), before + 100) << kTooLittle;
   uint64_t direct = 0;
   for (const auto& passed : stats.passed()) {
     if (passed.reason() == "o-direct") direct = passed.calls();
@@ -379,7 +380,7 @@ TEST_F(Cached, AWriteThatWasLongOnItsWayIsSeenInTheEnd) {
     ASSERT_LT(steady_clock::now() - start, std::chrono::seconds(10));
     std::this_thread::sleep_for(milliseconds(5));
   }
-  EXPECT_GT(cached_calls(), before + 50);
+  EXPECT_GT(cached_calls(), before + 50) << kTooLittle;
   EXPECT_TRUE(warm(reader, "r", 2));
 }
 
@@ -508,7 +509,7 @@ for i in range(50):
                                  {.uid = kUser});
     EXPECT_EQ(result.status, 0) << result.err;
     // The file was engaged, so that it would have been cached elsewhere.
-    EXPECT_GT(daemon_.stats().totals().engaged(), 0U);
+    EXPECT_GT(daemon_.stats().totals().engaged(), 0U) << kTooLittle;
   }
   ASSERT_EQ(::chmod(path.c_str(), 0644), 0);
   Puppet reader;
@@ -624,8 +625,8 @@ TEST_F(SmallCache, WhatIsTooMuchGoesAndNobodySeesAWrongByte) {
     EXPECT_TRUE(result.out.starts_with("done")) << result.out;
   }
   const auto stats = daemon_.stats();
-  EXPECT_GT(stats.cache().evicted(), 4 * kBudget);
-  EXPECT_GT(stats.totals().cached_calls(), 100U);
+  EXPECT_GT(stats.cache().evicted(), 4 * kBudget) << kTooLittle;
+  EXPECT_GT(stats.totals().cached_calls(), 100U) << kTooLittle;
 }
 
 class ScannedCache : public Cached {
@@ -657,8 +658,9 @@ TEST_F(ScannedCache, WhatIsReadAgainAndAgainStaysWhileAScanGoesBy) {
     ASSERT_EQ(scan.status, 0) << scan.err;
   }
   const auto after = daemon_.stats().cache();
-  ASSERT_GT(after.filled() - before.filled(), 15 * kBudget) << "not scanned through the cache";
-  ASSERT_GT(after.evicted() - before.evicted(), 10 * kBudget);
+  ASSERT_GT(after.filled() - before.filled(), 15 * kBudget)
+      << "not scanned through the cache" << kTooLittle;
+  ASSERT_GT(after.evicted() - before.evicted(), 10 * kBudget) << kTooLittle;
   ASSERT_TRUE(warm(reader, "r", 5, 0, kHot));
   // All but what was at the end of the list when there was nothing cold yet.
   EXPECT_LT(daemon_.stats().cache().filled() - after.filled(), kHot / 8);
@@ -706,8 +708,8 @@ TEST_F(FullCache, WhatThereIsNoRoomForIsTheKernels) {
     const uint64_t left = left_to_kernel();
     const uint64_t cached = daemon_.stats().totals().cached_bytes();
     read_all(reader, "r", 3, step);
-    EXPECT_GT(left_to_kernel() - left, kFile / 2) << step;
-    EXPECT_GT(daemon_.stats().totals().cached_bytes() - cached, kBudget / 2) << step;
+    EXPECT_GT(left_to_kernel() - left, kFile / 2) << step << kTooLittle;
+    EXPECT_GT(daemon_.stats().totals().cached_bytes() - cached, kBudget / 2) << step << kTooLittle;
   }
   const auto cache = daemon_.stats().cache();
   EXPECT_LT(cache.filled(), 2 * kBudget) << "read from the bricks again and again";
@@ -733,7 +735,7 @@ TEST_F(FullCache, WhatIsThereStaysWhileALongFileIsReadThroughTheKernel) {
   ASSERT_TRUE(warm(reader, "r", 6));
   read_all(reader, "r", 6, 1 << 20);
   const auto before = daemon_.stats().cache();
-  EXPECT_GT(before.filled(), kBudget / 2);
+  EXPECT_GT(before.filled(), kBudget / 2) << kTooLittle;
   const RunResult result = run({"python3", "-c", R"(
 import os, sys, time
 fd, step, size = os.open(sys.argv[1], os.O_RDONLY), int(sys.argv[2]), int(sys.argv[3])
@@ -829,7 +831,8 @@ TEST_F(LargeCache, WhatIsFilledWhileDroppedMemoryGoesStays) {
         ASSERT_EQ(reader.tell("pread", "r", at, kPiece, 4), right(kPiece)) << "at " << at;
       }
     }
-    ASSERT_GE(daemon_.stats().cache().filled() - filled, kLarge / 10 * 9) << "nothing was dropped";
+    ASSERT_GE(daemon_.stats().cache().filled() - filled, kLarge / 10 * 9)
+        << "nothing was dropped" << kTooLittle;
   }
   // All of the old memory is gone, and none of it is counted.
   for (int i = 0; i < 500 && daemon_.stats().cache().used() > kLarge + (1 << 20); ++i) {
@@ -895,7 +898,7 @@ TEST_F(CachedOnTwoHosts, WhoOwnsAFileSeesNoZerosBehindWhatAnotherHostMadeLonger)
       ASSERT_EQ(owner.tell("pread", "a", 0, 3 * kPage, 1), right(3 * kPage));
       ASSERT_EQ(owner.tell("pread", "a", kSome - 50, 50, 1), right(50));
     }
-    ASSERT_GT(cached_calls(), before);
+    ASSERT_GT(cached_calls(), before) << kTooLittle;
     overwrite_elsewhere(path, kSome, 100, 1);
     const auto end = steady_clock::now() + milliseconds(1200);
     bool seen = false;

@@ -53,7 +53,7 @@ inline void until_carried(const Daemon& daemon, const Carried& right,
   }
   ADD_FAILURE() << written << " bytes written and " << read << " read past FUSE, not "
                 << right.written.value_or(written) << " and " << right.read.value_or(read) << ": "
-                << daemon.stats().ShortDebugString();
+                << daemon.stats().ShortDebugString() << kTooLittle;
 }
 
 }  // namespace booster::test

@@ -305,7 +305,7 @@ class Coherence : public testing::Test {
     }
     judge(log, log);
     const auto after = daemon.stats().totals();
-    EXPECT_GT(after.cached_calls(), before.cached_calls());
+    EXPECT_GT(after.cached_calls(), before.cached_calls()) << kTooLittle;
     delegated_ = delegated_ || after.write_calls() > before.write_calls();
     if (HasFailure()) return false;
     std::filesystem::remove_all(log);

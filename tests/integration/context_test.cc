@@ -131,10 +131,10 @@ TEST(Context, AHundredProcessesAtOnceShareOne) {
   EXPECT_EQ(stats.mounts(0).contexts_built(), 1U);
   EXPECT_EQ(stats.mounts(0).context(), admin::Mount::READY);
   EXPECT_EQ(stats.mounts(0).mount_point(), Lab::get().mount);
-  EXPECT_EQ(stats.mounts(0).handles(), static_cast<uint64_t>(kProcesses));
-  EXPECT_EQ(stats.mounts(0).engaged_inodes(), static_cast<uint64_t>(kProcesses));
-  EXPECT_EQ(stats.sessions_size(), kProcesses);
-  EXPECT_EQ(stats.totals().sessions_opened(), static_cast<uint64_t>(kProcesses));
+  EXPECT_EQ(stats.mounts(0).handles(), static_cast<uint64_t>(kProcesses)) << kTooLittle;
+  EXPECT_EQ(stats.mounts(0).engaged_inodes(), static_cast<uint64_t>(kProcesses)) << kTooLittle;
+  EXPECT_EQ(stats.sessions_size(), kProcesses) << kTooLittle;
+  EXPECT_EQ(stats.totals().sessions_opened(), static_cast<uint64_t>(kProcesses)) << kTooLittle;
   // FUSE may have done a call of one or the other.
   const auto all_boosted = [&] {
     const admin::Stats now = daemon.stats();
@@ -143,7 +143,8 @@ TEST(Context, AHundredProcessesAtOnceShareOne) {
       return session && session->write_bytes() == kSize && session->read_bytes() == kSize;
     });
   };
-  EXPECT_TRUE(eventually([&] { return all_boosted() >= kProcesses * 95 / 100; })) << all_boosted();
+  EXPECT_TRUE(eventually([&] { return all_boosted() >= kProcesses * 95 / 100; }))
+      << all_boosted() << kTooLittle;
   const admin::Stats counted = daemon.stats();
   for (const auto& puppet : puppets) {
     const admin::Session* session = session_of(counted, puppet->pid());
@@ -183,7 +184,7 @@ TEST(Context, EachMountHasItsOwnAndFilesOfOneMountShareIt) {
     const admin::Mount* mount = mount_of(stats, dir);
     ASSERT_NE(mount, nullptr) << dir;
     EXPECT_EQ(mount->contexts_built(), 1U) << dir;
-    EXPECT_EQ(mount->engaged_inodes(), dir == third.path() ? 1U : 2U) << dir;
+    EXPECT_EQ(mount->engaged_inodes(), dir == third.path() ? 1U : 2U) << dir << kTooLittle;
   }
   EXPECT_LE(stats.totals().write_bytes(), 50000U);
   for (const std::string& dir : {first.path(), second.path(), third.path()}) {

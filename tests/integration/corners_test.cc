@@ -133,7 +133,7 @@ TEST_P(Corners, AnUnlockOfOneFileBringsTheOthersToTheBricks) {
       ASSERT_EQ(writer.tell(flock ? "unflock" : word + "-unlock", "lock"), "0");
     }
     EXPECT_EQ(file_size(path_on_brick(data)), 2 * size) << how;
-    EXPECT_EQ(daemon_.boosted_write_bytes(), before + size);
+    EXPECT_EQ(daemon_.boosted_write_bytes(), before + size) << kTooLittle;
     EXPECT_TRUE(eventually([&] { return file_size(data) == 2 * size; }, std::chrono::seconds(10)));
     // An open shows it at once.
     ASSERT_EQ(writer.tell("pwrite", "data", 2 * size, size, 7), right);

@@ -506,7 +506,8 @@ TEST_P(Death, WithWhateverAnswersProgramsUseFuse) {
                             FakeDaemon::kGarbage, FakeDaemon::kWrongMemory}) {
     const FakeDaemon fake(manner);
     for (int i = 0; i < 3 && fake.packets() == 0; ++i) expect_right_through_fuse({});
-    EXPECT_GT(fake.packets(), 0) << manner << ", " << fake.connections() << " connections";
+    EXPECT_GT(fake.packets(), 0) << manner << ", " << fake.connections() << " connections"
+                                 << kTooLittle;
     EXPECT_EQ(fake.abi_seen(), common::kAbiVersion) << manner;
   }
   const FakeDaemon silent(FakeDaemon::kSilent);

@@ -182,7 +182,7 @@ TEST_P(Descriptor, TheSpaceOfADeletedFileIsFreeAtOnce) {
     holder.write_line("");
   }
   EXPECT_TRUE(is_free);
-  EXPECT_TRUE(boosted());
+  EXPECT_TRUE(boosted()) << kTooLittle;
 }
 
 }  // namespace

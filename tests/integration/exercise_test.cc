@@ -39,7 +39,7 @@ TEST_P(Exercise, WhateverAProgramDoesWithAFileItSeesWhatItMust) {
     EXPECT_EQ(result.status, 0) << "seed " << seed << "\n" << result.out << result.err;
     EXPECT_TRUE(result.out.starts_with("done")) << result.out;
   }
-  EXPECT_TRUE(boosted()) << daemon.stats().totals().ShortDebugString();
+  EXPECT_TRUE(boosted()) << daemon.stats().totals().ShortDebugString() << kTooLittle;
 }
 
 /// What is read again and again is evicted all the time.
@@ -56,7 +56,7 @@ TEST_P(Exercise, TheSameWithLittleRoom) {
     const RunResult result = exercise(dir.file("f"), 1000 + seed, 1500, {});
     EXPECT_EQ(result.status, 0) << "seed " << seed << "\n" << result.out << result.err;
   }
-  EXPECT_TRUE(evicts()) << daemon.stats().ShortDebugString();
+  EXPECT_TRUE(evicts()) << daemon.stats().ShortDebugString() << kTooLittle;
 }
 
 // If this fails, the one before says nothing of booster.

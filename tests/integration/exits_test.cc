@@ -219,8 +219,8 @@ TEST_P(Exits, WhatWasAcknowledgedIsSeenAfterWait) {
   }
   expect_all_seen("of " + std::to_string(count) + " rounds with " + std::to_string(kLeavers) +
                   " files");
-  EXPECT_GT(boosted_, acknowledged_ / 2);
-  EXPECT_GT(unfinished_, 0U) << "all had stopped writing before the end";
+  EXPECT_GT(boosted_, acknowledged_ / 2) << kTooLittle;
+  EXPECT_GT(unfinished_, 0U) << "all had stopped writing before the end" << kTooLittle;
 }
 
 }  // namespace

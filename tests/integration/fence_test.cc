@@ -300,13 +300,13 @@ class Fence : public PolicyTest {
         due = again;
       }
       EXPECT_TRUE(due.empty()) << when << ": not all was boosted\n"
-                               << daemon_.stats().totals().ShortDebugString();
+                               << daemon_.stats().totals().ShortDebugString() << kTooLittle;
       due.clear();
     }
     if (policy() == Policy::kSooner) {
       EXPECT_LE(daemon_.boosted_write_bytes(), written_) << when;
     }
-    EXPECT_GT(daemon_.boosted_write_bytes(), 0U) << when;
+    EXPECT_GT(daemon_.boosted_write_bytes(), 0U) << when << kTooLittle;
     return stale;
   }
 
@@ -352,7 +352,7 @@ TEST_P(Fence, AnotherProcessSeesAWriteThatHasReturned) {
       }
     });
   }
-  EXPECT_GT(daemon_.boosted_write_bytes(), 0U);
+  EXPECT_GT(daemon_.boosted_write_bytes(), 0U) << kTooLittle;
 }
 
 /// The other way round.
@@ -480,7 +480,7 @@ TEST_P(Fence, AWriterThatWasKilledIsSeenWithinASecondAndALittle) {
   index = 0;
   for (Watched& file : files) stale.look(file, index++, "after SIGKILL and 1.2 s");
   EXPECT_EQ(stale.total(), 0) << stale.examples;
-  EXPECT_GT(daemon_.boosted_write_bytes(), 0U);
+  EXPECT_GT(daemon_.boosted_write_bytes(), 0U) << kTooLittle;
 }
 
 TEST_P(Fence, WhatOthersClosedIsSeenByABoostedReaderAtOnce) {
@@ -506,7 +506,7 @@ TEST_P(Fence, WhatOthersClosedIsSeenByABoostedReaderAtOnce) {
     if (reader.tell("pread", "r", 0, size, seed) != std::to_string(size)) ++stale;
   }
   EXPECT_EQ(stale, 0) << "of " << count;
-  EXPECT_GT(daemon_.boosted_read_bytes(), 0U);
+  EXPECT_GT(daemon_.boosted_read_bytes(), 0U) << kTooLittle;
 }
 
 // An appender's kernel looks for the end of the file in what it knows, not in what it is told.
@@ -547,7 +547,7 @@ TEST_P(Fence, WhatIsAppendedWithoutBoosterRightAfterCloseStandsAtTheEnd) {
       look("after close");
     });
   }
-  EXPECT_GT(daemon_.boosted_write_bytes(), 0U);
+  EXPECT_GT(daemon_.boosted_write_bytes(), 0U) << kTooLittle;
 }
 
 // --- times -------------------------------------------------------------------------------------
@@ -589,7 +589,7 @@ TEST_P(Fence, TimesThatAProgramSetsStay) {
     EXPECT_GT(modified(path).tv_sec, 1'000'000'000) << how << ", written";
   }
   if (policy() == Policy::kSooner) {
-    EXPECT_GE(daemon_.boosted_write_bytes(), 2U * (102400 + 1024));
+    EXPECT_GE(daemon_.boosted_write_bytes(), 2U * (102400 + 1024)) << kTooLittle;
   }
 }
 
@@ -664,7 +664,8 @@ TEST_P(Fence, CopyingToolsKeepTimes) {
       const RunResult same = run({"diff", "-r", tree.path(), dir.path()}, {.preload = false});
       EXPECT_EQ(same.out + same.err, "") << script;
     } while (!enough() && ++attempts < 4);
-    EXPECT_TRUE(enough()) << with << ": " << boosted << " of " << tree.bytes() << " boosted";
+    EXPECT_TRUE(enough()) << with << ": " << boosted << " of " << tree.bytes() << " boosted"
+                          << kTooLittle;
   }
 }
 

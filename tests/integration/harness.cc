@@ -183,7 +183,7 @@ void until_boosted(const Daemon& daemon, Moves what, const std::function<void()>
   const bool sooner = policy() == Policy::kSooner;
   if (until_counted(moved, work_well, std::chrono::milliseconds(sooner ? 5000 : 2))) return;
   if (testing::Test::HasFatalFailure()) return;
-  ADD_FAILURE() << "nothing was boosted: " << daemon.stats().ShortDebugString();
+  ADD_FAILURE() << "nothing was boosted: " << daemon.stats().ShortDebugString() << kTooLittle;
 }
 
 bool comes_true(const std::function<bool()>& condition, std::chrono::seconds patience) {

@@ -70,6 +70,11 @@ size_t paying(size_t bytes);
 /// Variables with which tests/programs/probe.cc does so with its blocks, by itself.
 std::map<std::string, std::string> probe_blocks();
 
+/// Ends what a check says that finds nothing wrong, but that too little was boosted, filled or
+/// evicted for the test to have shown anything: that is up to how fast the machine lets a program
+/// go. scripts/test runs a case again that has failed for that alone.
+inline constexpr char kTooLittle[] = " [exercised too little]";
+
 class Daemon;
 enum class Moves { kReads, kWrites };
 /// Does `work` until the daemon has carried some of it: under the shipped policy a file is asked

@@ -58,7 +58,8 @@ constexpr uint64_t kActions = 26;  // interrupter.cc
   TEST_P(Interrupted, name) {                                                           \
     try_all(leave, {.env = probe_blocks()}, kActions* static_cast<uint64_t>(rounds())); \
     const auto totals = daemon_.stats().totals();                                       \
-    EXPECT_GT(totals.logged_calls(), 3 * kActions * static_cast<uint64_t>(rounds()));   \
+    EXPECT_GT(totals.logged_calls(), 3 * kActions * static_cast<uint64_t>(rounds()))    \
+        << kTooLittle;                                                                  \
   }
 BOOSTER_INTERRUPTED(AHandlerReturns, "return")
 BOOSTER_INTERRUPTED(AHandlerJumps, "jump")

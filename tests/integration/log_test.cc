@@ -99,7 +99,7 @@ TEST_F(Logged, AStreamOfSmallWritesNeedsFewRequestsAndDoorbells) {
     calls = after.logged_calls() - before.logged_calls();
     doorbells = after.doorbells() - before.doorbells();
   }
-  EXPECT_GT(calls, kSize / kPage * 3 / 4);
+  EXPECT_GT(calls, kSize / kPage * 3 / 4) << kTooLittle;
   EXPECT_LT(doorbells, calls / 10);
   ::unlink(source.c_str());
 }
@@ -235,7 +235,7 @@ assert open(path, "rb").read() == right
 )",
                                 dir_.file("a"), "7"});
   EXPECT_EQ(result.status, 0) << result.err;
-  EXPECT_GT(logged(), 500U);
+  EXPECT_GT(logged(), 500U) << kTooLittle;
 }
 
 /// A mapping looks past the shim: from then on nothing is logged.
@@ -253,7 +253,7 @@ for i in range(50):
 )",
                                 dir_.file("a")});
   EXPECT_EQ(result.status, 0) << result.err;
-  EXPECT_GT(logged(), 50U);
+  EXPECT_GT(logged(), 50U) << kTooLittle;
 }
 
 TEST_F(Logged, TwoWritersHandTheFileOver) {
@@ -297,7 +297,7 @@ TEST_F(Logged, AVolumeThatDoesNotAnswerStopsNoWritesToAnother) {
     EXPECT_EQ(writer.tell("fsync", "well"), "0");
     // Without logs of their own: as long as the brick hangs.
     EXPECT_LT(steady_clock::now() - start, std::chrono::seconds(30));
-    EXPECT_GE(logged() - before, kWrites * 9 / 10);
+    EXPECT_GE(logged() - before, kWrites * 9 / 10) << kTooLittle;
   }
   EXPECT_EQ(writer.tell("fsync", "hung"), "0");
   std::string bytes = read_file(well);
@@ -579,7 +579,7 @@ TEST_F(Logged, ProgramsThatWriteMuchAreBoostedForNineTenthsOfIt) {
           [&] { return daemon_.boosted_write_bytes() - before >= writer.bytes / 10 * 9; },
           std::chrono::seconds(10));
     }
-    EXPECT_TRUE(most) << script;
+    EXPECT_TRUE(most) << script << kTooLittle;
   }
   ::unlink(source.c_str());
 }

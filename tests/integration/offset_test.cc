@@ -74,7 +74,7 @@ TEST_P(Offset, ReadLineThenCatGetsTheRest) {
     expect_same("{ head -c 100000 | tail -c 5; dd bs=7777 count=3 status=none; cat; } < in",
                 prepare);
   });
-  EXPECT_GT(daemon_.boosted_read_bytes(), 100000U);
+  EXPECT_GT(daemon_.boosted_read_bytes(), 100000U) << kTooLittle;
 }
 
 TEST_P(Offset, ParentAndChildAlternateReads) {
@@ -88,7 +88,7 @@ TEST_P(Offset, ParentAndChildAlternateReads) {
     });
   }
   if (sooner) {
-    EXPECT_GT(daemon_.boosted_read_bytes(), 1U << 20);
+    EXPECT_GT(daemon_.boosted_read_bytes(), 1U << 20) << kTooLittle;
   }
 }
 
@@ -112,7 +112,7 @@ TEST_P(Offset, TwoThreadsReadEveryRecordOnce) {
     }
   }
   if (policy() == Policy::kSooner) {
-    EXPECT_GT(daemon_.boosted_read_bytes(), count * 8);
+    EXPECT_GT(daemon_.boosted_read_bytes(), count * 8) << kTooLittle;
   }
 }
 

@@ -138,7 +138,7 @@ TEST_P(Patterns, AreServedAsByFuseWhileTheFileIsWrittenAnew) {
     }
     // While a program on this host has it open for writing it is FUSE's.
     if (Lab::get().hosts > 1 && GetParam().eager) {
-      EXPECT_GT(daemon.boosted_read_bytes(), before) << pattern;
+      EXPECT_GT(daemon.boosted_read_bytes(), before) << pattern << kTooLittle;
     }
   }
   write_file(log + ".end", "");

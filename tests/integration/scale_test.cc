@@ -178,7 +178,7 @@ TEST_P(OpenFiles, OfOneProcess) {
   ASSERT_EQ(program.read_line(), "opened");
   // A write is counted when the bricks have it.
   EXPECT_TRUE(comes_true([&] { return boosted() - calls >= kBoosted / 100 * 98; }))
-      << "not all that could be: " << boosted() - calls;
+      << "not all that could be: " << boosted() - calls << kTooLittle;
   if (reads) {
     expect_no_more("an open file that is read", before, daemon_.pid(), kBoosted, 24 << 10, 6, 64);
   } else {

@@ -220,7 +220,7 @@ bool is_boosted(const Daemon& daemon, const std::string& probe, const std::strin
 TEST(Shim, SetIdProgramsAreLeftAlone) {
   Daemon daemon;
   ProbeCopy probe;
-  EXPECT_TRUE(is_boosted(daemon, probe.path()));  // else the rest proves nothing
+  EXPECT_TRUE(is_boosted(daemon, probe.path())) << kTooLittle;  // else the rest proves nothing
   ::chmod(probe.path().c_str(), 04755);
   EXPECT_FALSE(is_boosted(daemon, probe.path())) << "set-user-id";
   ::chmod(probe.path().c_str(), 02755);
@@ -229,7 +229,7 @@ TEST(Shim, SetIdProgramsAreLeftAlone) {
   ASSERT_EQ(run({"setcap", "cap_net_bind_service+ep", probe.path()}, {.preload = false}).status, 0);
   EXPECT_FALSE(is_boosted(daemon, probe.path())) << "file capability";
   ASSERT_EQ(run({"setcap", "-r", probe.path()}, {.preload = false}).status, 0);
-  EXPECT_TRUE(is_boosted(daemon, probe.path()));
+  EXPECT_TRUE(is_boosted(daemon, probe.path())) << kTooLittle;
 }
 
 // /etc/ld.so.preload reaches privileged programs, too, and then it is for the shim to do nothing.
@@ -258,7 +258,7 @@ TEST(Shim, EvenWhenItIsLoadedIntoAPrivilegedProgramItDoesNothing) {
   ASSERT_FALSE(std::filesystem::exists("/etc/ld.so.preload"));
   const uint64_t ordinary = work("a");
   EXPECT_GT(ordinary, 0U);  // it was loaded
-  EXPECT_GT(daemon.boosted_write_bytes(), 0U);
+  EXPECT_GT(daemon.boosted_write_bytes(), 0U) << kTooLittle;
   const uint64_t bytes = daemon.boosted_write_bytes();
   ::chmod(probe.path().c_str(), 04755);
   EXPECT_EQ(work("b"), ordinary);
@@ -292,7 +292,7 @@ TEST(Shim, LogsNothingInNormalOperation) {
   {
     Daemon daemon;
     log_after(log, {}, kWork);
-    EXPECT_GE(daemon.boosted_write_bytes(), 3U << 20);
+    EXPECT_GE(daemon.boosted_write_bytes(), 3U << 20) << kTooLittle;
     EXPECT_FALSE(std::filesystem::exists(log)) << read_file(log);
     log_after(log, {}, "cat /etc/passwd > /dev/null; python3 -c pass");
     EXPECT_FALSE(std::filesystem::exists(log)) << read_file(log);

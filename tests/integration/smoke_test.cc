@@ -39,7 +39,7 @@ TEST(Smoke, CatReadsThroughTheDaemon) {
   const RunResult result = run({"cat", dir.file("data")});
   EXPECT_EQ(result.status, 0) << result.err;
   EXPECT_TRUE(result.out == bytes);
-  EXPECT_GT(daemon.boosted_read_bytes(), bytes.size() / 2);
+  EXPECT_GT(daemon.boosted_read_bytes(), bytes.size() / 2) << kTooLittle;
 }
 
 /// As f.read() does, and many that load a file: once it is clear that it is cold.
@@ -68,7 +68,7 @@ while data: data = data[os.write(1, data[:1 << 24]):]
       EXPECT_TRUE(result.out == bytes.substr(static_cast<size_t>(start))) << call;
       boosted = daemon.boosted_read_bytes() - before;
     }
-    EXPECT_GT(boosted, bytes.size() / 2) << call;
+    EXPECT_GT(boosted, bytes.size() / 2) << call << kTooLittle;
   }
 }
 
@@ -124,7 +124,7 @@ TEST(Smoke, AProgramThatReadsOnIntoWhatIsColdIsBoosted) {
     EXPECT_TRUE(result.out == bytes);
     boosted = daemon.boosted_read_bytes() - before;
   }
-  EXPECT_GT(boosted, (bytes.size() - kWarm) / 2);
+  EXPECT_GT(boosted, (bytes.size() - kWarm) / 2) << kTooLittle;
 }
 
 TEST(Smoke, ReadsOfNothingBetweenWarmOnesAreAnswered) {

@@ -299,7 +299,7 @@ TEST_P(Times, WhatMakeHasMadeIsUpToDate) {
     const RunResult made = shell(make, options);
     EXPECT_EQ(made.status, 0) << made.out << made.err;
     if (options.preload) {
-      EXPECT_GT(daemon_.boosted_write_bytes(), before);
+      EXPECT_GT(daemon_.boosted_write_bytes(), before) << kTooLittle;
     }
     EXPECT_EQ(shell(make + " -q", kPlain).status, 0) << plainly(make + " -n");
     EXPECT_EQ(shell(make + " -q", options).status, 0) << plainly(make + " -n");
@@ -343,7 +343,7 @@ TEST_P(Times, RsyncOntoTheMountIsDoneWhenItIsDone) {
     const RunResult copied = shell(rsync, options);
     EXPECT_EQ(copied.status, 0) << copied.err;
     if (options.preload && policy() == Policy::kSooner) {
-      EXPECT_GT(daemon_.boosted_write_bytes(), before);
+      EXPECT_GT(daemon_.boosted_write_bytes(), before) << kTooLittle;
     }
     EXPECT_EQ(plainly(rsync), "");
     EXPECT_EQ(shell(rsync, options).out, "");
