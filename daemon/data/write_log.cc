@@ -93,6 +93,26 @@ WriteLog::Plan WriteLog::plan(Channel& channel, uint32_t published, bool hurry, 
   return Plan::kReady;
 }
 
+/// False if the client has lied, now or before. The number is read once for all who use it, and
+/// never goes back: who waits for a record that was once seen would wait for ever for one that the
+/// client has taken away again.
+bool WriteLog::look_at_published() {
+  // acquire: partner of the client's release and fence in Session::log_write(); records and bytes
+  // are there.
+  const uint32_t published = ring_.head.published.load(std::memory_order_acquire);
+  uint32_t done = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    done = done_;
+  }
+  // In this order: done, taken_, published_, published, and not more from first to last than there
+  // is room for. So the differences cannot wrap.
+  lied_ = lied_ || published - taken_ > common::kLogRecords - (taken_ - done) ||
+          published - published_ > common::kLogRecords;
+  if (!lied_) published_ = published;
+  return !lied_;
+}
+
 WriteLog::Take WriteLog::take(const std::shared_ptr<Channel>& channel, Submitter& submitter,
                               Clock::time_point now) {
   run_waiters();
@@ -102,17 +122,13 @@ WriteLog::Take WriteLog::take(const std::shared_ptr<Channel>& channel, Submitter
     stop();
     return Take::kNothing;
   }
-  // acquire: partner of the client's release; records and bytes are there.
-  const uint32_t published = ring_.head.published.load(std::memory_order_acquire);
-  uint32_t done = 0;
+  if (!look_at_published()) return Take::kLie;
+  const uint32_t published = published_;
   bool answered = false;
   {
     const std::lock_guard lock(mutex_);
-    done = done_;
     answered = std::exchange(answered_, false);
   }
-  // In this order: what is taken lies between the two others.
-  if (published - taken_ > common::kLogRecords - (taken_ - done)) return Take::kLie;
   if (published == taken_) return Take::kNothing;
   // relaxed: looked at again when something is answered, or the client rings.
   const bool hurry = ring_.head.waits.load(std::memory_order_relaxed) != 0 || !waiters_.empty();
@@ -227,9 +243,8 @@ void WriteLog::batch_finished(Batch& batch, int error) noexcept {
 
 void WriteLog::when_written(std::function<void()> done) {
   if (stopped_) return done();
-  // acquire, after the caller's fence: partner of the client's release and fence in
-  // Session::log_write().
-  waiters_.emplace_back(ring_.head.published.load(std::memory_order_acquire), std::move(done));
+  look_at_published();  // after the caller's fence; a lie ends the session at the next take()
+  waiters_.emplace_back(published_, std::move(done));
   progress_();
 }
 

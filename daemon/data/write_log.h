@@ -78,6 +78,7 @@ class WriteLog {
   enum class Plan { kReady, kLater, kLie, kGone };
 
   Plan plan(Channel& channel, uint32_t published, bool hurry, Batch& batch, uint32_t& next);
+  bool look_at_published();
   bool overlaps_in_flight(const gluster::Inode& inode, uint64_t offset, uint64_t length);
   bool submit(Batch& batch, Submitter& submitter);
   void batch_finished(Batch& batch, int error) noexcept;
@@ -89,6 +90,8 @@ class WriteLog {
   const std::function<void()> progress_;
   // Pump only.
   uint32_t taken_ = 0;
+  uint32_t published_ = 0;  // at the last look that found no lie
+  bool lied_ = false;
   uint32_t looked_at_ = 0;  // published at the last look, when it was not worth it
   bool put_off_ = false;    // there are records that wait for more, or for an answer
   bool stopped_ = false;

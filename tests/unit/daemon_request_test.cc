@@ -225,6 +225,27 @@ TEST_F(ChannelTest, WhoWaitsForALogThatIsNeverWrittenWaitsUntilItIsGivenUp) {
   EXPECT_FALSE(channel_->busy());
 }
 
+TEST_F(ChannelTest, WhoeverTakesARecordBackLies) {
+  std::atomic<uint32_t>& published = shared().logs[0].head.published;
+  const auto waits = std::make_shared<int>(0);
+  published.store(1, std::memory_order_release);
+  channel_->log(0).when_written([waits] { ++*waits; });
+  published.store(0, std::memory_order_release);
+  EXPECT_EQ(scan(), Channel::Scan::kLie);
+  channel_->close();
+  EXPECT_EQ(*waits, 1);
+}
+
+TEST_F(ChannelTest, WhoeverTakesARecordBackByGoingRoundLies) {
+  std::atomic<uint32_t>& published = shared().logs[0].head.published;
+  for (const uint32_t number : {0x4000'0000U, 0x8000'0000U, 0xc000'0000U}) {
+    published.store(number, std::memory_order_release);
+    channel_->log(0).when_written([] {});
+  }
+  published.store(0, std::memory_order_release);
+  EXPECT_EQ(scan(), Channel::Scan::kLie);
+}
+
 TEST_F(ChannelTest, AClosedChannelTakesNothing) {
   channel_->close();
   submit(0, 1);
