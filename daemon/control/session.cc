@@ -63,7 +63,7 @@ void fence_when_idle(const std::shared_ptr<const LeftFiles>& left) {
       offsets[slots[i]->handle.file()->inode()] = slots[i]->written_offset;
     }
     for (const auto& [inode, offset] : offsets) {
-      left->home.shared.mounts.fence(inode, offset, left);
+      left->home.shared.mounts.fence(inode, offset, [left](bool) {});
     }
     return;
   }
@@ -378,7 +378,8 @@ bool Session::on_release(const proto::Release& release) {
   // A number was closed past libc, so that nobody has settled the file.
   if (channel_->owes_fence(release.slot())) {
     gluster::Mounts& mounts = home_.shared.mounts;
-    mounts.fence(slot->handle.file()->inode(), slot->written_offset, mounts.owe_fence());
+    mounts.fence(slot->handle.file()->inode(), slot->written_offset,
+                 [owed = mounts.owe_fence()](bool) {});
   }
   free_slot(release.slot());
   return true;

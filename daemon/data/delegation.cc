@@ -3,6 +3,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include <atomic>
 #include <boost/asio/post.hpp>
 #include <chrono>
 #include <utility>
@@ -155,12 +156,17 @@ void Delegation::probed(bool answers, const std::shared_ptr<const void>& owed) {
   if (!mine || !answers || !watch_) return over(false);
   mine->written = false;
   watch_->read();
-  // Goes when the fence is done, on a thread without the common descriptors.
-  const std::shared_ptr<const void> fenced(nullptr, [self = shared_from_this(), owed](const void*) {
-    self->mounts_.wakes().post(
-        [self, owed] { boost::asio::post(self->io_, [self, owed] { self->over(); }); });
-  });
-  mounts_.fence(inode_, mine->written_offset, fenced);
+  const auto fenced = std::make_shared<std::atomic<bool>>(false);
+  // Goes when the fence is done, or cannot be, on a thread without the common descriptors.
+  const std::shared_ptr<const void> end(
+      nullptr, [self = shared_from_this(), owed, fenced](const void*) {
+        // relaxed: the posts order it.
+        self->mounts_.wakes().post([self, owed, done = fenced->load(std::memory_order_relaxed)] {
+          boost::asio::post(self->io_, [self, owed, done] { self->over(done); });
+        });
+      });
+  mounts_.fence(inode_, mine->written_offset,
+                [fenced, end](bool done) { fenced->store(done, std::memory_order_relaxed); });
   over_by(kFenceWithin, "fence-late", "others may see old bytes for a second");
 }
 
@@ -196,6 +202,8 @@ void Delegation::over(bool fenced) {
   const std::shared_ptr<Channel> channel = channel_.lock();
   if (Channel::Slot* mine = channel ? slot(*channel) : nullptr) {
     mine->delegation.reset();
+    // Its client is told to fence it, and may be killed before it has.
+    mine->written = mine->written || !fenced;
     channel->show_not_delegated(index_, fenced ? Reason::kNotAlone : Reason::kFenceFailed, 0);
   }
   watch_.reset();

@@ -177,17 +177,18 @@ Outcome<UniqueFd> Mount::open_through_fuse(Inode& inode, int flags) {
   return file;
 }
 
-void Mount::fence(std::shared_ptr<Inode> inode, uint64_t offset, std::shared_ptr<const void> owed) {
+void Mount::fence(std::shared_ptr<Inode> inode, uint64_t offset, std::function<void(bool)> done) {
   // Release: partner of the acquire in fence_now(); what is to be fenced is on the bricks.
   const uint64_t number = inode->fences_asked_.fetch_add(1, std::memory_order_release) + 1;
   fences_->post([self = shared_from_this(), inode = std::move(inode), offset, number,
-                 owed = std::move(owed)]() mutable {
+                 done = std::move(done)]() mutable {
     const std::string error = self->fence_now(*inode, offset, number);
     if (error.empty()) {
       spdlog::debug("event=fenced gfid={}", to_string(inode->gfid()));
     } else {
       spdlog::warn("event=fence-failed gfid={} error=\"{}\"", to_string(inode->gfid()), error);
     }
+    done(error.empty());
     // The mount has descriptors, which cannot be closed here.
     const std::shared_ptr<Worker> elsewhere = self->fuse_;
     elsewhere->post([keep = std::move(self)] {});

@@ -83,9 +83,10 @@ class Mount : public std::enable_shared_from_this<Mount> {
   /// Takes an order whose descriptor is on this mount. Returns at once.
   void engage(EngageOrder order);
 
-  /// Makes FUSE forget what it holds of `inode`, which a program that was killed has written near
-  /// `offset`. Returns at once; lets `owed` go when it is done; an error is logged.
-  void fence(std::shared_ptr<Inode> inode, uint64_t offset, std::shared_ptr<const void> owed);
+  /// Makes FUSE forget what it holds of `inode`, which a program has written past it near `offset`.
+  /// Returns at once. `done` is told whether that could be done, once, on a thread without the
+  /// common descriptors, and then let go; let go without a word, it could not. An error is logged.
+  void fence(std::shared_ptr<Inode> inode, uint64_t offset, std::function<void(bool)> done);
 
   /// The mount table has been read again.
   void note_place(const MountPlace& place);
@@ -238,8 +239,7 @@ class Mounts {
 
   std::shared_ptr<Mount> find_or_add(const MountPlace& place);
   /// See Mount::fence.
-  void fence(const std::shared_ptr<Inode>& inode, uint64_t offset,
-             const std::shared_ptr<const void>& owed);
+  void fence(const std::shared_ptr<Inode>& inode, uint64_t offset, std::function<void(bool)> done);
 
   /// Counts as a fence that is still to be done, for as long as it lives.
   std::shared_ptr<const void> owe_fence();

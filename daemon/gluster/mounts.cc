@@ -19,8 +19,9 @@ std::shared_ptr<Mount> Mounts::find_or_add(const MountPlace& place) {
 }
 
 void Mounts::fence(const std::shared_ptr<Inode>& inode, uint64_t offset,
-                   const std::shared_ptr<const void>& owed) {
-  if (const auto mount = find_gone_or_not(inode->dev())) mount->fence(inode, offset, owed);
+                   std::function<void(bool)> done) {
+  const auto mount = find_gone_or_not(inode->dev());
+  if (mount) mount->fence(inode, offset, std::move(done));
 }
 
 std::shared_ptr<const void> Mounts::owe_fence() {

@@ -1,0 +1,44 @@
+// Write delegations that the daemon cannot end as it should: it says so, or does not grant them.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "tests/hostile/fixture.h"
+#include "tests/integration/harness.h"
+#include "tests/integration/watched.h"
+
+namespace booster::test {
+namespace {
+
+std::string last_delegation(DaemonClient& client, uint32_t slot) {
+  const common::HandleSlot& shown = client.memory().slots[slot];
+  const uint32_t word = shown.delegation.load(std::memory_order_acquire);
+  if ((word & common::kDelegationStates) != common::kNotDelegated) return "not answered";
+  return common::reason_name(
+      static_cast<common::Reason>(shown.delegation_reason.load(std::memory_order_relaxed)));
+}
+
+/// Somebody comes, and the bricks do not let the daemon open the file for writing.
+TEST(Unfenced, AFenceThatFailsIsTheClientsToDo) {
+  const Daemon daemon;
+  const ScratchDir dir;
+  for (const bool fails : {false, true}) {
+    const std::string path = dir.file(fails ? "fails" : "works");
+    write_file(path, std::string(4096, '0'));
+    const auto client = new_session();
+    const Fd file(path, O_RDWR);
+    ASSERT_EQ(engage(*client, file.get()), "granted rw");
+    client->memory().state.unsettled_in[0].store(1, std::memory_order_release);
+    ASSERT_EQ(write_through(*client, 0, std::string(4096, '1')), "4096 bytes");
+    // The bricks know it, and nobody can open it for writing.
+    const std::string brick = path_on_brick(path);
+    if (fails) must("chattr +i " + brick);
+    { const Fd opener(path, O_RDONLY); }
+    EXPECT_EQ(last_delegation(*client, 0), fails ? "fence-failed" : "not-alone");
+    if (fails) must("chattr -i " + brick);
+  }
+}
+
+}  // namespace
+}  // namespace booster::test
