@@ -140,6 +140,8 @@ void RecoveryAgent::start() {
 RecoveryAgent::Guard RecoveryAgent::guard(uint32_t what, const gluster::GuardedSlot& slot,
                                           int descriptor) {
   const std::shared_ptr<Connection> connection = connection_;
+  // relaxed: what is not guarded is not delegated, whoever noticed it.
+  if (connection->lost.load(std::memory_order_relaxed)) return nullptr;
   // relaxed: a number that nobody else has; the socket orders what is said.
   const uint64_t key = connection->keys.fetch_add(1, std::memory_order_relaxed);
   const Message message{what, slot.slot, slot.generation, 0, key, slot.session};

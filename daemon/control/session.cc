@@ -174,7 +174,8 @@ bool Session::on_hello(const proto::Hello& hello) {
 
   const UniqueFd memory_fd = (*memory)->take_fd();
   auto guard = home_.shared.helpers.recovery.guard_memory(id_, memory_fd.get());
-  if (guard) {
+  guarded_ = guard != nullptr;
+  if (guarded_) {
     // relaxed: sending the descriptor orders it before the client's first look.
     for (common::LogRing& log : (***memory).logs) {
       log.tail.owner.store(common::kLogGuarded, std::memory_order_relaxed);
@@ -402,9 +403,11 @@ bool Session::on_delegate(const proto::Delegate& delegate) {
   }
   if (delegation) return true;  // under way, or being taken back: the answer comes
   const auto admission = std::make_shared<const Ticket>(home_.shared.limits.admit_delegation(uid_));
+  // An agent that had the file but not the log would let openers go without what is in it.
   // relaxed: raised by this thread alone, and a late fall refuses one too many.
-  if (!*admission || pending_delegates_->load(std::memory_order_relaxed) >=
-                         home_.shared.live->pending_engages.load(std::memory_order_relaxed)) {
+  if (!guarded_ || !*admission ||
+      pending_delegates_->load(std::memory_order_relaxed) >=
+          home_.shared.live->pending_engages.load(std::memory_order_relaxed)) {
     channel_->show_not_delegated(delegate.slot(), Reason::kLimit, 0);
     return true;
   }

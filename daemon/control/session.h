@@ -88,6 +88,7 @@ class Session : public std::enable_shared_from_this<Session> {
   std::shared_ptr<const Peer> peer_ = std::make_shared<const Peer>();
   uint64_t nonce_ = 0;
   std::shared_ptr<data::Channel> channel_;  // from Welcome on
+  bool guarded_ = false;                    // the recovery agent holds its memory
   // Orders that are under way, or queued; those of an ended session, too.
   const std::shared_ptr<std::atomic<int64_t>> pending_engages_ =
       std::make_shared<std::atomic<int64_t>>(0);

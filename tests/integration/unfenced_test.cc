@@ -1,8 +1,11 @@
 // Write delegations that the daemon cannot end as it should: it says so, or does not grant them.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "tests/hostile/fixture.h"
 #include "tests/integration/harness.h"
@@ -38,6 +41,33 @@ TEST(Unfenced, AFenceThatFailsIsTheClientsToDo) {
     EXPECT_EQ(last_delegation(*client, 0), fails ? "fence-failed" : "not-alone");
     if (fails) must("chattr -i " + brick);
   }
+}
+
+/// The recovery agent reads again, but one session came while it did not: its log is nobody's when
+/// the daemon dies.
+TEST(Unguarded, ASessionThatTheAgentDoesNotKnowGetsNoDelegation) {
+  const Daemon daemon;
+  const ScratchDir dir;
+  const std::string path = dir.file("it");
+  write_file(path, std::string(4096, '0'));
+  const RunResult found =
+      run({"pgrep", "-P", std::to_string(daemon.pid()), "booster-recover"}, {.preload = false});
+  ASSERT_EQ(found.status, 0);
+  const pid_t agent = std::stoi(found.out);
+  ASSERT_EQ(::kill(agent, SIGSTOP), 0);
+  constexpr size_t kMore = 800;  // than a socket holds packets
+  std::vector<std::unique_ptr<DaemonClient>> clients;
+  do {
+    clients.push_back(new_session());
+  } while (clients.size() < kMore && clients.back()->memory().logs[0].tail.owner.load(
+                                         std::memory_order_relaxed) == common::kLogGuarded);
+  ::kill(agent, SIGCONT);
+  ASSERT_LT(clients.size(), kMore);
+  DaemonClient& unknown = *clients.back();
+  const Fd file(path, O_RDWR);
+  ASSERT_EQ(engage(unknown, file.get()), "granted rw");
+  EXPECT_EQ(unknown.delegated(0, 1), 0U);
+  EXPECT_EQ(last_delegation(unknown, 0), "limit");
 }
 
 }  // namespace
