@@ -349,7 +349,10 @@ std::shared_ptr<Lease> LeaseWatch::hold(const std::shared_ptr<Worker>& closer,
   const bool leased = ::fcntl(file.get(), F_SETLEASE, F_RDLCK) == 0;
   const std::lock_guard lock(state_->mutex);
   const auto entry = state_->leases.find(file.get());
-  if (!leased || entry->second.broken || state_->given_back) {
+  // Also who came just now and was told of by a SIGIO, which does not say whose lease it is, and
+  // for which look_at_all() has passed this one over.
+  const bool broken = entry->second.broken || ::fcntl(file.get(), F_GETLEASE) != F_RDLCK;
+  if (!leased || broken || state_->given_back) {
     ::fcntl(file.get(), F_SETLEASE, F_UNLCK);  // closing may wait for FUSE
     state_->leases.erase(entry);
     return nullptr;

@@ -2,6 +2,7 @@
 // when bricks fail is tested on volumes (tests/integration/watch_test.cc).
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <sys/fanotify.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -284,6 +285,24 @@ TEST_F(Leases, AFullQueueOfSignalsLosesNone) {
   ::setrlimit(RLIMIT_SIGPENDING, &before);
   EXPECT_EQ(end, 0);
   EXPECT_EQ(told_->times, 1);
+}
+
+/// Somebody comes while it is being taken, and his signal is one that does not say where to.
+TEST_F(Leases, OneThatIsBrokenAtOnceIsNotHeld) {
+  ASSERT_NE(::signal(SIGIO, SIG_IGN), SIG_ERR);
+  std::promise<std::shared_ptr<Lease>> held;
+  worker_->post([&] {
+    held.set_value(leases_->hold(worker_, inode_, [this] {
+      UniqueFd file(::open(name_, O_RDONLY | O_CLOEXEC));
+      EXPECT_EQ(::fcntl(file.get(), F_SETLEASE, F_RDLCK), 0);
+      EXPECT_EQ(::open(name_, O_WRONLY | O_NONBLOCK | O_CLOEXEC), -1);
+      EXPECT_EQ(errno, EWOULDBLOCK);
+      return file;
+    }));
+  });
+  EXPECT_FALSE(held.get_future().get());
+  ::signal(SIGIO, SIG_DFL);
+  EXPECT_EQ(end_of(opener(O_RDWR)), 0);
 }
 
 TEST_F(Leases, ManyAtOnceAreAllHeard) {
