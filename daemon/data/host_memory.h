@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <optional>
 
 namespace booster::daemon::data {
@@ -15,7 +16,7 @@ struct HostMemory {
   uint64_t available = 0;
 };
 
-/// Nothing if the kernel does not tell.
-std::optional<HostMemory> host_memory();
+/// Nothing if the kernel does not tell. `root` is where /proc and /sys are.
+std::optional<HostMemory> host_memory(const std::filesystem::path& root = "/");
 
 }  // namespace booster::daemon::data
