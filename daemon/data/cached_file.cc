@@ -286,6 +286,17 @@ void CachedFile::punch(uint64_t offset, uint64_t length) {
   }
 }
 
+/// Those of the piece at `offset`.
+void CachedFile::punch_pages(uint64_t offset, uint64_t pages) {
+  while (pages != 0) {
+    const int first = std::countr_zero(pages);
+    const int count = std::countr_one(pages >> first);
+    punch(offset + static_cast<uint64_t>(first) * kPageSize,
+          static_cast<uint64_t>(count) * kPageSize);
+    pages = first + count == 64 ? 0 : pages >> (first + count) << (first + count);
+  }
+}
+
 CachedFile::Clock::time_point CachedFile::doubted_from(Clock::time_point now) const {
   timespec real{};
   ::clock_gettime(CLOCK_REALTIME, &real);
@@ -629,13 +640,7 @@ void CachedFile::hide(uint64_t index, uint64_t pages) {
   // Release: partner of the client's acquire fence after its copy. Who sees anything of what comes
   // now in the page sees that its word has changed.
   std::atomic_thread_fence(std::memory_order_release);
-  while (pages != 0) {
-    const int first = std::countr_zero(pages);
-    const int count = std::countr_one(pages >> first);
-    punch(kDataStart + index * kExtent + static_cast<uint64_t>(first) * kPageSize,
-          static_cast<uint64_t>(count) * kPageSize);
-    pages = first + count == 64 ? 0 : pages >> (first + count) << (first + count);
-  }
+  punch_pages(kDataStart + index * kExtent, pages);
 }
 
 /// All of it but `others`, which are somebody else's by now. Only what is valid, or was: fills
@@ -771,34 +776,56 @@ void CachedFile::next_number() {
   header().floor.store(0, std::memory_order_relaxed);
 }
 
-/// Words that nothing was filled for read as "never filled", with memory or without.
-void CachedFile::punch_foreign_words() {
-  std::vector<uint64_t> own;
-  own.reserve(words_.size() + 1);
-  for (const auto& [w, extents] : words_) own.push_back(w);
-  std::sort(own.begin(), own.end());
-  own.push_back((kDataStart - kWordsStart) / kPageSize);
-  uint64_t next = 0;
-  for (const uint64_t w : own) {
-    if (w > next) punch(kWordsStart + next * kPageSize, (w - next) * kPageSize);
-    next = w + 1;
+void CachedFile::sweep() {
+  {
+    const std::lock_guard lock(mutex_);
+    uint64_t known = (1 + words_.size() + pages_) * kPageSize;
+    for (const auto& fill : in_flight_) known += fill->bytes();
+    if (sweeping_ || CacheStore::held(store_) <= known + kMaxStray) return;
+    sweeping_ = true;
   }
+  cache_.sweep_later(shared_from_this(), 0);
 }
 
-void CachedFile::sweep() {
+/// Which pages of a piece of the cache's file have memory that somebody keeps account of.
+uint64_t CachedFile::known_pages(uint64_t piece) const {
+  constexpr uint64_t kPiecesOfWords = kDataStart / kExtent;
+  if (piece >= kPiecesOfWords) {
+    const uint64_t index = piece - kPiecesOfWords;
+    uint64_t pages = filled_again(index);
+    for (const Dropped& dropped : dropped_) {
+      const auto found = dropped.extents.find(index);
+      if (found != dropped.extents.end()) pages |= found->second.pages;
+    }
+    return pages;
+  }
+  // Words that nothing was filled for read as "never filled", with memory or without.
+  uint64_t pages = 0;
+  for (uint64_t i = 0; i < kPagesPerExtent; ++i) {
+    const uint64_t page = piece * kPagesPerExtent + i;
+    const bool known =
+        page < kWordsStart / kPageSize || words_.contains(page - kWordsStart / kPageSize);
+    if (known) pages |= uint64_t{1} << i;
+  }
+  return pages;
+}
+
+std::optional<uint64_t> CachedFile::sweep_piece(uint64_t place) {
+  // For each piece anew: between two of them others have their turn, however much there is.
   const std::lock_guard lock(mutex_);
-  uint64_t known = (1 + words_.size() + pages_) * kPageSize;
-  for (const auto& fill : in_flight_) known += fill->bytes();
-  if (CacheStore::held(store_) <= known + kMaxStray) return;
-  // Who looks whether a page is there touches its word; what is left to the kernel is looked for
-  // again and again.
-  punch_foreign_words();
-  if (CacheStore::held(store_) <= known + kMaxStray) return;
-  // Whoever it was, he may have more than is his share, and all of it is nobody's.
-  drop_all_locked();
-  punch(kDataStart, common::kCacheFileBytes - kDataStart);
-  punch(kWordsStart, kDataStart - kWordsStart);
-  for (const auto& [w, extents] : words_) have_memory(kWordsStart / kPageSize + w);
+  const off_t found = ::lseek(store_.writable.get(), static_cast<off_t>(place), SEEK_DATA);
+  if (found < 0) {
+    sweeping_ = false;
+    return std::nullopt;
+  }
+  const uint64_t piece = static_cast<uint64_t>(found) / kExtent;
+  punch_pages(piece * kExtent, ~known_pages(piece));
+  return (piece + 1) * kExtent;
+}
+
+void CachedFile::stop_sweep() {
+  const std::lock_guard lock(mutex_);
+  sweeping_ = false;
 }
 
 void CachedFile::drop_all_locked() {

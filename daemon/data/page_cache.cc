@@ -136,6 +136,20 @@ void PageCache::punch_later(const std::shared_ptr<CachedFile>& file) noexcept {
   }
 }
 
+void PageCache::sweep_later(const std::shared_ptr<CachedFile>& file, uint64_t place) noexcept {
+  constexpr int kPiecesAtOnce = 64;
+  try {
+    punching_.post([this, file, place] {
+      std::optional<uint64_t> next = place;
+      for (int i = 0; i < kPiecesAtOnce && next; ++i) next = file->sweep_piece(*next);
+      if (next) sweep_later(file, *next);
+    });
+  } catch (const std::exception& e) {  // out of memory
+    spdlog::warn("event=cache-sweep-later error=\"{}\"", e.what());
+    file->stop_sweep();
+  }
+}
+
 bool PageCache::punch_some() {
   std::shared_ptr<CachedFile> file;
   {

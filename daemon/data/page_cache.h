@@ -16,6 +16,7 @@
 #include <list>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
@@ -145,8 +146,13 @@ class CachedFile final : public gluster::WriterListener,
   /// Puts the next of what has come into the cache, and has what is left done later, after what
   /// other files have.
   void store_next() noexcept;
-  /// Takes back memory that readers got by touching holes, if that is much.
+  /// Has memory that readers got by touching holes taken back, if that is much.
   void sweep();
+  /// Takes it back in the first piece from `place` on, in bytes of the cache's file, where there is
+  /// any memory. Returns where the next one begins; nothing when that was the last.
+  std::optional<uint64_t> sweep_piece(uint64_t place);
+  /// Nobody goes on with that.
+  void stop_sweep();
 
  private:
   class FillIo;
@@ -191,9 +197,10 @@ class CachedFile final : public gluster::WriterListener,
   bool have_words(PageRange range);
   bool is_cached(uint64_t page) const;
   void drop_unused_words(PageRange range);
-  void punch_foreign_words();
+  uint64_t known_pages(uint64_t piece) const;
   bool have_memory(uint64_t page_of_file);
   void punch(uint64_t offset, uint64_t length);
+  void punch_pages(uint64_t offset, uint64_t pages);
   bool publish(PageRange range);
   /// From when on it is not believed that what is filled now is what the file has, though its
   /// attributes are the same.
@@ -233,6 +240,7 @@ class CachedFile final : public gluster::WriterListener,
   std::vector<std::shared_ptr<FillIo>> in_flight_;
   std::deque<std::shared_ptr<FillIo>> to_store_;  // of those, for store_next()
   bool storing_ = false;                          // somebody is about to look there
+  bool sweeping_ = false;                         // somebody calls sweep_piece()
   Pace pace_;
   uint32_t number_ = 0;  // of the last fill
   uint32_t floor_ = 0;   // the header's
@@ -316,6 +324,8 @@ class PageCache {
   void promote(CachedExtent& extent);
   /// Has the memory of what the file has dropped given back, by a thread that may wait.
   void punch_later(const std::shared_ptr<CachedFile>& file) noexcept;
+  /// Calls sweep_piece() for all of the file from `place` on, on that thread, between other things.
+  void sweep_later(const std::shared_ptr<CachedFile>& file, uint64_t place) noexcept;
   /// Calls store_next() on a thread for that. False if it cannot.
   bool store_later(const std::shared_ptr<CachedFile>& file) noexcept;
   /// What a buffer for so much takes.
