@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <array>
-#include <iterator>
 
 #include "daemon/data/host_memory.h"
 
@@ -29,6 +28,8 @@ constexpr size_t kSpareBuffers = 64;
 constexpr size_t kSpareStreamBuffers = 16;
 /// Files, each of which costs two descriptors and a mapping (vm.max_map_count is 65,530).
 constexpr uint32_t kMostFiles = 8192;
+/// From so many on the coldest are forgotten, so that who comes next finds a place.
+constexpr uint32_t kManyFiles = kMostFiles - 512;
 /// So much of the memory is left to others whatever the budget: what a program may take at once
 /// until the cache has become smaller.
 constexpr uint64_t kReserveShare = 8;
@@ -74,7 +75,6 @@ PageCache::PageCache(std::unique_ptr<CacheStore> store, const CacheLimits& limit
 
 std::shared_ptr<CachedFile> PageCache::open(const std::shared_ptr<gluster::Inode>& inode) {
   if (!enabled()) return nullptr;
-  if (open_files_.load(std::memory_order_relaxed) >= kMostFiles) forget_coldest();
   const std::shared_ptr<CachedFile> file = find_or_make(inode);
   return file ? file->use() : nullptr;
 }
@@ -84,7 +84,10 @@ std::shared_ptr<CachedFile> PageCache::find_or_make(const std::shared_ptr<gluste
   std::weak_ptr<CachedFile>& entry = files_[inode.get()];
   std::shared_ptr<CachedFile> file = entry.lock();
   if (file) return file;
-  if (open_files_.load(std::memory_order_relaxed) >= kMostFiles) {
+  const uint32_t open_files = open_files_.load(std::memory_order_relaxed);
+  // One for each that comes, on a thread that has the time.
+  if (open_files >= kManyFiles) punching_.post([this] { forget_coldest(); });
+  if (open_files >= kMostFiles) {
     files_.erase(inode.get());
     return nullptr;
   }
@@ -278,7 +281,7 @@ void PageCache::tick() {
       file->look_for_room();
     } else {
       file->writer_opens();
-      forget(file);
+      file->drop_all();
     }
   }
 }
@@ -315,24 +318,7 @@ void PageCache::watch_memory() {
   }
 }
 
-void PageCache::forget(const std::shared_ptr<CachedFile>& file) {
-  std::list<CachedExtent::Place> going;
-  {
-    const std::lock_guard lock(mutex_);
-    for (auto* list : {&cold_, &hot_}) {
-      for (auto place = list->begin(); place != list->end();) {
-        const auto next = std::next(place);
-        if (place->file == file) {
-          place->going = true;
-          going.splice(going.end(), *list, place);
-        }
-        place = next;
-      }
-    }
-  }
-  for (const auto& place : going) file->drop_extent(place);
-}
-
+/// On a thread that may wait.
 void PageCache::forget_coldest() {
   std::shared_ptr<CachedFile> file;
   {
@@ -341,7 +327,11 @@ void PageCache::forget_coldest() {
     if (list.empty()) return;
     file = list.front().file;
   }
-  forget(file);
+  // Piece by piece, each of which leads to its place in the lists: they may be long, and who fills
+  // something waits for them.
+  file->drop_all();
+  while (file->punch_some()) {
+  }
 }
 
 void PageCache::stop() {

@@ -344,7 +344,6 @@ class PageCache {
   bool punch_some();
   bool is_forgotten(const CachedExtent::Place& place) const;
   std::list<CachedExtent::Place>* list_to_shorten(Going going);
-  void forget(const std::shared_ptr<CachedFile>& file);
   void forget_coldest();
 
   const std::unique_ptr<CacheStore> store_;
