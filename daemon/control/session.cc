@@ -462,6 +462,8 @@ void Session::leave_logs_to_client() {
 
 void Session::on_process_end() {
   end(Why::kPeerGone, "process ended");
+  // Also that of a session that has ended before.
+  if (channel_) channel_->client_ended();
   if (process_.is_open()) process_.release();
 }
 
@@ -487,6 +489,7 @@ void Session::end(Why why, const char* detail) {
     }
     totals.cached_calls.add(last.cached_calls);
     totals.cached_bytes.add(last.cached_bytes);
+    if (!alive) channel_->client_ended();
     if (why == Why::kFailed) leave_logs_to_client();
     if (why == Why::kLie) {
       home_.pump.remove(channel_);

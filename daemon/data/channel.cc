@@ -205,6 +205,10 @@ void Channel::when_written(uint32_t index, std::function<void()> done) {
   logs_[make_slot(index).log]->when_written(std::move(done));
 }
 
+void Channel::client_ended() {
+  for (const auto& log : logs_) log->client_ended();
+}
+
 void Channel::show_delegation(uint32_t index, common::DelegationState state) {
   const uint32_t word = (++delegation_answers_ << 2) | state;
   make_slot(index).delegation_word = state == common::kDelegated ? word : 0;

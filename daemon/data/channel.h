@@ -160,6 +160,8 @@ class Channel : public std::enable_shared_from_this<Channel> {
   void take_delegations_back();
   /// The client is no more, or does not talk to us any more: no lane is looked at again.
   void leave() { left_ = true; }
+  /// Its process is no more.
+  void client_ended();
   /// For the log: so many records have been written, or not. Any thread.
   void note_logged(uint32_t records, uint64_t bytes, int error, std::chrono::nanoseconds duration);
   /// For a write that was answered with `error`: whether a brick may still do it, so that nothing

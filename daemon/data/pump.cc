@@ -220,9 +220,9 @@ bool Pump::scan_one(const std::shared_ptr<Channel>& channel, Turn& turn, bool& w
       if (member != members_.end()) {
         const std::function<void(bool)> ended = member->second.ended;
         ended(scanned == Channel::Scan::kLie);  // removes it
-      } else {
-        channel->close();  // its client is no more
-      }
+      } else if (scanned == Channel::Scan::kLie) {
+        channel->close();
+      }  // else whoever waits for its end sees to it
       worked = true;
       return true;
     }

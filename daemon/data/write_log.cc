@@ -16,6 +16,8 @@ namespace {
 constexpr uint32_t kMaxBatch = 1U << 20;
 /// While another write is in flight, less than this waits for what comes behind it.
 constexpr uint32_t kGoodBatch = 256U << 10;
+/// A client that does its log itself waits for the quarantine first, which is two minutes at most.
+constexpr std::chrono::seconds kClientWithin{180};
 
 }  // namespace
 
@@ -116,11 +118,10 @@ bool WriteLog::look_at_published() {
 WriteLog::Take WriteLog::take(const std::shared_ptr<Channel>& channel, Submitter& submitter,
                               Clock::time_point now) {
   run_waiters();
-  if (stopped_) return Take::kNothing;
+  if (stopped_ || left_) return Take::kNothing;
   // acquire: partner of the release in the shim's Session::replay_log().
   if (ring_.head.abandoned.load(std::memory_order_acquire) != 0) {
-    stop();
-    return Take::kNothing;
+    return leave_to_client(now, Take::kWorked);
   }
   if (!look_at_published()) return Take::kLie;
   const uint32_t published = published_;
@@ -145,7 +146,7 @@ WriteLog::Take WriteLog::take(const std::shared_ptr<Channel>& channel, Submitter
     uint32_t next = 0;
     const Plan planned = batch ? plan(*channel, published, hurry, *batch, next) : Plan::kLater;
     if (planned == Plan::kLie) return Take::kLie;
-    if (planned == Plan::kGone) return Take::kGone;
+    if (planned == Plan::kGone) return leave_to_client(now, Take::kGone);
     if (planned == Plan::kLater) {
       put_off_ = true;
       looked_at_ = published;
@@ -274,9 +275,35 @@ bool WriteLog::in_flight() {
   return count_ != 0;
 }
 
+/// It writes through FUSE what is unanswered, and whoever opens one of those files waits for that:
+/// else it would be done over what he has written meanwhile.
+WriteLog::Take WriteLog::leave_to_client(Clock::time_point now, Take told) {
+  left_ = true;
+  left_until_ = now + kClientWithin;
+  if (client_ended_) stop();
+  return told;
+}
+
+/// Whether it has done what was left to it. That it says so by a word of its own memory may be a
+/// lie, of which only its own files have the harm.
+void WriteLog::look_at_client() {
+  if (!left_ || stopped_) return;
+  // acquire: partner of the release in the shim's Session::replay_log().
+  if (ring_.tail.owner.load(std::memory_order_acquire) == common::kLogRecovered ||
+      Clock::now() >= left_until_) {
+    stop();
+  }
+}
+
+void WriteLog::client_ended() {
+  client_ended_ = true;
+  if (left_) stop();
+}
+
 bool WriteLog::idle() {
+  look_at_client();
   return !in_flight() &&
-         (stopped_ || ring_.head.published.load(std::memory_order_acquire) == taken_);
+         (stopped_ || (!left_ && ring_.head.published.load(std::memory_order_acquire) == taken_));
 }
 
 void WriteLog::show_looks(bool looks) {

@@ -39,12 +39,13 @@ class WriteLog {
   /// Submits what is worth it now. `channel` is the log's owner.
   Take take(const std::shared_ptr<Channel>& channel, Submitter& submitter, Clock::time_point now);
 
-  /// Calls `done` when everything that has been published by now has been answered, or nothing will
-  /// be written any more. The caller has a fence (seq_cst) between taking the delegation away and
-  /// this.
+  /// Calls `done` when everything that has been published by now has been answered, or written by
+  /// the client itself, or nothing will be written any more. The caller has a fence (seq_cst)
+  /// between taking the delegation away and this.
   void when_written(std::function<void()> done);
 
-  /// Nothing that was published is unanswered, or nothing will be taken any more.
+  /// Nothing that was published is unanswered, or nothing will be written any more. To be asked now
+  /// and then while it is not.
   bool idle();
   /// Requests in flight have not been answered.
   bool in_flight();
@@ -56,6 +57,8 @@ class WriteLog {
   void note_in_flight(Quarantine& quarantine, Clock::time_point now);
   /// Nothing is taken any more, and nobody waits.
   void stop();
+  /// The client is no more: nobody waits for what it would have done itself.
+  void client_ended();
 
  private:
   /// One write, of one record or more.
@@ -79,6 +82,8 @@ class WriteLog {
 
   Plan plan(Channel& channel, uint32_t published, bool hurry, Batch& batch, uint32_t& next);
   bool look_at_published();
+  Take leave_to_client(Clock::time_point now, Take told);
+  void look_at_client();
   bool overlaps_in_flight(const gluster::Inode& inode, uint64_t offset, uint64_t length);
   bool submit(Batch& batch, Submitter& submitter);
   void batch_finished(Batch& batch, int error) noexcept;
@@ -95,6 +100,9 @@ class WriteLog {
   uint32_t looked_at_ = 0;  // published at the last look, when it was not worth it
   bool put_off_ = false;    // there are records that wait for more, or for an answer
   bool stopped_ = false;
+  bool left_ = false;  // to the client; then stopped
+  bool client_ended_ = false;
+  Clock::time_point left_until_{};
   Clock::time_point last_work_{};
   std::vector<std::pair<uint32_t, std::function<void()>>> waiters_;
 

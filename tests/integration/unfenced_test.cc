@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <future>
 #include <memory>
 #include <string>
 #include <vector>
@@ -68,6 +69,39 @@ TEST(Unguarded, ASessionThatTheAgentDoesNotKnowGetsNoDelegation) {
   ASSERT_EQ(engage(unknown, file.get()), "granted rw");
   EXPECT_EQ(unknown.delegated(0, 1), 0U);
   EXPECT_EQ(last_delegation(unknown, 0), "limit");
+}
+
+/// What the client then writes through FUSE must not come over what an opener has written.
+TEST(Abandoned, WhoOpensAFileWaitsForTheClientThatDoesItsLogItself) {
+  const Daemon daemon;
+  const ScratchDir dir;
+  for (const bool dies : {false, true}) {
+    const std::string path = dir.file(dies ? "dies" : "writes");
+    write_file(path, std::string(4096, '0'));
+    UserProcess writer(0, [&](Talk& talk) {
+      const auto client = new_session();
+      const Fd file(path, O_RDWR);
+      if (engage(*client, file.get()) != "granted rw") return;
+      if (write_through(*client, 0, std::string(4096, '1')) != "4096 bytes") return;
+      common::LogRing& log = client->memory().logs[client->log_of(0)];
+      log.tail.owner.store(common::kLogClient, std::memory_order_relaxed);
+      log.head.abandoned.store(1, std::memory_order_release);
+      client->log_anyway(client->log_of(0), 0, 1, 0, std::string(4096, '2'));
+      talk.say("abandoned");
+      talk.hear();
+      log.tail.owner.store(common::kLogRecovered, std::memory_order_release);
+      talk.hear();
+    });
+    ASSERT_EQ(writer.hear(), "abandoned");
+    const auto opener = std::async(std::launch::async, [&path] { const Fd file(path, O_RDWR); });
+    EXPECT_EQ(opener.wait_for(seconds(2)), std::future_status::timeout);
+    if (dies) {
+      writer.kill();
+    } else {
+      writer.say("written");
+    }
+    EXPECT_EQ(opener.wait_for(kPatience), std::future_status::ready);
+  }
 }
 
 }  // namespace

@@ -246,6 +246,35 @@ TEST_F(ChannelTest, WhoeverTakesARecordBackByGoingRoundLies) {
   EXPECT_EQ(scan(), Channel::Scan::kLie);
 }
 
+TEST_F(ChannelTest, WhoWaitsForALogThatIsLeftToItsClientWaitsUntilThatHasDoneIt) {
+  int called = 0;
+  shared().logs[0].head.published.store(1, std::memory_order_release);
+  shared().logs[0].head.abandoned.store(1, std::memory_order_release);
+  channel_->log(0).when_written([&called] { ++called; });
+  EXPECT_EQ(scan(), Channel::Scan::kWorked);
+  EXPECT_EQ(scan(), Channel::Scan::kNothing);
+  EXPECT_TRUE(channel_->busy());
+  EXPECT_EQ(called, 0);
+  shared().logs[0].tail.owner.store(common::kLogRecovered, std::memory_order_release);
+  EXPECT_FALSE(channel_->busy());
+  EXPECT_EQ(called, 1);
+}
+
+TEST_F(ChannelTest, WhoWaitsForALogThatIsLeftToItsClientWaitsUntilThatHasEnded) {
+  int called = 0;
+  for (common::LogRing& log : shared().logs) {
+    log.head.published.store(1, std::memory_order_release);
+    log.head.abandoned.store(1, std::memory_order_release);
+  }
+  channel_->log(0).when_written([&called] { ++called; });
+  EXPECT_EQ(scan(), Channel::Scan::kWorked);
+  EXPECT_TRUE(channel_->busy());
+  EXPECT_EQ(called, 0);
+  channel_->client_ended();
+  EXPECT_EQ(called, 1);
+  EXPECT_FALSE(channel_->busy());
+}
+
 TEST_F(ChannelTest, AClosedChannelTakesNothing) {
   channel_->close();
   submit(0, 1);
