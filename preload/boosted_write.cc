@@ -111,6 +111,7 @@ long write_at(Session& session, const HandleRef& handle, uint32_t delegation,
   session.count(Reason::kNone, done);
   if (done > 0) {
     note_boosted_write(inode, call.fd, offset);
+    if (inode.late.load(std::memory_order_relaxed)) settle(inode);
   } else {
     session.add_unsettled(handle.slot, -1);
   }

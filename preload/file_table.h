@@ -36,6 +36,9 @@ struct Inode {
   /// Under which handle and delegation the writes that are not fenced were made.
   HandleRef written_by;
   uint32_t written_under = 0;
+  /// What was logged while the delegation was being taken back: whoever did that may have fenced
+  /// before it was on the bricks.
+  std::atomic<bool> late{false};
 
   /// Changes that the kernel made for this process, counted before and after each; and how many are
   /// under way. A delegation is taken up only if neither has moved since it was asked for.

@@ -172,8 +172,8 @@ class Session {
   common::Reason refused(const HandleRef& handle) const;
   enum class Recall { kHeld, kDone, kLost };
   /// Whether the delegation `under` still stands. While the daemon is taking it back, waits: kDone
-  /// means that all that was written under it is on the bricks, and FUSE fenced. kLost: there is no
-  /// telling.
+  /// means that all that was logged before that began is on the bricks, and FUSE fenced. kLost:
+  /// there is no telling.
   Recall await_recall(const HandleRef& handle, uint32_t under);
   /// HandleSlot::delegation.
   uint32_t delegation(const HandleRef& handle) const {
@@ -191,7 +191,8 @@ class Session {
                : memory_->slots[slot].log_error.exchange(0, std::memory_order_acquire);
   }
   /// Puts the bytes into the log; returns when they are there, or, if `word` is not the delegation
-  /// any more, when they are on the bricks. Returns how many; fewer than `length` when the daemon
+  /// any more, when they are on the bricks, and Inode::late is set: somebody has to fence. Returns
+  /// how many; fewer than `length` when the delegation is taken back in the middle, or the daemon
   /// is gone: then all that was in the log has been written through FUSE. `number` is set to that
   /// behind the last record.
   size_t log_write(Inode& inode, const HandleRef& handle, uint32_t word, IoCursor& cursor,

@@ -104,8 +104,11 @@ void settle(Inode& inode) {
   const SessionRef live = current_session();
   const bool same = live && live->id() == inode.written_by.session;
   drain_log(inode);
-  const bool recalled =
+  const bool fenced_by_daemon =
       same && live->await_recall(inode.written_by, inode.written_under) == Session::Recall::kDone;
+  // Acquire: partner of the release in Session::log_write(). Whoever sets it after this settles
+  // after this.
+  const bool recalled = !inode.late.exchange(false, std::memory_order_acquire) && fenced_by_daemon;
   if (!recalled) fence(inode, same ? &*live : nullptr, boosted - fenced);
   // Release: partner of the acquire in boost_dirty(): whoever sees it equal may ask FUSE.
   inode.fenced.store(boosted, std::memory_order_release);

@@ -76,11 +76,13 @@ size_t Session::log_write(Inode& inode, const HandleRef& handle, uint32_t word, 
     }
     // A dead daemon wakes nobody, and the log has room for a while.
     alive_lately();
-    const bool usable = log.notes != nullptr && !log.replayed.load(std::memory_order_relaxed);
-    while (usable && logged < length) {
+    const uint32_t most = common::kMaxRecord - common::kMaxRecord % write_unit(handle);
+    const bool usable =
+        log.notes != nullptr && most != 0 && !log.replayed.load(std::memory_order_relaxed);
+    // Once it is taken back, the rest of a long write is the kernel's.
+    while (usable && logged < length && delegation(handle) == word) {
       const size_t left = length - logged;
-      const auto part =
-          static_cast<uint32_t>(left < common::kMaxRecord ? left : common::kMaxRecord);
+      const auto part = static_cast<uint32_t>(left < most ? left : most);
       uint32_t place = 0;
       if (dead_.load(std::memory_order_relaxed) || !make_log_room(log, part, place)) {
         replay_log(log);
@@ -104,7 +106,11 @@ size_t Session::log_write(Inode& inode, const HandleRef& handle, uint32_t word, 
   // and the pump's before it sleeps, or stops looking by itself.
   std::atomic_thread_fence(std::memory_order_seq_cst);
   if (ring_of(log).tail.looks.load(std::memory_order_relaxed) == 0) ring_if_asleep();
-  if (delegation(handle) != word) await_log(log_of(handle), number);
+  if (delegation(handle) != word && logged > 0) {
+    await_log(log_of(handle), number);
+    // Release: partner of the acquire in settle(); the records are on the bricks.
+    inode.late.store(true, std::memory_order_release);
+  }
   return logged;
 }
 

@@ -15,7 +15,7 @@ namespace booster::preload {
 inline constexpr uint64_t kMaxLoggedEnd = uint64_t{8} << 40;
 
 /// Logs [offset, offset + length) for a write to `fd`. Bytes that are logged, or written; fewer
-/// than `length` when the daemon is gone.
+/// than `length` when the daemon is gone, or takes the delegation back (Session::log_write).
 size_t log_write(Session& session, const HandleRef& handle, Inode& inode, int fd,
                  uint32_t delegation, IoCursor& cursor, uint64_t offset, size_t length);
 

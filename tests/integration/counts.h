@@ -79,6 +79,7 @@ inline constexpr Count kCounts[] = {
     {"Recall.AStoppedWriterHoldsUpNobodyAndLosesNothing", "", 60, 2000, 0},
     {"Recall.TheWriterItselfOpensItsFile", "", 60, 2000, 0},
     {"Recall.ACrowdOpensAFileAtOnce", "", 200, 2000, 0},
+    {"RecallInALongWrite.WhoHasOpenedTheFileMeanwhileSeesAllOfItAfterwards", "", 5, 100, 0},
     {"Times.WhoSetsThemRightAfterAWriteIsOvertakenSeldom", "", 50, 1000, 0},
     {"WatchMounts.TheLastOfManyMountsIsServedAsTheFirstAndEachCanBeUnmounted", "", 40, 200, 0},
     {"Fuzz.TheDaemonSurvivesAMinuteOfGarbage", "", 15, 60, 0},

@@ -1,6 +1,7 @@
 // Recalls under load: a program writes numbered records to one file after the other, boosted, while
 // others open that file at any moment. Whoever opens it sees every record whose write had returned
 // before, and waits for no program.
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -17,7 +18,9 @@
 #include <utility>
 
 #include "tests/integration/harness.h"
+#include "tests/integration/puppet.h"
 #include "tests/integration/shared_board.h"
+#include "tests/programs/bytes.h"
 #include "tests/programs/records.h"
 
 namespace booster::test {
@@ -251,6 +254,46 @@ TEST_F(Recall, ACrowdOpensAFileAtOnce) {
     ASSERT_FALSE(HasFailure()) << how;
   }
   next_file();
+}
+
+/// Who opens a file in the middle of one long write, and looks on, sees all of it when the write
+/// has returned, through what he has opened then.
+TEST(RecallInALongWrite, WhoHasOpenedTheFileMeanwhileSeesAllOfItAfterwards) {
+  constexpr size_t kLong = 128 << 20;
+  constexpr size_t kLast = 4096;
+  const Daemon daemon;
+  const ScratchDir dir;
+  const std::string path = dir.file("f");
+  Puppet writer(kAsUsersDo);
+  ASSERT_EQ(writer.tell("open", "f", "rw+creat", path), "0");
+  const auto boosted = [&] { return daemon.boosted_write_bytes(); };
+  const auto write = [&](uint64_t seed) { writer.order("pwrite", "f", 0, kLong, seed); };
+  const auto written = [&] { return writer.answer() == std::to_string(kLong); };
+  // The end of the file is written last; a read of more makes FUSE notice by itself.
+  const auto shows_end_of = [&](int fd, uint64_t seed) {
+    std::array<char, kLast> bytes{};
+    EXPECT_EQ(::pread(fd, bytes.data(), kLast, kLong - kLast), static_cast<ssize_t>(kLast));
+    return first_wrong(bytes.data(), kLast, kLong - kLast, seed) == kLast;
+  };
+  std::mt19937 random(1);
+  int in_the_middle = 0;
+  for (int i = 0; i < rounds() && !HasFailure(); ++i) {
+    const uint64_t seed = 2 * static_cast<uint64_t>(i) + 1;
+    ASSERT_TRUE(until_counted(boosted, [&] { return write(seed), written(); }));
+    ASSERT_EQ(writer.tell("fsync", "f"), "0");
+    const uint64_t before = boosted();
+    write(seed + 1);
+    comes_true([&] { return boosted() > before; }, seconds(1));
+    std::this_thread::sleep_for(microseconds(random() % 20'000));
+    const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    ASSERT_GE(fd, 0);
+    if (shows_end_of(fd, seed)) ++in_the_middle;
+    EXPECT_TRUE(written());
+    EXPECT_TRUE(shows_end_of(fd, seed + 1)) << i;
+    ::close(fd);
+    EXPECT_TRUE(read_file(path) == bytes_at(0, kLong, seed + 1)) << i;
+  }
+  EXPECT_GT(in_the_middle, 0) << kTooLittle;
 }
 
 }  // namespace

@@ -205,6 +205,22 @@ TEST(Smoke, OfADisperseVolumeOnlyWholeStripesAreWrittenThroughTheDaemon) {
   EXPECT_EQ(parts, right);
 }
 
+/// A long write is several records, of whole stripes each.
+TEST(Stripes, LongWritesOfWholeStripesOfAnySizeAreWrittenThroughTheDaemon) {
+  constexpr size_t kStripe = 3 * 512;
+  constexpr size_t kLong = 2048 * kStripe;
+  const Daemon daemon;
+  until_carried(daemon, {.written = 2 * kLong}, [&] {
+    const ScratchDir dir;
+    Puppet puppet;
+    ASSERT_EQ(puppet.tell("open", "a", "rw+creat", dir.file("a")), "0");
+    ASSERT_EQ(puppet.tell("pwrite", "a", 0, kLong, 1), std::to_string(kLong));
+    ASSERT_EQ(puppet.tell("pwrite", "a", kLong - kStripe, kLong, 1), std::to_string(kLong));
+    puppet.leave();
+    EXPECT_TRUE(read_file(dir.file("a")) == bytes_at(0, 2 * kLong - kStripe, 1));
+  });
+}
+
 /// GlusterFS supports sharding for one client of a file at a time, and FUSE is one already.
 TEST(Shard, AShardedVolumeIsLeftToFuseAndSaysWhy) {
   ScratchDir dir;
