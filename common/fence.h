@@ -1,5 +1,5 @@
 // The fence: makes the FUSE client and the kernel forget what they hold of a file that booster has
-// changed (docs/architecture.md, "Switching between FUSE and booster"). Used by the shim, and by
+// changed (docs/architecture.md, "One owner per file: delegations"). Used by the shim, and by
 // the daemon for programs that were killed. Bare system calls: async-signal-safe, errno is left
 // alone.
 #pragma once

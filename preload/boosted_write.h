@@ -1,4 +1,4 @@
-// Writes that booster serves: under a write delegation alone, through a lane or into the log.
+// Writes that booster serves: under a write delegation alone, into the log.
 #pragma once
 
 #include "common/reason.h"

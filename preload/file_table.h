@@ -2,7 +2,7 @@
 //
 // It never does I/O and holds no descriptor. A number's word is cleared by everything that closes
 // the number; what closes a number unseen is caught by whoever boosts, who compares identity with
-// the kernel at every boosted call.
+// the kernel once in a tick of the coarse clock.
 #pragma once
 
 #include <atomic>

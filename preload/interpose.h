@@ -105,6 +105,9 @@ inline long before_close(int fd) {
 inline void after_close(int fd) {
   if (!t_thread.vfork_child) g_files.closed(fd);
 }
+/// close(2), with what follows from it. `cancellable`: a thread may be cancelled in it, as in
+/// libc's.
+int close_number(int fd, bool cancellable);
 
 /// `to` has become another number for the description of `from`.
 inline void note_duplicated(int from, int to) {

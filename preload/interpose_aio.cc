@@ -5,7 +5,10 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include <optional>
+
 #include "preload/interpose.h"
+#include "preload/stdio_tables.h"
 
 using namespace booster::preload;
 
@@ -49,12 +52,27 @@ BOOSTER_LIO_LISTIO(lio_listio64, aiocb64)
 BOOSTER_NEXT(int, vdprintf, (int, const char*, va_list))
 BOOSTER_NEXT(int, __vdprintf_chk, (int, int, const char*, va_list))
 
+namespace {
+
+/// libc makes a stream for it, which takes the shim's own calls, or else writes unseen.
+class FormattedWrite {
+ public:
+  explicit FormattedWrite(int fd) {
+    if (!streams_hooked() && !(is_boostable(fd) && hook_streams())) change_.emplace(fd);
+  }
+
+ private:
+  std::optional<FileChange> change_;
+};
+
+}  // namespace
+
 BOOSTER_EXPORT int vdprintf(int fd, const char* format, va_list arguments) {
-  const FileChange change(fd);
+  const FormattedWrite write(fd);
   return next_vdprintf()(fd, format, arguments);
 }
 BOOSTER_EXPORT int __vdprintf_chk(int fd, int flag, const char* format, va_list arguments) {
-  const FileChange change(fd);
+  const FormattedWrite write(fd);
   return next___vdprintf_chk()(fd, flag, format, arguments);
 }
 BOOSTER_EXPORT int dprintf(int fd, const char* format, ...) {

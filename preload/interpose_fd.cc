@@ -151,7 +151,7 @@ BOOSTER_EXPORT int creat64(const char* path, mode_t mode) {
   return opened(next_creat64()(path, mode));
 }
 
-BOOSTER_EXPORT int close(int fd) {
+int booster::preload::close_number(int fd, bool cancellable) {
   if (is_own(fd)) {
     errno = EBADF;  // what a program that closes every number expects of one that it never opened
     return -1;
@@ -160,16 +160,19 @@ BOOSTER_EXPORT int close(int fd) {
   // Nor may the thread be cancelled there.
   std::optional<Uninterrupted> uninterrupted;
   if (g_files.kind(fd) == FileTable::kTracked) {
-    if (t_thread.depth == 0 && !t_thread.vfork_child) pthread_testcancel();
+    if (cancellable && t_thread.depth == 0 && !t_thread.vfork_child) pthread_testcancel();
     uninterrupted.emplace();
   }
   const long error = before_close(fd);
-  const int result =
-      uninterrupted ? raw::as_libc(raw::raw_syscall(SYS_close, fd)) : next_close()(fd);
+  const int result = uninterrupted || !cancellable ? raw::as_libc(raw::raw_syscall(SYS_close, fd))
+                                                   : next_close()(fd);
   after_close(fd);
   if (error == 0 || result != 0) return result;
   errno = static_cast<int>(-error);
   return -1;
+}
+BOOSTER_EXPORT int close(int fd) {
+  return close_number(fd, true);
 }
 BOOSTER_EXPORT int __close(int fd) {
   return close(fd);
@@ -265,9 +268,15 @@ int follow_fcntl(int fd, int command, void* argument, Fcntl next) {
       const FileChange change(fd);  // it is the program's own from now on
       return next(fd, command, argument);
     }
-    case F_SETFL:
-      note_status_flags(fd, static_cast<int>(reinterpret_cast<intptr_t>(argument)));
-      break;
+    case F_SETFL: {
+      const auto flags = static_cast<int>(reinterpret_cast<intptr_t>(argument));
+      // With these nothing is logged, and what was must not be written anew after them.
+      std::optional<FileChange> change;
+      if ((flags & (O_APPEND | O_DIRECT)) != 0) change.emplace(fd);
+      const int result = next(fd, command, argument);
+      if (result == 0) note_status_flags(fd, flags);
+      return result;
+    }
     default: break;
   }
   return next(fd, command, argument);

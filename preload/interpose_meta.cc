@@ -57,10 +57,11 @@ ssize_t copy_between(int from, int to, Copy call) {
   return call();
 }
 
-/// Before a call that names its file by path: that file may be one of ours.
+/// Around a call that changes attributes of the file at `path`, which this process may have
+/// written.
 template <typename Call>
-auto settled(Call call) {
-  settle_process();
+auto change_at(int directory, const char* path, int flags, Call call) {
+  before_kernel_look(directory, path, flags);
   return call();
 }
 
@@ -159,11 +160,13 @@ BOOSTER_SYNC(fsync, false)
 BOOSTER_SYNC(fdatasync, true)
 BOOSTER_NEXT(int, syncfs, (int))
 BOOSTER_EXPORT int syncfs(int fd) {
-  return settled([=] { return next_syncfs()(fd); });
+  settle_process();
+  return next_syncfs()(fd);
 }
 BOOSTER_NEXT(void, sync, (void))
 BOOSTER_EXPORT void sync(void) {
-  settled([] { return next_sync()(); });
+  settle_process();
+  next_sync()();
 }
 
 BOOSTER_NEXT(int, ftruncate, (int, off_t))
@@ -175,13 +178,11 @@ BOOSTER_EXPORT int ftruncate64(int fd, off_t length) {
 }
 BOOSTER_NEXT(int, truncate, (const char*, off_t))
 BOOSTER_EXPORT int truncate(const char* path, off_t length) {
-  return settled([=] {
-    const Uninterrupted uninterrupted;
-    const PathChange change(path);
-    const int result = next_truncate()(path, length);
-    after_path_change();
-    return result;
-  });
+  const Uninterrupted uninterrupted;
+  const PathChange change(path);
+  const int result = next_truncate()(path, length);
+  after_path_change();
+  return result;
 }
 BOOSTER_EXPORT int truncate64(const char* path, off_t length) {
   return truncate(path, length);
@@ -242,19 +243,21 @@ BOOSTER_EXPORT int futimens(int fd, const timespec* times) {
 }
 BOOSTER_NEXT(int, utimensat, (int, const char*, const timespec*, int))
 BOOSTER_EXPORT int utimensat(int directory, const char* path, const timespec* times, int flags) {
-  return settled([=] { return next_utimensat()(directory, path, times, flags); });
+  return change_at(directory, path, flags,
+                   [=] { return next_utimensat()(directory, path, times, flags); });
 }
 BOOSTER_NEXT(int, utime, (const char*, const utimbuf*))
 BOOSTER_EXPORT int utime(const char* path, const utimbuf* times) {
-  return settled([=] { return next_utime()(path, times); });
+  return change_at(AT_FDCWD, path, 0, [=] { return next_utime()(path, times); });
 }
 BOOSTER_NEXT(int, utimes, (const char*, const timeval*))
 BOOSTER_EXPORT int utimes(const char* path, const timeval* times) {
-  return settled([=] { return next_utimes()(path, times); });
+  return change_at(AT_FDCWD, path, 0, [=] { return next_utimes()(path, times); });
 }
 BOOSTER_NEXT(int, lutimes, (const char*, const timeval*))
 BOOSTER_EXPORT int lutimes(const char* path, const timeval* times) {
-  return settled([=] { return next_lutimes()(path, times); });
+  return change_at(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW,
+                   [=] { return next_lutimes()(path, times); });
 }
 BOOSTER_NEXT(int, futimes, (int, const timeval*))
 BOOSTER_EXPORT int futimes(int fd, const timeval* times) {
@@ -263,7 +266,7 @@ BOOSTER_EXPORT int futimes(int fd, const timeval* times) {
 }
 BOOSTER_NEXT(int, futimesat, (int, const char*, const timeval*))
 BOOSTER_EXPORT int futimesat(int directory, const char* path, const timeval* times) {
-  return settled([=] { return next_futimesat()(directory, path, times); });
+  return change_at(directory, path, 0, [=] { return next_futimesat()(directory, path, times); });
 }
 BOOSTER_NEXT(int, fchmod, (int, mode_t))
 BOOSTER_EXPORT int fchmod(int fd, mode_t mode) {
@@ -272,11 +275,12 @@ BOOSTER_EXPORT int fchmod(int fd, mode_t mode) {
 }
 BOOSTER_NEXT(int, chmod, (const char*, mode_t))
 BOOSTER_EXPORT int chmod(const char* path, mode_t mode) {
-  return settled([=] { return next_chmod()(path, mode); });
+  return change_at(AT_FDCWD, path, 0, [=] { return next_chmod()(path, mode); });
 }
 BOOSTER_NEXT(int, fchmodat, (int, const char*, mode_t, int))
 BOOSTER_EXPORT int fchmodat(int directory, const char* path, mode_t mode, int flags) {
-  return settled([=] { return next_fchmodat()(directory, path, mode, flags); });
+  return change_at(directory, path, flags,
+                   [=] { return next_fchmodat()(directory, path, mode, flags); });
 }
 BOOSTER_NEXT(int, fchown, (int, uid_t, gid_t))
 BOOSTER_EXPORT int fchown(int fd, uid_t user, gid_t group) {
@@ -285,11 +289,12 @@ BOOSTER_EXPORT int fchown(int fd, uid_t user, gid_t group) {
 }
 BOOSTER_NEXT(int, chown, (const char*, uid_t, gid_t))
 BOOSTER_EXPORT int chown(const char* path, uid_t user, gid_t group) {
-  return settled([=] { return next_chown()(path, user, group); });
+  return change_at(AT_FDCWD, path, 0, [=] { return next_chown()(path, user, group); });
 }
 BOOSTER_NEXT(int, fchownat, (int, const char*, uid_t, gid_t, int))
 BOOSTER_EXPORT int fchownat(int directory, const char* path, uid_t user, gid_t group, int flags) {
-  return settled([=] { return next_fchownat()(directory, path, user, group, flags); });
+  return change_at(directory, path, flags,
+                   [=] { return next_fchownat()(directory, path, user, group, flags); });
 }
 BOOSTER_NEXT(int, fsetxattr, (int, const char*, const void*, size_t, int))
 BOOSTER_EXPORT int fsetxattr(int fd, const char* name, const void* value, size_t size, int flags) {
@@ -299,5 +304,6 @@ BOOSTER_EXPORT int fsetxattr(int fd, const char* name, const void* value, size_t
 BOOSTER_NEXT(int, setxattr, (const char*, const char*, const void*, size_t, int))
 BOOSTER_EXPORT int setxattr(const char* path, const char* name, const void* value, size_t size,
                             int flags) {
-  return settled([=] { return next_setxattr()(path, name, value, size, flags); });
+  return change_at(AT_FDCWD, path, 0,
+                   [=] { return next_setxattr()(path, name, value, size, flags); });
 }

@@ -117,7 +117,9 @@ BOOSTER_EXPORT FILE* freopen64(const char* path, const char* mode, FILE* stream)
   return opened(next_freopen64()(path, mode, stream), mode);
 }
 BOOSTER_EXPORT int fclose(FILE* stream) {
-  return streams_hooked() ? next_fclose()(stream) : close_unseen(stream);
+  // One that maps its file has tables of its own (_IO_FLAGS2_MMAP).
+  const bool maps = (stream->_flags2 & 1) != 0;
+  return streams_hooked() && !maps ? next_fclose()(stream) : close_unseen(stream);
 }
 BOOSTER_EXPORT int fcloseall(void) {
   settle_process();

@@ -114,7 +114,13 @@ BOOSTER_EXPORT long syscall(long number, ...) {
       note_submitted(pointer<const iocb* const*>(c), b);
       settle_process();
       break;
-    case SYS_io_uring_setup:  // what is done through it is not seen: nothing is delegated any more
+    case SYS_io_uring_setup: {
+      // What is done through it is not seen: nothing is delegated any more.
+      const Sharing sharing;
+      const long ring = next_syscall()(number, a, b, c, d, e, f);
+      if (ring >= 0) share_for_good();
+      return ring;
+    }
     case SYS_io_uring_enter:
     case SYS_io_uring_register:
     case SYS_clone:

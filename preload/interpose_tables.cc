@@ -64,7 +64,7 @@ off64_t stream_seek(FILE* stream, off64_t offset, int whence) {
   return ::lseek64(stream->_fileno, offset, whence);
 }
 int stream_close(FILE* stream) {
-  return ::close(stream->_fileno);
+  return close_number(stream->_fileno, false);  // nor is libc's a cancellation point
 }
 int stream_stat(FILE* stream, void* status) {
   return ::fstat64(stream->_fileno, static_cast<struct stat64*>(status));

@@ -177,6 +177,19 @@ void before_kernel_look(int fd) {
   with_description(fd, true, [](Description& description) { settle(*description.inode); });
 }
 
+void before_kernel_look(int directory, const char* path, int flags) {
+  if (!maybe_dirty()) return;
+  struct statx status;
+  const int how = (flags & (AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)) | AT_STATX_DONT_SYNC;
+  // Where this fails, so does what comes next, with the error that the program is to see.
+  if (raw::is_error(raw::raw_syscall(SYS_statx, directory, raw::word(path), how, STATX_INO,
+                                     raw::word(&status)))) {
+    return;
+  }
+  const Entry entry;
+  if (entry) settle_identity({status.stx_dev_major, status.stx_dev_minor, status.stx_ino, 0});
+}
+
 bool sync_boosted(int fd, bool data_only) {
   // A cancellation point; nothing is held yet.
   if (t_thread.depth == 0 && !t_thread.vfork_child) pthread_testcancel();
@@ -190,8 +203,9 @@ bool sync_boosted(int fd, bool data_only) {
 }
 
 FileChange::FileChange(int fd) {
-  const FileTable::Kind kind = g_files.kind(fd);
-  if (kind == FileTable::kForeign || (kind != FileTable::kTracked && !maybe_dirty())) return;
+  // Also through a number that nobody has looked at: while the kernel is at it another thread may
+  // ask for the file.
+  if (g_files.kind(fd) == FileTable::kForeign) return;
   Entry entry;
   if (!entry) return;
   description_ = g_files.acquire(fd);

@@ -46,6 +46,8 @@ void note_status_flags(int fd, int flags);
 /// The kernel is about to look at the file of `fd` (fsync, SEEK_END), or to change its times or
 /// mode: what was boosted is settled.
 void before_kernel_look(int fd);
+/// The same of the file at `path` (statx(2); `flags`: AT_SYMLINK_NOFOLLOW, AT_EMPTY_PATH).
+void before_kernel_look(int directory, const char* path, int flags);
 /// Around a change that the kernel makes of the bytes of the file of `fd` (truncate, fallocate,
 /// sendfile...): booster serves none of it meanwhile.
 class FileChange {

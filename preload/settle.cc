@@ -22,7 +22,7 @@ namespace {
 constinit std::atomic<uint32_t> g_sharing{0};
 
 constexpr int kFenceAttempts = 3;
-/// A write in progress; a stuck brick must not stop a fork for ever.
+/// For a claim of an offset whose bytes are still on their way.
 constexpr uint32_t kShareWaitMs = 2000;
 
 bool names(int fd, const Inode& inode) {
@@ -177,6 +177,10 @@ void end_to_share() {
     g_files.release(&description);
   });
   count_down(g_sharing);
+}
+
+void share_for_good() {
+  g_sharing.fetch_add(1, std::memory_order_seq_cst);
 }
 
 bool is_sharing() {

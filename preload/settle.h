@@ -87,9 +87,12 @@ inline void count_down(std::atomic<uint32_t>& count) {
 /// Around a call that multiplies the process (fork, spawn) or hands out descriptors: settles all,
 /// gives every write delegation back, and marks every description as shared, so that none is asked
 /// for again; none of what other threads open meanwhile is taken up until the call is over. Waits
-/// for a write in progress, at most two seconds.
+/// for what is logged as long as the bricks take, and for a write in progress at most two seconds.
 void begin_to_share();
 void end_to_share();
+/// What the process does with its descriptors is not seen any more (io_uring): within a call of
+/// begin_to_share(), which is never over then.
+void share_for_good();
 /// A call of these is under way.
 bool is_sharing();
 

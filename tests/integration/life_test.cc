@@ -86,6 +86,28 @@ TEST_P(Life, AThreadThatIsCancelledAnywhereLeavesNothingLocked) {
   compare({"cancelled"});
 }
 
+TEST_P(Life, TheNumberOfAStreamThatWasMappedIsFreeForASocket) {
+  // A file that is mapped is FUSE's.
+  compare({"mapped-stream"}, false);
+}
+
+TEST_P(Life, AThreadThatIsToBeCancelledClosesItsStream) {
+  compare({"cancelled-stream"});
+}
+
+TEST_P(Life, FormattedOutputToADescriptorIsBoosted) {
+  compare({"formatted"});
+}
+
+TEST_P(Life, WhatTheKernelCopiesIntoAFileThatAnotherThreadWritesStays) {
+  // While the kernel copies, nothing is.
+  compare({"copied"}, false);
+}
+
+TEST_P(Life, WhatIsWrittenBesideARingIsThereForIt) {
+  compare({"ring"}, false);
+}
+
 TEST_P(Life, SignalHandlersAreWhatTheProgramHasAskedFor) {
   compare({"handlers"});
 }

@@ -7,6 +7,7 @@
 #include <array>
 #include <chrono>
 #include <csignal>
+#include <filesystem>
 #include <future>
 #include <list>
 #include <memory>
@@ -306,6 +307,32 @@ TEST_F(Logged, AVolumeThatDoesNotAnswerStopsNoWritesToAnother) {
   EXPECT_EQ(first_wrong(bytes.data(), bytes.size(), 0, 2), 16 * kLength);
   EXPECT_EQ(writer.tell("close", "well", "close"), "0");
   ::unlink(well.c_str());
+}
+
+TEST_F(Logged, ABrickThatHangsHoldsUpNoChangeOfAttributesOfOtherFiles) {
+  const std::string other = Lab::get().dir + "/other";
+  write_file(other, "");
+  Child program({"python3", "-c", R"(
+import os, sys, time
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+for line in sys.stdin:
+  if line == "write\n": os.pwrite(fd, bytes(4096), 0)
+  else: os.chmod(sys.argv[2], 0o600); os.utime(sys.argv[2])
+  print("done", flush=True)
+)",
+                 dir_.file("a"), other});
+  const auto tell = [&program](const std::string& what) {
+    program.write_line(what);
+    return program.read_line() == "done";
+  };
+  ASSERT_TRUE(until_counted([this] { return logged(); }, [&] { return tell("write"); }));
+  const HungBrick hung(bricks().front());
+  ASSERT_TRUE(tell("write"));
+  const auto start = steady_clock::now();
+  EXPECT_TRUE(tell("change"));
+  // Bricks that hang are given up after 42 s.
+  EXPECT_LT(steady_clock::now() - start, std::chrono::seconds(20));
+  EXPECT_EQ(std::filesystem::status(other).permissions(), std::filesystem::perms(0600));
 }
 
 class LoggedAndKilled : public Logged {

@@ -11,12 +11,14 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <map>
@@ -60,11 +62,11 @@ uint64_t write_noticed(int fd, uint64_t seed) {
 }
 
 /// libc's own, which no preloaded library sees.
-long bare_call(long number, long a) {
+long bare_call(long number, long a, long b = 0, long c = 0, long d = 0) {
   void* libc = dlopen("libc.so.6", RTLD_LAZY | RTLD_NOLOAD);
   auto* call = reinterpret_cast<long (*)(long, ...)>(dlsym(libc, "syscall"));
   if (call == nullptr) fail("syscall");
-  return call(number, a);
+  return call(number, a, b, c, d);
 }
 
 /// FILE MS: one thread writes in order, another looks at the offset: all that lies before it must
@@ -390,7 +392,143 @@ int borrowed(const Arguments& arguments) {
   return close(fd);
 }
 
+/// FILE: a stream that maps the file is closed, and its number is a socket's, of which one thread
+/// reads while another writes.
+int mapped_stream(const Arguments& arguments) {
+  const int fd = open_or_fail(arguments[0], O_RDWR | O_CREAT);
+  write_noticed(fd, 1);
+  FILE* stream = fopen(arguments[0].c_str(), "rm");
+  if (stream == nullptr || fgetc(stream) == EOF) fail("fopen");
+  const int number = fileno(stream);
+  char byte = 0;
+  if (pread(number, &byte, 1, 0) != 1) fail("pread");
+  if (fclose(stream) != 0) fail("fclose");
+  int pair[2];
+  if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) != 0) fail("socketpair");
+  if (pair[0] != number) fail("another number");
+  alarm(20);
+  std::thread reader([&pair] {
+    char got = 0;
+    if (read(pair[0], &got, 1) != 1) fail("read");
+  });
+  usleep(100'000);
+  if (write(pair[0], "x", 1) != 1 || read(pair[1], &byte, 1) != 1) fail("write");
+  if (write(pair[1], "x", 1) != 1) fail("write");
+  reader.join();
+  printf("both ways\n");
+  return close(fd);
+}
+
+/// FILE: a thread that is to be cancelled closes its stream all the same.
+int cancelled_stream(const Arguments& arguments) {
+  struct Closing {
+    FILE* stream;
+    int result = 1;
+  } closing{fopen(arguments[0].c_str(), "w")};
+  if (closing.stream == nullptr) fail("fopen");
+  const int fd = fileno(closing.stream);
+  write_noticed(fd, 1);
+  pthread_t thread;
+  const auto run = [](void* argument) -> void* {
+    auto& mine = *static_cast<Closing*>(argument);
+    pthread_cancel(pthread_self());
+    mine.result = fclose(mine.stream);
+    pthread_testcancel();
+    return nullptr;
+  };
+  if (pthread_create(&thread, nullptr, run, &closing) != 0) fail("pthread_create");
+  void* result = nullptr;
+  pthread_join(thread, &result);
+  printf("%s, %d, %s\n", result == PTHREAD_CANCELED ? "cancelled" : "not cancelled", closing.result,
+         fcntl(fd, F_GETFD) < 0 ? "closed" : "open");
+  return 0;
+}
+
+/// FILE: formatted output to a descriptor is as good as any other.
+int formatted(const Arguments& arguments) {
+  const int fd = open_or_fail(arguments[0], O_RDWR | O_CREAT);
+  std::string line(4000, 'x');
+  std::string all;
+  for (int i = 0; i < 1000; ++i) {
+    if (dprintf(fd, "%06d %s\n", i, line.c_str()) != 4008) fail("dprintf");
+    char number[8];
+    snprintf(number, sizeof number, "%06d ", i);
+    all += number + line + "\n";
+  }
+  printf("%s\n", booster::test::bytes_of(fd, all.size()) == all ? "right" : "wrong");
+  return close(fd);
+}
+
+/// FILE: what one thread copies into it comes before what it writes next, although another, to
+/// whom the kernel gives the same file, writes elsewhere meanwhile.
+int copied(const Arguments& arguments) {
+  constexpr size_t kMost = 64 << 20;
+  const std::string path = arguments[0];
+  const int from = memfd_create("from", 0);
+  const std::string bytes = bytes_at(0, kMost, 1);
+  if (write(from, bytes.data(), kMost) != static_cast<ssize_t>(kMost)) fail("write");
+  uint64_t wrong = 0;
+  for (uint64_t round = 0; round < 10; ++round) {
+    const int fd = open_or_fail(path, O_RDWR | O_CREAT);
+    std::atomic<bool> done{false};
+    std::thread writer([&] {
+      usleep(static_cast<useconds_t>(round) * 1000);
+      for (int i = 0; i < 200 && !done.load(); ++i) {
+        const std::string page = bytes_at(kMost, 64 << 10, 1);
+        if (pwrite(fd, page.data(), page.size(), kMost) < 0) fail("pwrite");
+      }
+    });
+    off_t at = 0;
+    while (at < static_cast<off_t>(kMost)) {
+      if (sendfile(fd, from, &at, kMost - static_cast<size_t>(at)) <= 0) fail("sendfile");
+    }
+    const uint64_t last = kMost - (256 << 10);
+    const std::string newer = bytes_at(last, 256 << 10, round + 2);
+    if (pwrite(fd, newer.data(), newer.size(), static_cast<off_t>(last)) < 0) fail("pwrite");
+    done.store(true);
+    writer.join();
+    close(fd);
+    const int again = open_or_fail(path, O_RDONLY);
+    const std::string all = booster::test::bytes_of(again, kMost);
+    if (first_wrong(all.data(), last, 0, 1) != last ||
+        first_wrong(&all[last], kMost - last, last, round + 2) != kMost - last) {
+      ++wrong;
+    }
+    close(again);
+    unlink(path.c_str());
+  }
+  printf("%lu wrong\n", wrong);
+  return 0;
+}
+
+/// FILE: has a ring, by which the kernel may read and write unseen: what is written is there for
+/// it at once. Says so too where the kernel allows no rings.
+int ring(const Arguments& arguments) {
+  std::array<char, 256> parameters{};
+  const long made = syscall(SYS_io_uring_setup, 4, parameters.data());
+  uint64_t wrong = 0;
+  for (uint64_t seed = 1; seed <= 10; ++seed) {
+    const int fd = open_or_fail(arguments[0], O_RDWR | O_CREAT);
+    const uint64_t end = write_noticed(fd, seed);
+    std::string bytes(end, '\0');
+    const long got =
+        bare_call(SYS_pread64, fd, reinterpret_cast<long>(bytes.data()), static_cast<long>(end), 0);
+    if (made >= 0 &&
+        (got != static_cast<long>(end) || first_wrong(bytes.data(), end, 0, seed) != end)) {
+      ++wrong;
+    }
+    close(fd);
+  }
+  printf("%lu wrong\n", wrong);
+  return 0;
+}
+
 const std::map<std::string, std::pair<size_t, int (*)(const Arguments&)>> kCommands = {
+    {"mapped-stream", {1, mapped_stream}},
+    {"cancelled-stream", {1, cancelled_stream}},
+    {"formatted", {1, formatted}},
+    {"ring", {1, ring}},
+    {"copied", {1, copied}},
     {"borrowed", {1, borrowed}},
     {"offset", {2, offset}},
     {"bare-close", {1, bare_close}},
