@@ -184,6 +184,7 @@ class Channel : public std::enable_shared_from_this<Channel> {
   bool busy();
   /// Tells the quarantine how old the writes in flight are.
   void note_writes_in_flight(Clock::time_point now);
+  const Quarantine& quarantine() const { return quarantine_; }
   /// Tells the client the current quarantine.
   void show_quarantine();
 

@@ -16,8 +16,8 @@ namespace {
 constexpr uint32_t kMaxBatch = 1U << 20;
 /// While another write is in flight, less than this waits for what comes behind it.
 constexpr uint32_t kGoodBatch = 256U << 10;
-/// A client that does its log itself waits for the quarantine first, which is two minutes at most.
-constexpr std::chrono::seconds kClientWithin{180};
+/// A client that does its log itself waits for the quarantine first, and then has so much time.
+constexpr std::chrono::seconds kClientWithin{10};
 
 }  // namespace
 
@@ -121,7 +121,7 @@ WriteLog::Take WriteLog::take(const std::shared_ptr<Channel>& channel, Submitter
   if (stopped_ || left_) return Take::kNothing;
   // acquire: partner of the release in the shim's Session::replay_log().
   if (ring_.head.abandoned.load(std::memory_order_acquire) != 0) {
-    return leave_to_client(now, Take::kWorked);
+    return leave_to_client(*channel, now, Take::kWorked);
   }
   if (!look_at_published()) return Take::kLie;
   const uint32_t published = published_;
@@ -146,7 +146,7 @@ WriteLog::Take WriteLog::take(const std::shared_ptr<Channel>& channel, Submitter
     uint32_t next = 0;
     const Plan planned = batch ? plan(*channel, published, hurry, *batch, next) : Plan::kLater;
     if (planned == Plan::kLie) return Take::kLie;
-    if (planned == Plan::kGone) return leave_to_client(now, Take::kGone);
+    if (planned == Plan::kGone) return leave_to_client(*channel, now, Take::kGone);
     if (planned == Plan::kLater) {
       put_off_ = true;
       looked_at_ = published;
@@ -277,9 +277,9 @@ bool WriteLog::in_flight() {
 
 /// It writes through FUSE what is unanswered, and whoever opens one of those files waits for that:
 /// else it would be done over what he has written meanwhile.
-WriteLog::Take WriteLog::leave_to_client(Clock::time_point now, Take told) {
+WriteLog::Take WriteLog::leave_to_client(const Channel& channel, Clock::time_point now, Take told) {
   left_ = true;
-  left_until_ = now + kClientWithin;
+  left_until_ = now + std::chrono::milliseconds(channel.quarantine().ms()) + kClientWithin;
   if (client_ended_) stop();
   return told;
 }

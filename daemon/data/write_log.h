@@ -82,7 +82,7 @@ class WriteLog {
 
   Plan plan(Channel& channel, uint32_t published, bool hurry, Batch& batch, uint32_t& next);
   bool look_at_published();
-  Take leave_to_client(Clock::time_point now, Take told);
+  Take leave_to_client(const Channel& channel, Clock::time_point now, Take told);
   void look_at_client();
   bool overlaps_in_flight(const gluster::Inode& inode, uint64_t offset, uint64_t length);
   bool submit(Batch& batch, Submitter& submitter);
