@@ -21,7 +21,8 @@ def read():
 def filled():
     text = subprocess.run([ctl, 'stats'], capture_output=True, text=True, check=True,
                           env={'PATH': os.environ['PATH']}).stdout
-    return [line for line in text.splitlines() if 'filled' in line]
+    lines = [line for line in text.splitlines() if 'came from the bricks' in line]
+    return lines[0].split(';')[1].split(',')[0]
 whole = read()
 def data():
     for line in open('/proc/self/maps'):
@@ -47,7 +48,7 @@ assert many > few + (4 << 20), (few, many)
 for i in range(600):
     if held() <= few: break
     time.sleep(0.1)
-assert held() <= few, (few, many, held())
+assert size < held() <= few, (size, few, many, held())
 assert read() == whole
 after = filled()
 assert before == after, (before, after)
