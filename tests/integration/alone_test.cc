@@ -43,13 +43,13 @@ class Alone : public testing::Test {
 
   static std::string right(size_t length) { return std::to_string(length); }
 
-  /// Writes [0, kLarge) of `seed` until such a write is boosted, and has all of them counted. False
-  /// if that does not come to be.
-  bool warm(Puppet& writer, const std::string& name, uint64_t seed) {
-    const auto write = [&] {
-      return writer.tell("pwrite", name, 0, kLarge, seed) == right(kLarge);
-    };
-    return until_counted([this] { return boosted(); }, write) && writer.tell("fsync", name) == "0";
+  /// Writes [0, kLarge) of `seed` until such a write is boosted, and has all of them counted. Ends
+  /// the test if that does not come to be.
+  void warm(Puppet& writer, const std::string& name, uint64_t seed) {
+    until_counted(
+        daemon_, [this] { return boosted(); },
+        [&] { ASSERT_EQ(writer.tell("pwrite", name, 0, kLarge, seed), right(kLarge)); });
+    EXPECT_EQ(writer.tell("fsync", name), "0");
   }
 
   /// "" if a new descriptor of this program, which has no booster, shows that; else what it shows.
@@ -87,7 +87,7 @@ TEST_F(Alone, WhoOpensAFileSeesEveryWriteThatHasReturned) {
     uint64_t bytes = 0;
     expect_nothing_old(daemon_, [&](std::string& old) {
       seed += 10;
-      ASSERT_TRUE(warm(writer, name, seed)) << i;
+      warm(writer, name, seed);
       // Primes what FUSE's client keeps: the next open must not be shown that.
       struct stat status {};
       ASSERT_EQ(::stat(path.c_str(), &status), 0);
@@ -113,7 +113,7 @@ TEST_F(Alone, WhoOpensAFileInTheMiddleOfAWriteSeesTheOneBeforeIt) {
   for (int i = 0; i < rounds(); ++i) {
     expect_nothing_old(daemon_, [&](std::string& old) {
       seed += 10;
-      ASSERT_TRUE(warm(writer, "a", seed)) << i;
+      warm(writer, "a", seed);
       ASSERT_EQ(writer.tell("pwrite", "a", kLength, kLarge, seed + 1), right(kLarge));
       writer.order("pwrite", "a", 0, kLength, seed + 2);
       std::this_thread::sleep_for(std::chrono::microseconds(random() % 12'000));
@@ -128,7 +128,7 @@ TEST_F(Alone, WhoOpensAFileInTheMiddleOfAWriteSeesTheOneBeforeIt) {
 TEST_F(Alone, WhileSomebodyElseHasItOpenWritesAreTheKernels) {
   Puppet writer(kAsUsersDo);
   const std::string path = open_file(writer, "a");
-  ASSERT_TRUE(warm(writer, "a", 1));
+  warm(writer, "a", 1);
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   const uint64_t before = boosted();
   std::string bytes(kLarge, '\0');
@@ -141,9 +141,9 @@ TEST_F(Alone, WhileSomebodyElseHasItOpenWritesAreTheKernels) {
   }
   EXPECT_EQ(boosted(), before);
   ::close(fd);
-  EXPECT_TRUE(warm(writer, "a", 100));  // they come back
+  warm(writer, "a", 100);  // they come back
   writer.leave();
-  EXPECT_GT(passed("not-alone"), 30U);
+  EXPECT_GT(passed("not-alone"), 30U) << kTooLittle;
 }
 
 /// What is not worth the daemon's way goes through FUSE's write-behind, where only FUSE sees it.
@@ -170,7 +170,7 @@ TEST_F(Alone, SmallWritesAreSeenByLargeReadsOfOthersAtOnce) {
   ::close(fd);
   reader.leave();
   // The daemon cannot know what FUSE's client of a writer still holds back.
-  EXPECT_GT(passed("not-alone"), 30U);
+  EXPECT_GT(passed("not-alone"), 30U) << kTooLittle;
 }
 
 /// FUSE's client gives no sign of what its write-behind holds back once it is sure of the
@@ -199,7 +199,7 @@ TEST_F(Alone, ThatAFileIsOpenedDoesNotChangeTimesThatWereSet) {
     expect_nothing_old(daemon_, [&](std::string& old) {
       const std::string name = "t" + std::to_string(made++);
       const std::string path = open_file(writer, name);
-      ASSERT_TRUE(warm(writer, name, 1)) << i;
+      warm(writer, name, 1);
       // Another file that FUSE does not know all of.
       if (i > 0) {
         ASSERT_EQ(writer.tell("pwrite", "t0", 0, kLarge, 2), right(kLarge));
@@ -228,7 +228,7 @@ TEST_F(Alone, AProgramThatIsKilledRightAfterAWriteHoldsUpWhoOpensTheFile) {
       Puppet writer(kAsUsersDo);
       const std::string name = "k" + std::to_string(seed);
       const std::string path = open_file(writer, name);
-      ASSERT_TRUE(warm(writer, name, seed));
+      warm(writer, name, seed);
       struct stat status {};
       ASSERT_EQ(::stat(path.c_str(), &status), 0);
       ASSERT_EQ(writer.tell("pwrite", name, 0, 3 * kLarge, seed + 1), right(3 * kLarge));
@@ -244,7 +244,7 @@ TEST_F(Alone, AProgramThatIsKilledRightAfterAWriteHoldsUpWhoOpensTheFile) {
 TEST_F(Alone, AProgramThatEntersSeccompIsTheKernels) {
   Puppet writer(kAsUsersDo);
   const std::string path = open_file(writer, "a");
-  ASSERT_TRUE(warm(writer, "a", 1));
+  warm(writer, "a", 1);
   const uint64_t before = boosted();
   ASSERT_EQ(writer.tell("seccomp"), "0");
   EXPECT_EQ(look(path, 0, kLarge, 1), "");
@@ -266,7 +266,7 @@ TEST_F(Alone, WhenTheDaemonDiesWritesGoOnThroughTheKernel) {
   const std::string path = open_file(writer, "a");
   for (int i = 0; i < rounds(); ++i) {
     const auto seed = static_cast<uint64_t>(i) * 10 + 1;
-    ASSERT_TRUE(warm(writer, "a", seed)) << i;
+    warm(writer, "a", seed);
     daemon_.kill(i % 2 == 0 ? SIGKILL : SIGTERM);
     ASSERT_EQ(writer.tell("pwrite", "a", 0, kLarge, seed + 1), right(kLarge));
     const std::string bytes = read_file(path);

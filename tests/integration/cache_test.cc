@@ -46,19 +46,41 @@ class Cached : public testing::Test {
   static std::string right(size_t length) { return std::to_string(length); }
 
   /// Reads until reads of [offset, offset + length) come out of the cache; they must be right all
-  /// the time. False if that does not come to be.
-  bool warm(Puppet& reader, const std::string& name, uint64_t seed, size_t offset = 0,
+  /// the time. Ends the test if that does not come to be.
+  void warm(Puppet& reader, const std::string& name, uint64_t seed, size_t offset = 0,
             size_t length = kPage) {
-    const auto end = steady_clock::now() + std::chrono::seconds(30);
-    while (steady_clock::now() < end) {
-      const uint64_t before = cached_calls();
-      const std::string got = reader.tell("pread", name, offset, length, seed);
-      EXPECT_EQ(got, right(length)) << "while the cache gets warm";
-      if (cached_calls() > before) return true;
-      if (got != right(length)) return false;
-      std::this_thread::sleep_for(milliseconds(2));
+    const auto read = [&] {
+      ASSERT_EQ(reader.tell("pread", name, offset, length, seed), right(length))
+          << "while the cache gets warm";
+    };
+    until_counted(
+        daemon_, [this] { return cached_calls(); }, read, milliseconds(2));
+  }
+
+  static void drop() {
+    const RunResult result = run({boosterctl_path(), "cache", "drop"}, {.preload = false});
+    EXPECT_EQ(result.status, 0) << result.err;
+  }
+
+  /// Does `work` with an empty cache; `changed` is when its files were. What is filled soon after
+  /// that is dropped after four times as long: when so much time has gone by meanwhile, once more,
+  /// and by then the change is long ago.
+  static void before_it_is_doubted(steady_clock::time_point changed,
+                                   const std::function<void()>& work) {
+    for (int attempt = 0; attempt < 4 && !HasFatalFailure(); ++attempt) {
+      const auto start = steady_clock::now();
+      drop();
+      work();
+      if (steady_clock::now() - changed < 4 * (start - changed)) return;
     }
-    return false;
+  }
+
+  /// The bricks have all of the file, for so long that what is filled from now on is kept.
+  static void let_settle(const std::string& path) {
+    const int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
+    EXPECT_EQ(::fsync(fd), 0);
+    ::close(fd);
+    std::this_thread::sleep_for(milliseconds(1500));
   }
 
   /// Overwrites [offset, offset + length) as programs without booster do.
@@ -81,7 +103,7 @@ TEST_F(Cached, HotReadsAskNobody) {
   open_file(reader, "r", 1);
   // What was filled within a second of a change goes at the next look.
   std::this_thread::sleep_for(milliseconds(1500));
-  ASSERT_TRUE(warm(reader, "r", 1, 0, kSize));
+  warm(reader, "r", 1, 0, kSize);
   const auto before = daemon_.stats().totals();
   constexpr int kCalls = 1000;
   for (int i = 0; i < kCalls; ++i) {
@@ -107,7 +129,7 @@ TEST_F(Cached, SmallReadsInOrderAreFetchedInLargeRequests) {
   ASSERT_EQ(result.status, 0) << result.err;
   const auto cache = daemon_.stats().cache();
   // The first reads may have been left to the kernel.
-  EXPECT_GT(cache.filled(), kLong / 2) << kTooLittle;
+  ASSERT_GT(cache.filled(), kLong / 2) << kTooLittle;
   EXPECT_GT(cache.filled() / cache.fills(), 128U << 10) << kTooLittle;
 }
 
@@ -125,7 +147,7 @@ TEST_F(Cached, SmallReadsBackwardsAndInStepsAreFetchedInLargeRequests) {
       ASSERT_EQ(reader.tell("pread", "r", static_cast<size_t>(at) * kCall, kCall, 7), right(kCall));
     }
     const auto after = daemon_.stats().cache();
-    EXPECT_GT(after.filled() - before.filled(), kLong / 4) << step << kTooLittle;
+    ASSERT_GT(after.filled() - before.filled(), kLong / 4) << step << kTooLittle;
     EXPECT_GT((after.filled() - before.filled()) / (after.fills() - before.fills()), 96U << 10)
         << step << kTooLittle;
   }
@@ -134,16 +156,20 @@ TEST_F(Cached, SmallReadsBackwardsAndInStepsAreFetchedInLargeRequests) {
 TEST_F(Cached, SeveralProgramsShareWhatOneHasRead) {
   Puppet first;
   const std::string path = open_file(first, "r", 2);
-  // What is filled within a second of a change is not kept.
-  std::this_thread::sleep_for(milliseconds(1500));
-  ASSERT_TRUE(warm(first, "r", 2, 0, kSize));
-  const uint64_t filled = daemon_.stats().cache().filled();
-  for (int i = 0; i < 5; ++i) {
-    Puppet other;
-    ASSERT_EQ(other.tell("open", "r", "r", path), "0");
-    ASSERT_TRUE(warm(other, "r", 2, 0, kSize));
-  }
-  EXPECT_EQ(daemon_.stats().cache().filled(), filled);
+  const auto changed = steady_clock::now();
+  let_settle(path);
+  uint64_t filled_again = 0;
+  before_it_is_doubted(changed, [&] {
+    warm(first, "r", 2, 0, kSize);
+    const uint64_t filled = daemon_.stats().cache().filled();
+    for (int i = 0; i < 5; ++i) {
+      Puppet other;
+      ASSERT_EQ(other.tell("open", "r", "r", path), "0");
+      warm(other, "r", 2, 0, kSize);
+    }
+    filled_again = daemon_.stats().cache().filled() - filled;
+  });
+  EXPECT_EQ(filled_again, 0U);
 }
 
 /// As users have it: one that is read a little is the kernel's, and one that is read all the time
@@ -160,33 +186,43 @@ for i in range(int(sys.argv[2])): assert os.pread(fd, 4096, i % 64 * 4096) == b'
     snprintf(number, sizeof(number), "%04d", page);
     for (int i = 0; i < 1024; ++i) bytes += number;
   }
-  const std::string path = dir_.file("small");
-  write_file(path, bytes);
-  const auto read = [&](int times) {
+  const auto read = [&](const std::string& path, int times) {
     const uint64_t before = daemon_.stats().totals().cached_bytes();
     const RunResult result = run({"python3", "-c", kRead, path, std::to_string(times)}, kAsUsersDo);
     EXPECT_EQ(result.status, 0) << result.err;
     return daemon_.stats().totals().cached_bytes() - before;
   };
-  EXPECT_EQ(read(2000), 0U);
+  // On a busy machine calls that are slow look as if the kernel had to ask the bricks.
+  uint64_t of_a_little = 1;
+  std::string path;
+  for (int i = 0; i < 5 && of_a_little > 0; ++i) {
+    path = dir_.file("small" + std::to_string(i));
+    write_file(path, bytes);
+    of_a_little = read(path, 2000);
+  }
+  EXPECT_EQ(of_a_little, 0U);
+  constexpr uint64_t kMuch = 32 << 20;
   uint64_t cached = 0;
-  for (int i = 0; i < 10 && cached == 0; ++i) cached = read(60'000);
-  EXPECT_GT(cached, 32U << 20);
+  for (int i = 0; i < 10 && cached <= kMuch; ++i) cached = read(path, 60'000);
+  EXPECT_GT(cached, kMuch) << kTooLittle;
 }
 
 TEST_F(Cached, DroppingItBringsTheBytesFromTheBricksAgain) {
   Puppet reader;
-  open_file(reader, "r", 3);
-  // What is filled within a second of a change is not kept.
-  std::this_thread::sleep_for(milliseconds(1500));
-  ASSERT_TRUE(warm(reader, "r", 3, 0, kSize));
-  for (int i = 0; i < 20; ++i) ASSERT_TRUE(warm(reader, "r", 3, 0, kSize));
+  const std::string path = open_file(reader, "r", 3);
+  const auto changed = steady_clock::now();
+  let_settle(path);
+  uint64_t filled = 0;
+  before_it_is_doubted(changed, [&] {
+    const uint64_t before = daemon_.stats().cache().filled();
+    for (int i = 0; i < 21; ++i) warm(reader, "r", 3, 0, kSize);
+    filled = daemon_.stats().cache().filled() - before;
+  });
+  EXPECT_EQ(filled, kSize);
   const auto before = daemon_.stats().cache();
-  EXPECT_EQ(before.filled(), kSize);
   EXPECT_GE(before.used(), kSize);
-  const RunResult drop = run({boosterctl_path(), "cache", "drop"}, {.preload = false});
-  EXPECT_EQ(drop.status, 0) << drop.err;
-  ASSERT_TRUE(warm(reader, "r", 3, 0, kSize));
+  drop();
+  warm(reader, "r", 3, 0, kSize);
   EXPECT_GE(daemon_.stats().cache().filled() - before.filled(), kSize);
 }
 
@@ -214,7 +250,7 @@ for i in range(20):
 TEST_F(Cached, ADirectDescriptorIsTheKernels) {
   Puppet reader;
   open_file(reader, "r", 5);
-  ASSERT_TRUE(warm(reader, "r", 5));
+  warm(reader, "r", 5);
   const uint64_t before = cached_calls();
   const std::string path = dir_.file("r");
   const RunResult result = run({"python3", "-c", R"(
@@ -254,7 +290,7 @@ TEST_F(Cached, WhatAProgramWithoutBoosterClosedIsSeenAtOnce) {
   const int count = rounds();
   for (int i = 0; i < count; ++i) {
     const uint64_t seed = static_cast<uint64_t>(i) + 1;
-    ASSERT_TRUE(warm(reader, "r", seed, 8 * kPage, 4 * kPage)) << i;
+    warm(reader, "r", seed, 8 * kPage, 4 * kPage);
     overwrite(path, 8 * kPage, 4 * kPage, seed + 1);
     ASSERT_EQ(reader.tell("pread", "r", 8 * kPage, 4 * kPage, seed + 1), right(4 * kPage)) << i;
   }
@@ -266,7 +302,7 @@ TEST_F(Cached, EachWriteOfABoostedProgramIsSeenAtOnce) {
   const std::string path = open_file(reader, "r", 1);
   uint64_t seed = 1;
   for (int i = 0; i < rounds(); ++i) {
-    ASSERT_TRUE(warm(reader, "r", seed, 0, 2 * kPage)) << i;
+    warm(reader, "r", seed, 0, 2 * kPage);
     ASSERT_EQ(writer.tell("open", "w", i % 2 == 0 ? "w" : "rw", path), "0");
     for (int k = 0; k < 5; ++k) {
       ++seed;
@@ -281,17 +317,16 @@ TEST_F(Cached, EachWriteOfABoostedProgramIsSeenAtOnce) {
 TEST_F(Cached, NothingIsCachedWhileSomebodyHasItOpenForWriting) {
   Puppet reader;
   const std::string path = open_file(reader, "r", 1);
-  ASSERT_TRUE(warm(reader, "r", 1));
+  warm(reader, "r", 1);
   const int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
   for (int i = 0; i < 10; ++i) {
     const uint64_t seed = static_cast<uint64_t>(i) + 2;
     const std::string bytes = bytes_at(0, kPage, seed);
     ASSERT_EQ(::pwrite(fd, bytes.data(), kPage, 0), static_cast<ssize_t>(kPage));
     // Not closed: within a second.
-    const auto start = steady_clock::now();
-    while (reader.tell("pread", "r", 0, kPage, seed) != right(kPage)) {
-      ASSERT_LT(steady_clock::now() - start, milliseconds(1100)) << i;
-    }
+    ASSERT_TRUE(comes_true_soon(milliseconds(1100), [&] {
+      return reader.tell("pread", "r", 0, kPage, seed) == right(kPage);
+    })) << i;
     const uint64_t before = cached_calls();
     for (int k = 0; k < 20; ++k) {
       ASSERT_EQ(reader.tell("pread", "r", 0, kPage, seed), right(kPage)) << i;
@@ -300,7 +335,7 @@ TEST_F(Cached, NothingIsCachedWhileSomebodyHasItOpenForWriting) {
     ASSERT_EQ(cached_calls(), before);
   }
   ::close(fd);
-  EXPECT_TRUE(warm(reader, "r", 11));
+  warm(reader, "r", 11);
 }
 
 TEST_F(Cached, AFileThatIsCutIsShortAtOnce) {
@@ -324,17 +359,17 @@ TEST_F(Cached, AFileThatIsCutIsShortAtOnce) {
   for (int i = 0; i < rounds(); ++i) {
     for (const auto& cut : ways) {
       overwrite(path, 0, kSize, 1);
-      ASSERT_TRUE(warm(reader, "r", 1, kSize - 3 * kPage, 3 * kPage));
+      warm(reader, "r", 1, kSize - 3 * kPage, 3 * kPage);
       cut(kSize - kPage);
       ASSERT_EQ(reader.tell("pread", "r", kSize - 3 * kPage, 3 * kPage, 1), right(2 * kPage)) << i;
     }
   }
-  ASSERT_TRUE(warm(reader, "r", 1));
+  warm(reader, "r", 1);
   // POSIX leaves open what this does. The kernel breaks no lease for it: within a second, as by any
   // other host.
   const int fd = ::open(path.c_str(), O_RDONLY | O_TRUNC | O_CLOEXEC);
-  std::this_thread::sleep_for(milliseconds(1000));
-  EXPECT_EQ(reader.tell("pread", "r", 0, kPage, 1), "0");
+  EXPECT_TRUE(comes_true_soon(milliseconds(1000),
+                              [&] { return reader.tell("pread", "r", 0, kPage, 1) == "0"; }));
   ::close(fd);
 }
 
@@ -343,7 +378,7 @@ TEST_F(Cached, ADeadDaemonsCacheIsBelievedByNobody) {
   const std::string path = open_file(reader, "r", 1);
   for (int i = 0; i < rounds(); ++i) {
     const uint64_t seed = static_cast<uint64_t>(i) + 1;
-    ASSERT_TRUE(warm(reader, "r", seed));
+    warm(reader, "r", seed);
     // Also while it is dying: who opens the file for writing waits until it cannot answer.
     if (i % 2 == 0) {
       daemon_.kill(SIGKILL);
@@ -362,9 +397,10 @@ TEST_F(Cached, ADeadDaemonsCacheIsBelievedByNobody) {
 TEST_F(Cached, AWriteThatWasLongOnItsWayIsSeenInTheEnd) {
   if (Lab::get().shape != "one") GTEST_SKIP() << "needs the bricks' file to be the volume's";
   Puppet reader;
+  const auto opened = steady_clock::now();
   const std::string path = open_file(reader, "r", 1);
   std::this_thread::sleep_for(milliseconds(1500));
-  ASSERT_TRUE(warm(reader, "r", 1));
+  warm(reader, "r", 1);
   const std::string bytes = Lab::get().dir + "/late";
   write_file(bytes, bytes_at(0, kPage, 2));
   const RunResult late = shell(
@@ -375,13 +411,13 @@ TEST_F(Cached, AWriteThatWasLongOnItsWayIsSeenInTheEnd) {
       {.preload = false});
   ASSERT_EQ(late.status, 0) << late.err;
   const uint64_t before = cached_calls();
-  const auto start = steady_clock::now();
-  while (reader.tell("pread", "r", 0, kPage, 2) != right(kPage)) {
-    ASSERT_LT(steady_clock::now() - start, std::chrono::seconds(10));
-    std::this_thread::sleep_for(milliseconds(5));
-  }
+  // What was filled soon after a change is dropped after four times as long.
+  const auto four_times =
+      std::chrono::ceil<std::chrono::seconds>(4 * (steady_clock::now() - opened));
+  ASSERT_TRUE(comes_true([&] { return reader.tell("pread", "r", 0, kPage, 2) == right(kPage); },
+                         four_times + std::chrono::seconds(10)));
   EXPECT_GT(cached_calls(), before + 50) << kTooLittle;
-  EXPECT_TRUE(warm(reader, "r", 2));
+  warm(reader, "r", 2);
 }
 
 /// Bytes of page caches that the process keeps in memory by mapping them: those of the one file
@@ -402,14 +438,14 @@ uint64_t mapped_caches(pid_t pid) {
 TEST_F(Cached, ADeadDaemonsCacheIsUnmapped) {
   Puppet reader;
   open_file(reader, "r", 1);
-  ASSERT_TRUE(warm(reader, "r", 1));
+  warm(reader, "r", 1);
   const uint64_t mapped = mapped_caches(reader.pid());
   ASSERT_GE(mapped, kSize);
   ASSERT_LT(mapped, 3 * kSize);  // with room to grow
   for (int i = 0; i < 3; ++i) {
     daemon_.kill(SIGKILL);
     daemon_.start();
-    ASSERT_TRUE(warm(reader, "r", 1));
+    warm(reader, "r", 1);
     // But a page by which the old daemon is known to be dead.
     EXPECT_LT(mapped_caches(reader.pid()), mapped + (64 << 10)) << i;
   }
@@ -419,9 +455,9 @@ TEST_F(Cached, AReaderAsksTheNextDaemon) {
   Puppet reader({.eager = false});
   const std::string path = open_file(reader, "r", 1);
   for (int daemons = 0; daemons < 3; ++daemons) {
-    const auto end = steady_clock::now() + std::chrono::seconds(20);
+    const auto end = steady_clock::now() + std::chrono::seconds(60);
     for (size_t i = 0; daemon_.stats().totals().cached_calls() < 50; ++i) {
-      ASSERT_LT(steady_clock::now(), end) << daemons;
+      ASSERT_LT(steady_clock::now(), end) << daemons << kTooLittle;
       if (i % 100 == 0) forget(path);
       const size_t offset = i * 7919 % (kSize - kPage);
       ASSERT_EQ(reader.tell("pread", "r", offset, kPage, 1), right(kPage)) << offset;
@@ -435,12 +471,12 @@ TEST_F(Cached, AReaderAsksTheNextDaemon) {
 /// for the next file that gets its place.
 TEST_F(Cached, TheCacheOfAFileThatWasClosedEarlyIsNoOthers) {
   Puppet reader(kAsUsersDo);
+  constexpr size_t kLength = 64 << 10;
   // Reads until the daemon has answered, but does not look at the answer: that is the next read's.
   const auto ask = [&](const std::string& name, uint64_t seed) {
     const auto engaged = [&] { return daemon_.stats().totals().engaged(); };
     const uint64_t before = engaged();
     open_file(reader, name, seed);
-    constexpr size_t kLength = 64 << 10;
     // Here and there; the kernel has it, so that it is asked for when it was read four times.
     for (size_t i = 1; i < 1000; ++i) {
       const size_t offset = i * 126'704 % (kSize - kLength);
@@ -454,15 +490,15 @@ TEST_F(Cached, TheCacheOfAFileThatWasClosedEarlyIsNoOthers) {
   };
   for (int i = 0; i < 2; ++i) {
     // Each takes the first place that is free.
-    ASSERT_TRUE(ask("first", 1));
-    ASSERT_TRUE(warm(reader, "first", 1));
-    ASSERT_TRUE(ask("early", 2));
+    ASSERT_TRUE(ask("first", 1)) << kTooLittle;
+    warm(reader, "first", 1, 0, kLength);
+    ASSERT_TRUE(ask("early", 2)) << kTooLittle;
     ASSERT_EQ(reader.tell("close", "early", "close"), "0");
     ASSERT_EQ(reader.tell("close", "first", "close"), "0");
-    ASSERT_TRUE(ask("in-firsts-place", 3));
-    ASSERT_TRUE(warm(reader, "in-firsts-place", 3));
-    ASSERT_TRUE(ask("in-earlys-place", 4));
-    ASSERT_TRUE(warm(reader, "in-earlys-place", 4));
+    ASSERT_TRUE(ask("in-firsts-place", 3)) << kTooLittle;
+    warm(reader, "in-firsts-place", 3, 0, kLength);
+    ASSERT_TRUE(ask("in-earlys-place", 4)) << kTooLittle;
+    warm(reader, "in-earlys-place", 4, 0, kLength);
     ASSERT_EQ(reader.tell("close", "in-firsts-place", "close"), "0");
     ASSERT_EQ(reader.tell("close", "in-earlys-place", "close"), "0");
   }
@@ -472,7 +508,7 @@ TEST_F(Cached, AProgramSeesItsOwnWriteWhateverHappensToTheDaemon) {
   for (int i = 0; i < rounds(); ++i) {
     Puppet program;
     const std::string path = open_file(program, "r", 1);
-    ASSERT_TRUE(warm(program, "r", 1));
+    warm(program, "r", 1);
     daemon_.kill(SIGKILL);
     ASSERT_EQ(program.tell("open", "w", "rw", path), "0");
     ASSERT_EQ(program.tell("pwrite", "w", 0, kPage, 2), right(kPage));
@@ -514,7 +550,7 @@ for i in range(50):
   ASSERT_EQ(::chmod(path.c_str(), 0644), 0);
   Puppet reader;
   ASSERT_EQ(reader.tell("open", "r", "r", path), "0");
-  EXPECT_TRUE(warm(reader, "r", 1)) << "where root is root it is cached";
+  warm(reader, "r", 1);
 }
 
 /// Nobody is told of truncate(2), and a lock keeps the shim from opening the file for it.
@@ -526,7 +562,7 @@ TEST_F(Cached, AProgramThatCutsAFileByItsNameSeesThatItself) {
   ASSERT_EQ(program.tell("close", "w", "close"), "0");
   for (int i = 0; i < rounds(); ++i) {
     overwrite(path, 0, kSize, 1);
-    ASSERT_TRUE(warm(program, "r", 1, kSize - kPage, kPage));
+    warm(program, "r", 1, kSize - kPage, kPage);
     ASSERT_EQ(program.tell("truncate-path", path, kSize - kPage), "0");
     ASSERT_EQ(program.tell("pread", "r", kSize - kPage, kPage, 1), "0") << i;
   }
@@ -536,7 +572,7 @@ TEST_F(Cached, AProgramThatCutsAFileByItsNameSeesThatItself) {
 TEST_F(Cached, WhoeverCutsAFileAllTheTimeDoesNotEndTheDaemon) {
   Puppet reader;
   const std::string path = open_file(reader, "r", 1);
-  ASSERT_TRUE(warm(reader, "r", 1));
+  warm(reader, "r", 1);
   const pid_t pid = daemon_.pid();
   const auto end = steady_clock::now() + std::chrono::seconds(rounds());
   std::thread cutter([&] {
@@ -549,7 +585,7 @@ TEST_F(Cached, WhoeverCutsAFileAllTheTimeDoesNotEndTheDaemon) {
   }
   cutter.join();
   EXPECT_EQ(daemon_.stats().pid(), static_cast<uint32_t>(pid));
-  EXPECT_TRUE(warm(reader, "r", 1));
+  warm(reader, "r", 1);
 }
 
 TEST_F(Cached, LongReadsOfWhatTheKernelHasKeepTheirSession) {
@@ -572,7 +608,7 @@ TEST_F(Cached, AFileThatTheKernelHasTwiceIsNotCached) {
   Puppet reader;
   Puppet writer;
   const std::string path = open_file(before, "r", 1);
-  ASSERT_TRUE(warm(before, "r", 1));
+  warm(before, "r", 1);
   const VolumeOption changed("vol1", "performance.read-ahead", "on");
   // The names that the kernel knows are believed for a second.
   std::this_thread::sleep_for(milliseconds(4000));
@@ -642,28 +678,32 @@ TEST_F(ScannedCache, WhatIsReadAgainAndAgainStaysWhileAScanGoesBy) {
   const std::string scanned = dir_.file("scanned");
   write_file(hot, bytes_at(0, kHot, 5));
   write_file(scanned, bytes_at(0, 10 * kBudget, 6));
-  // What is filled soon after a change is dropped after four times as long.
+  const auto changed = steady_clock::now();
   std::this_thread::sleep_for(milliseconds(4000));
   Puppet reader;
   ASSERT_EQ(reader.tell("open", "r", "r", hot), "0");
-  for (int i = 0; i < 4; ++i) {
-    ASSERT_TRUE(warm(reader, "r", 5, 0, kHot));
-    std::this_thread::sleep_for(milliseconds(700));
-  }
-  const auto before = daemon_.stats().cache();
-  // Nobody looks at what is hot meanwhile.
-  for (int i = 0; i < 2; ++i) {
-    const RunResult scan =
-        run({"dd", "if=" + scanned, "of=/dev/null", i == 0 ? "bs=64k" : "bs=1M"});
-    ASSERT_EQ(scan.status, 0) << scan.err;
-  }
-  const auto after = daemon_.stats().cache();
-  ASSERT_GT(after.filled() - before.filled(), 15 * kBudget)
-      << "not scanned through the cache" << kTooLittle;
-  ASSERT_GT(after.evicted() - before.evicted(), 10 * kBudget) << kTooLittle;
-  ASSERT_TRUE(warm(reader, "r", 5, 0, kHot));
+  uint64_t filled_again = 0;
+  before_it_is_doubted(changed, [&] {
+    for (int i = 0; i < 4; ++i) {
+      warm(reader, "r", 5, 0, kHot);
+      std::this_thread::sleep_for(milliseconds(700));
+    }
+    const auto before = daemon_.stats().cache();
+    // Nobody looks at what is hot meanwhile.
+    for (int i = 0; i < 2; ++i) {
+      const RunResult scan =
+          run({"dd", "if=" + scanned, "of=/dev/null", i == 0 ? "bs=64k" : "bs=1M"});
+      ASSERT_EQ(scan.status, 0) << scan.err;
+    }
+    const auto after = daemon_.stats().cache();
+    ASSERT_GT(after.filled() - before.filled(), 15 * kBudget)
+        << "not scanned through the cache" << kTooLittle;
+    ASSERT_GT(after.evicted() - before.evicted(), 10 * kBudget) << kTooLittle;
+    warm(reader, "r", 5, 0, kHot);
+    filled_again = daemon_.stats().cache().filled() - after.filled();
+  });
   // All but what was at the end of the list when there was nothing cold yet.
-  EXPECT_LT(daemon_.stats().cache().filled() - after.filled(), kHot / 8);
+  EXPECT_LT(filled_again, kHot / 8);
 }
 
 /// As users have it: what was read stays as long as the kernel would have kept it, and what there
@@ -699,22 +739,31 @@ class FullCache : public Cached {
 /// from the bricks once.
 TEST_F(FullCache, WhatThereIsNoRoomForIsTheKernels) {
   make("f", 3);
-  // What is filled soon after a change is dropped after four times as long.
+  const auto changed = steady_clock::now();
   std::this_thread::sleep_for(milliseconds(4000));
   Puppet reader;
   ASSERT_EQ(reader.tell("open", "r", "r", dir_.file("f")), "0");
-  ASSERT_TRUE(warm(reader, "r", 3));
-  for (const size_t step : {size_t{1} << 20, size_t{64} << 10, size_t{4096}}) {
-    const uint64_t left = left_to_kernel();
-    const uint64_t cached = daemon_.stats().totals().cached_bytes();
-    read_all(reader, "r", 3, step);
-    EXPECT_GT(left_to_kernel() - left, kFile / 2) << step << kTooLittle;
-    EXPECT_GT(daemon_.stats().totals().cached_bytes() - cached, kBudget / 2) << step << kTooLittle;
-  }
-  const auto cache = daemon_.stats().cache();
-  EXPECT_LT(cache.filled(), 2 * kBudget) << "read from the bricks again and again";
-  EXPECT_LT(cache.evicted(), kStray);
-  EXPECT_LT(cache.used(), kBudget + (2 << 20));
+  uint64_t filled = 0;
+  uint64_t evicted = 0;
+  before_it_is_doubted(changed, [&] {
+    forget(dir_.file("f"));
+    const auto before = daemon_.stats().cache();
+    warm(reader, "r", 3);
+    for (const size_t step : {size_t{1} << 20, size_t{64} << 10, size_t{4096}}) {
+      const uint64_t left = left_to_kernel();
+      const uint64_t cached = daemon_.stats().totals().cached_bytes();
+      ASSERT_NO_FATAL_FAILURE(read_all(reader, "r", 3, step));
+      ASSERT_GT(left_to_kernel() - left, kFile / 2) << step << kTooLittle;
+      ASSERT_GT(daemon_.stats().totals().cached_bytes() - cached, kBudget / 2)
+          << step << kTooLittle;
+    }
+    const auto after = daemon_.stats().cache();
+    filled = after.filled() - before.filled();
+    evicted = after.evicted() - before.evicted();
+  });
+  EXPECT_LT(filled, 2 * kBudget) << "read from the bricks again and again";
+  EXPECT_LT(evicted, kStray);
+  EXPECT_LT(daemon_.stats().cache().used(), kBudget + (2 << 20));
   // The kernel's part changes as the other does.
   overwrite(dir_.file("f"), 0, kPage, 4);
   overwrite(dir_.file("f"), kFile - kPage, kPage, 4);
@@ -729,24 +778,30 @@ TEST_F(FullCache, WhatIsThereStaysWhileALongFileIsReadThroughTheKernel) {
   const std::string path = dir_.file("long");
   write_file(path, bytes_at(0, kFile, 6));
   ASSERT_EQ(::truncate(path.c_str(), kLong), 0);
+  const auto changed = steady_clock::now();
   std::this_thread::sleep_for(milliseconds(4000));
   Puppet reader;
   ASSERT_EQ(reader.tell("open", "r", "r", path), "0");
-  ASSERT_TRUE(warm(reader, "r", 6));
-  read_all(reader, "r", 6, 1 << 20);
-  const auto before = daemon_.stats().cache();
-  EXPECT_GT(before.filled(), kBudget / 2) << kTooLittle;
-  const RunResult result = run({"python3", "-c", R"(
+  uint64_t filled_again = 0;
+  before_it_is_doubted(changed, [&] {
+    const uint64_t at_first = daemon_.stats().cache().filled();
+    warm(reader, "r", 6);
+    ASSERT_NO_FATAL_FAILURE(read_all(reader, "r", 6, 1 << 20));
+    const uint64_t before = daemon_.stats().cache().filled();
+    ASSERT_GT(before - at_first, kBudget / 2) << kTooLittle;
+    const RunResult result = run({"python3", "-c", R"(
 import os, sys, time
 fd, step, size = os.open(sys.argv[1], os.O_RDONLY), int(sys.argv[2]), int(sys.argv[3])
 end = time.time() + 4
 while time.time() < end:
     for at in range(1 << 30, size, step): assert os.pread(fd, 512, at) == bytes(512)
 )",
-                                path, std::to_string(kStep), std::to_string(kLong)});
-  EXPECT_EQ(result.status, 0) << result.err;
-  read_all(reader, "r", 6, 1 << 20);
-  EXPECT_LT(daemon_.stats().cache().filled() - before.filled(), kBudget / 2);
+                                  path, std::to_string(kStep), std::to_string(kLong)});
+    ASSERT_EQ(result.status, 0) << result.err;
+    ASSERT_NO_FATAL_FAILURE(read_all(reader, "r", 6, 1 << 20));
+    filled_again = daemon_.stats().cache().filled() - before;
+  });
+  EXPECT_LT(filled_again, kBudget / 2);
 }
 
 class ForgetfulCache : public FullCache {
@@ -765,7 +820,7 @@ TEST_F(ForgetfulCache, WhatTheKernelWouldHaveForgottenGoes) {
   std::this_thread::sleep_for(milliseconds(4000));
   Puppet reader;
   ASSERT_EQ(reader.tell("open", "r", "r", dir_.file("old")), "0");
-  ASSERT_TRUE(warm(reader, "r", 5));
+  warm(reader, "r", 5);
   read_all(reader, "r", 5, 1 << 20);
   EXPECT_LT(daemon_.stats().cache().evicted(), kStray);
   constexpr size_t kMost = 8 * kRetain;
@@ -794,7 +849,7 @@ for i in range(60000): assert len(os.pread(fd, 4096, random.randrange(size >> 12
   constexpr size_t kLarge = 48 << 20;
   const std::string path = dir_.file("large");
   write_file(path, bytes_at(0, kLarge, 8));
-  constexpr int kAttempts = 5;  // a slow machine looks as if the kernel had to wait for bricks
+  constexpr int kAttempts = 20;  // a slow machine looks as if the kernel had to wait for bricks
   uint64_t fetched = kLarge;
   for (int i = 0; i < kAttempts && fetched > kLarge / 8; ++i) {
     for (int k = 0; k < 2; ++k) ASSERT_EQ(run({"cat", path}, kPlain).out.size(), kLarge);
@@ -803,7 +858,7 @@ for i in range(60000): assert len(os.pread(fd, 4096, random.randrange(size >> 12
     ASSERT_EQ(result.status, 0) << result.err;
     fetched = daemon_.stats().cache().filled() - before;
   }
-  EXPECT_LE(fetched, kLarge / 8);
+  EXPECT_LE(fetched, kLarge / 8) << kTooLittle;
 }
 
 class LargeCache : public Cached {
@@ -820,10 +875,10 @@ TEST_F(LargeCache, WhatIsFilledWhileDroppedMemoryGoesStays) {
   Puppet reader;
   ASSERT_EQ(reader.tell("open", "r", "r", path), "0");
   std::this_thread::sleep_for(milliseconds(1500));
-  ASSERT_TRUE(warm(reader, "r", 4, 0, kLarge));
+  warm(reader, "r", 4, 0, kLarge);
   for (int i = 0; i < rounds(); ++i) {
     const uint64_t filled = daemon_.stats().cache().filled();
-    ASSERT_EQ(run({boosterctl_path(), "cache", "drop"}, {.preload = false}).status, 0);
+    drop();
     // Every second piece first, so that old and new pages lie side by side.
     constexpr size_t kPiece = 192 << 10;
     for (const size_t first : {size_t{0}, kPiece}) {
@@ -835,16 +890,11 @@ TEST_F(LargeCache, WhatIsFilledWhileDroppedMemoryGoesStays) {
         << "nothing was dropped" << kTooLittle;
   }
   // All of the old memory is gone, and none of it is counted.
-  for (int i = 0; i < 500 && daemon_.stats().cache().used() > kLarge + (1 << 20); ++i) {
-    std::this_thread::sleep_for(milliseconds(10));
-  }
-  EXPECT_LT(daemon_.stats().cache().used(), kLarge + (1 << 20));
-  EXPECT_GE(daemon_.stats().cache().used(), kLarge / 10 * 9);
-  ASSERT_EQ(run({boosterctl_path(), "cache", "drop"}, {.preload = false}).status, 0);
-  for (int i = 0; i < 500 && daemon_.stats().cache().used() > 64 << 10; ++i) {
-    std::this_thread::sleep_for(milliseconds(10));
-  }
-  EXPECT_LT(daemon_.stats().cache().used(), 64U << 10);
+  const auto used = [&] { return daemon_.stats().cache().used(); };
+  EXPECT_TRUE(comes_true([&] { return used() < kLarge + (1 << 20); })) << used();
+  EXPECT_GE(used(), kLarge / 10 * 9);
+  drop();
+  EXPECT_TRUE(comes_true([&] { return used() < 64 << 10; })) << used();
 }
 
 // --- another host ------------------------------------------------------------------------------
@@ -874,12 +924,11 @@ TEST_F(CachedOnTwoHosts, WhatAnotherHostClosedIsSeenWithinASecond) {
   const std::string path = open_file(reader, "r", 1);
   for (int i = 0; i < rounds(); ++i) {
     const uint64_t seed = static_cast<uint64_t>(i) + 1;
-    ASSERT_TRUE(warm(reader, "r", seed, 0, 4 * kPage)) << i;
+    warm(reader, "r", seed, 0, 4 * kPage);
     overwrite_elsewhere(path, 0, 4 * kPage, seed + 1);
-    const auto start = steady_clock::now();
-    while (reader.tell("pread", "r", 0, 4 * kPage, seed + 1) != right(4 * kPage)) {
-      ASSERT_LT(steady_clock::now() - start, milliseconds(1000)) << i;
-    }
+    ASSERT_TRUE(comes_true_soon(milliseconds(1000), [&] {
+      return reader.tell("pread", "r", 0, 4 * kPage, seed + 1) == right(4 * kPage);
+    })) << i;
   }
 }
 
@@ -900,14 +949,18 @@ TEST_F(CachedOnTwoHosts, WhoOwnsAFileSeesNoZerosBehindWhatAnotherHostMadeLonger)
     }
     ASSERT_GT(cached_calls(), before) << kTooLittle;
     overwrite_elsewhere(path, kSome, 100, 1);
-    const auto end = steady_clock::now() + milliseconds(1200);
-    bool seen = false;
+    constexpr milliseconds kSeen{1200};
+    const auto end = steady_clock::now() + kSeen;
+    std::string got;
+    // No zeros, whenever.
+    ASSERT_TRUE(comes_true_soon(kSeen, [&] {
+      got = owner.tell("pread", "a", kSome, 100, 1);
+      return got != "0";
+    })) << i;
+    ASSERT_EQ(got, right(100)) << i;
     while (steady_clock::now() < end) {
-      const std::string got = owner.tell("pread", "a", kSome, 100, 1);
-      ASSERT_TRUE(got == right(100) || (got == "0" && !seen)) << i << ": " << got;
-      seen = got == right(100);
+      ASSERT_EQ(owner.tell("pread", "a", kSome, 100, 1), right(100)) << i << ", once it was seen";
     }
-    ASSERT_TRUE(seen) << i;
     ASSERT_EQ(owner.tell("close", "a", "close"), "0");
   }
 }
@@ -915,16 +968,34 @@ TEST_F(CachedOnTwoHosts, WhoOwnsAFileSeesNoZerosBehindWhatAnotherHostMadeLonger)
 TEST_F(CachedOnTwoHosts, AnOpenShowsWhatAnotherHostHasClosed) {
   Puppet reader;
   const std::string path = open_file(reader, "r", 1);
-  for (int i = 0; i < rounds(); ++i) {
+  int shown = 0;
+  for (int i = 0; shown < rounds() && i < 3 * rounds(); ++i) {
     const uint64_t seed = static_cast<uint64_t>(i) + 1;
-    ASSERT_TRUE(warm(reader, "r", seed, 0, 4 * kPage)) << i;
+    warm(reader, "r", seed, 0, 4 * kPage);
     overwrite_elsewhere(path, 0, 4 * kPage, seed + 1);
     ASSERT_EQ(reader.tell("open", "new", "r", path), "0");
-    ASSERT_EQ(reader.tell("pread", "new", 0, 4 * kPage, seed + 1), right(4 * kPage)) << i;
+    int past_fuse = 0;
     // What one descriptor has shown, an older one shows, too.
-    ASSERT_EQ(reader.tell("pread", "r", 0, 4 * kPage, seed + 1), right(4 * kPage)) << i;
+    for (const char* name : {"new", "r"}) {
+      const auto before = daemon_.stats().totals();
+      const std::string got = reader.tell("pread", name, 0, 4 * kPage, seed + 1);
+      const auto after = daemon_.stats().totals();
+      // A read that was left to FUSE shows what FUSE's client keeps.
+      if (after.cached_calls() == before.cached_calls() &&
+          after.read_calls() == before.read_calls()) {
+        continue;
+      }
+      ASSERT_EQ(got, right(4 * kPage)) << i << ", " << name;
+      ++past_fuse;
+    }
     ASSERT_EQ(reader.tell("close", "new", "close"), "0");
+    if (past_fuse == 2) {
+      ++shown;
+    } else {
+      std::this_thread::sleep_for(milliseconds(2200));  // until FUSE shows it
+    }
   }
+  EXPECT_EQ(shown, rounds()) << kTooLittle;
 }
 
 TEST_F(CachedOnTwoHosts, WhoCannotOpenAFileThatIsGoneEndsNothing) {
@@ -932,14 +1003,14 @@ TEST_F(CachedOnTwoHosts, WhoCannotOpenAFileThatIsGoneEndsNothing) {
   Puppet reader;
   for (const char* name : {"a", "b"}) {
     open_file(reader, name, 1);
-    ASSERT_TRUE(warm(reader, name, 1));
+    warm(reader, name, 1);
   }
   const std::string gone = dir_.file("a");
   const RunResult removed = shell("lab exec --host 2 -- rm '" + gone + "'", {.preload = false});
   ASSERT_EQ(removed.status, 0) << removed.err;
   ASSERT_LT(::open(gone.c_str(), O_RDWR | O_CLOEXEC), 0);
   for (uint64_t seed = 1; seed < 4; ++seed) {
-    ASSERT_TRUE(warm(reader, "b", seed));
+    warm(reader, "b", seed);
     overwrite(dir_.file("b"), 0, kPage, seed + 1);
     ASSERT_EQ(reader.tell("pread", "b", 0, kPage, seed + 1), right(kPage));
   }
@@ -951,7 +1022,7 @@ TEST_F(CachedOnTwoHosts, ALockShowsWhatWasWrittenUnderItElsewhere) {
   const std::string path = open_file(reader, "r", 1);
   for (int i = 0; i < rounds(); ++i) {
     const uint64_t seed = static_cast<uint64_t>(i) + 1;
-    ASSERT_TRUE(warm(reader, "r", seed, 0, 4 * kPage)) << i;
+    warm(reader, "r", seed, 0, 4 * kPage);
     overwrite_elsewhere(path, 0, 4 * kPage, seed + 1, "flock '" + path + "'");
     ASSERT_EQ(reader.tell("flock", "r"), "0");
     // FUSE's client may keep what it has for a moment longer; the page cache must not.

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <thread>
 
@@ -23,7 +24,7 @@ struct Carried {
 };
 
 /// Does `work`, at most five times, until the daemon has carried exactly that of it: when not even
-/// one call was left to FUSE. Fails if that does not come to be, or if it carries more.
+/// one call was left to FUSE. Ends the test if that does not come to be; fails if it carries more.
 inline void until_carried(const Daemon& daemon, const Carried& right,
                           const std::function<void()>& work) {
   using Clock = std::chrono::steady_clock;
@@ -43,7 +44,7 @@ inline void until_carried(const Daemon& daemon, const Carried& right,
       written = daemon.boosted_write_bytes() - written_before;
       read = daemon.boosted_read_bytes() - read_before;
       if (enough(written, right.written) && enough(read, right.read)) return;
-      if (testing::Test::HasFatalFailure()) return;
+      if (testing::Test::HasFatalFailure()) throw std::runtime_error("failed meanwhile");
       std::this_thread::sleep_for(std::chrono::milliseconds(5));
     } while (Clock::now() < counted);
     // What one has left to be counted late is at most what it lacks.
@@ -51,9 +52,10 @@ inline void until_carried(const Daemon& daemon, const Carried& right,
       EXPECT_LE(daemon.boosted_write_bytes() - all_before, attempt * *right.written);
     }
   }
-  ADD_FAILURE() << written << " bytes written and " << read << " read past FUSE, not "
-                << right.written.value_or(written) << " and " << right.read.value_or(read) << ": "
-                << daemon.stats().ShortDebugString() << kTooLittle;
+  end_with_too_little(std::to_string(written) + " bytes written and " + std::to_string(read) +
+                      " read past FUSE, not " + std::to_string(right.written.value_or(written)) +
+                      " and " + std::to_string(right.read.value_or(read)) + ": " +
+                      daemon.stats().ShortDebugString());
 }
 
 }  // namespace booster::test

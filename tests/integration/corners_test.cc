@@ -133,8 +133,9 @@ TEST_P(Corners, AnUnlockOfOneFileBringsTheOthersToTheBricks) {
       ASSERT_EQ(writer.tell(flock ? "unflock" : word + "-unlock", "lock"), "0");
     }
     EXPECT_EQ(file_size(path_on_brick(data)), 2 * size) << how;
-    EXPECT_EQ(daemon_.boosted_write_bytes(), before + size) << kTooLittle;
-    EXPECT_TRUE(eventually([&] { return file_size(data) == 2 * size; }, std::chrono::seconds(10)));
+    EXPECT_LE(daemon_.boosted_write_bytes(), before + size);
+    EXPECT_GE(daemon_.boosted_write_bytes(), before + size) << kTooLittle;
+    EXPECT_TRUE(comes_true([&] { return file_size(data) == 2 * size; }));
     // An open shows it at once.
     ASSERT_EQ(writer.tell("pwrite", "data", 2 * size, size, 7), right);
     EXPECT_EQ(read_file(data).size(), 3 * size) << how;
@@ -152,10 +153,7 @@ TEST_P(Corners, ASettledProgramThatIsKilledLeavesTheTimesItSet) {
   ASSERT_EQ(writer.tell("times", "f", 1'000'000'000), "0");
   writer.child().signal(SIGKILL);
   EXPECT_EQ(writer.child().wait().status, 128 + SIGKILL);
-  for (int i = 0; i < 1000 && daemon_.stats().sessions_size() != 0; ++i) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(10));
-  }
-  EXPECT_EQ(daemon_.stats().sessions_size(), 0);
+  EXPECT_TRUE(comes_true([this] { return daemon_.stats().sessions_size() == 0; }));
   // A fence would follow the end of the session on one thread of the daemon; this waits for it by
   // giving the same thread more to do, and looks past the second that attributes are kept.
   until_boosted(daemon_, Moves::kWrites, [&] {

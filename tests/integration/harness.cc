@@ -13,6 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
@@ -20,6 +21,7 @@
 #include <filesystem>
 #include <fstream>
 #include <sstream>
+#include <stdexcept>
 #include <thread>
 
 #include "common/abi.h"
@@ -33,7 +35,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-/// What a daemon does not do within it, it does not do.
+/// What a daemon, or a program with it, does not do within it, it does not do.
 constexpr std::chrono::seconds kNeverThatSlow{120};
 
 [[noreturn]] void die(const std::string& why) {
@@ -57,6 +59,27 @@ std::string drain_fd(int fd) {
     all.append(buffer, static_cast<size_t>(got));
   return all;
 }
+
+/// What fails in SetUpTestSuite() or TearDownTestSuite() belongs to no case, and so gtest 1.12
+/// leaves it out of its report: whoever reads that would take the rest for all there was. What
+/// fails here is in it.
+class OfNoCase : public testing::Environment {
+ public:
+  void TearDown() override {
+    const testing::UnitTest& all = *testing::UnitTest::GetInstance();
+    for (int i = 0; i < all.total_test_suite_count(); ++i) {
+      const testing::TestSuite& suite = *all.GetTestSuite(i);
+      const testing::TestResult& result = suite.ad_hoc_test_result();
+      for (int part = 0; part < result.total_part_count(); ++part) {
+        if (!result.GetTestPartResult(part).failed()) continue;
+        ADD_FAILURE() << suite.name()
+                      << ", in no case: " << result.GetTestPartResult(part).message();
+      }
+    }
+  }
+};
+[[maybe_unused]] const testing::Environment* const kOfNoCase =
+    testing::AddGlobalTestEnvironment(new OfNoCase);  // gtest's from now on
 
 int exit_status(int status) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
@@ -157,33 +180,32 @@ std::map<std::string, std::string> probe_blocks() {
   return {{"PROBE_PAYS", std::to_string(kPays)}};
 }
 
-bool until_counted(const std::function<uint64_t()>& count, const std::function<bool()>& work,
-                   std::chrono::milliseconds soon) {
+void end_with_too_little(const std::string& why) {
+  throw std::runtime_error(why + kTooLittle);
+}
+
+void until_counted(const Daemon& daemon, const std::function<uint64_t()>& count,
+                   const std::function<void()>& work, std::chrono::milliseconds soon) {
   const uint64_t before = count();
-  const auto end = Clock::now() + std::chrono::seconds(60);
+  const auto end = Clock::now() + kNeverThatSlow;
   do {
-    if (!work()) return false;
+    work();
+    if (testing::Test::HasFatalFailure()) throw std::runtime_error("failed meanwhile");
     const auto counted = Clock::now() + soon;
     do {
-      if (count() > before) return true;
+      if (count() > before) return;
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     } while (Clock::now() < counted);
   } while (Clock::now() < end);
-  return false;
+  end_with_too_little("nothing was boosted: " + daemon.stats().ShortDebugString());
 }
 
 void until_boosted(const Daemon& daemon, Moves what, const std::function<void()>& work) {
   const auto moved = [&] {
     return what == Moves::kReads ? daemon.boosted_read_bytes() : daemon.boosted_write_bytes();
   };
-  const auto work_well = [&] {
-    work();
-    return !testing::Test::HasFatalFailure();
-  };
   const bool sooner = policy() == Policy::kSooner;
-  if (until_counted(moved, work_well, std::chrono::milliseconds(sooner ? 5000 : 2))) return;
-  if (testing::Test::HasFatalFailure()) return;
-  ADD_FAILURE() << "nothing was boosted: " << daemon.stats().ShortDebugString() << kTooLittle;
+  until_counted(daemon, moved, work, std::chrono::milliseconds(sooner ? 5000 : 2));
 }
 
 bool comes_true(const std::function<bool()>& condition, std::chrono::seconds patience) {
@@ -193,6 +215,18 @@ bool comes_true(const std::function<bool()>& condition, std::chrono::seconds pat
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
   return true;
+}
+
+bool comes_true_soon(std::chrono::milliseconds bound, const std::function<bool()>& condition) {
+  const auto start = Clock::now();
+  Clock::duration slowest{0};
+  while (true) {
+    const auto asked = Clock::now();
+    if (condition()) return true;
+    slowest = std::max(slowest, Clock::now() - asked);
+    if (asked - start > bound + 2 * slowest) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
 }
 
 void expect_nothing_old(const Daemon& daemon, const std::function<void(std::string& old)>& round) {

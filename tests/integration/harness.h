@@ -72,25 +72,35 @@ std::map<std::string, std::string> probe_blocks();
 
 /// Ends what a check says that finds nothing wrong, but that too little was boosted, filled or
 /// evicted for the test to have shown anything: that is up to how fast the machine lets a program
-/// go. scripts/test runs a case again that has failed for that alone.
+/// go. scripts/test runs a case again that has failed for that alone. So nothing may come after it
+/// that fails because of it: ASSERT, or what ends the test itself.
 inline constexpr char kTooLittle[] = " [exercised too little]";
+
+/// Ends the test, by an exception that gtest reports: `why` nothing was shown, with kTooLittle.
+[[noreturn]] void end_with_too_little(const std::string& why);
 
 class Daemon;
 enum class Moves { kReads, kWrites };
 /// Does `work` until the daemon has carried some of it: under the shipped policy a file is asked
 /// for while its first calls go through FUSE, and whoever is asked late on a busy machine lets FUSE
-/// do a call. Fails if that does not come to be.
+/// do a call. Ends the test if that does not come to be.
 void until_boosted(const Daemon& daemon, Moves what, const std::function<void()>& work);
 
 /// Does `work` until `count`, one of the daemon's, has grown `soon` after it: what is written is
-/// counted when the bricks have it. False if that does not come to be, or `work` says false.
-bool until_counted(const std::function<uint64_t()>& count, const std::function<bool()>& work,
+/// counted when the bricks have it. Ends the test if that does not come to be, or an ASSERT in
+/// `work` fails.
+void until_counted(const Daemon& daemon, const std::function<uint64_t()>& count,
+                   const std::function<void()>& work,
                    std::chrono::milliseconds soon = std::chrono::milliseconds(20));
 
 /// Waits until `condition` holds. False if it does not within as long as something that is merely
 /// slow may take.
 bool comes_true(const std::function<bool()>& condition,
                 std::chrono::seconds patience = std::chrono::seconds(60));
+
+/// Whether `condition` holds for who asks `bound` from now, or later. Answers that are slow are
+/// old: twice the slowest comes on top of it, that of the machine and of the bricks.
+bool comes_true_soon(std::chrono::milliseconds bound, const std::function<bool()>& condition);
 
 /// Does `round`, which adds to `old` what somebody who opened a file was shown that was old. That
 /// may be while the bricks are silent or FUSE is late, which the daemon says: nobody waits for it
@@ -125,7 +135,7 @@ struct RunOptions {
   bool stdout_append = false;
   std::string cwd = {};
   std::optional<uid_t> uid = {};
-  std::chrono::seconds timeout{120};
+  std::chrono::seconds timeout{300};  // only against hanging for ever
 };
 /// A program with booster under the shipped policy, and one without booster.
 inline const RunOptions kAsUsersDo = {.eager = false};

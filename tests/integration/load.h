@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <sstream>
@@ -32,7 +33,7 @@ class Load {
         sooner ? 1000 : 600 << 10, 2'000'000);
     add("write-anywhere", dir.file("own"), 0, sooner ? 4 << 20 : 8 * paying(131072), paying(131072),
         5'000'000);
-    // Two processes, each with its own half of one file, which is FUSE's as long as both have it.
+    // The last two share a file, each with its own half: it is FUSE's as long as both have it.
     const uint64_t half = sooner ? 256 << 10 : 8 * paying(4096);
     add("write-anywhere", dir.file("shared"), 0, half, paying(4096), 3'000'000);
     add("write-anywhere", dir.file("shared"), half, sooner ? 4 << 20 : 8 * paying(131072),
@@ -41,7 +42,20 @@ class Load {
   }
 
   /// How many have their file alone, or read what nobody writes.
-  int delegable() const { return static_cast<int>(workers_.size()) - 2; }
+  int delegable() const { return static_cast<int>(workers_.size()) - kSharing; }
+  /// For how many of these the daemon has moved bytes. Who shares a file may have had it alone for
+  /// a moment, at the start, and is not counted.
+  int busy(const Daemon& daemon) const {
+    const admin::Stats stats = daemon.stats();
+    return static_cast<int>(
+        std::count_if(workers_.begin(), workers_.end() - kSharing, [&](const auto& worker) {
+          return std::any_of(stats.sessions().begin(), stats.sessions().end(),
+                             [&](const auto& session) {
+                               return session.pid() == static_cast<uint32_t>(worker->child.pid()) &&
+                                      (session.write_bytes() > 0 || session.cached_bytes() > 0);
+                             });
+        }));
+  }
   const std::string& read_by_some() const { return read_; }
 
   /// Ends them; none may have seen an error, and what they wrote must be there.
@@ -61,6 +75,8 @@ class Load {
   const std::string& slowest() const { return slowest_; }
 
  private:
+  static constexpr int kSharing = 2;
+
   struct Worker {
     std::string kind;
     std::string file;
@@ -99,7 +115,7 @@ class Load {
                                            std::to_string(block),
                                            std::to_string(seed)};
     workers_.push_back(std::unique_ptr<Worker>(new Worker{
-        kind, file, Child(argv, {.preload = preload_, .timeout = std::chrono::seconds(300)})}));
+        kind, file, Child(argv, {.preload = preload_, .timeout = std::chrono::seconds(600)})}));
   }
 
   const bool preload_;
@@ -107,15 +123,5 @@ class Load {
   std::vector<std::unique_ptr<Worker>> workers_;
   std::string slowest_;
 };
-
-/// How many sessions the daemon has moved bytes for.
-inline int busy_sessions(const Daemon& daemon) {
-  const admin::Stats stats = daemon.stats();
-  int busy = 0;
-  for (const admin::Session& session : stats.sessions()) {
-    busy += session.write_bytes() > 0 || session.cached_bytes() > 0;
-  }
-  return busy;
-}
 
 }  // namespace booster::test

@@ -56,6 +56,13 @@ class Logged : public testing::Test {
     }
   }
 
+  /// "" if the first `length` bytes are of that seed, else what is wrong.
+  static std::string missing(const std::string& bytes, size_t length, uint64_t seed) {
+    if (bytes.size() < length) return "size " + std::to_string(bytes.size()) + "\n";
+    const size_t wrong = first_wrong(bytes.data(), length, 0, seed);
+    return wrong == length ? "" : "wrong from " + std::to_string(wrong) + " on\n";
+  }
+
   uint64_t logged() const { return daemon_.stats().totals().logged_calls(); }
 
   /// A new file, open for writing in `writer` as `name`.
@@ -68,10 +75,12 @@ class Logged : public testing::Test {
   static std::string right(size_t length) { return std::to_string(length); }
 
   /// Writes [0, kPage) of `seed` until such a write goes into the log, and has all of them counted.
-  /// False if that does not come to be.
-  bool warm(Puppet& writer, const std::string& name, uint64_t seed) {
-    const auto write = [&] { return writer.tell("pwrite", name, 0, kPage, seed) == right(kPage); };
-    return until_counted([this] { return logged(); }, write) && writer.tell("fsync", name) == "0";
+  /// Ends the test if that does not come to be.
+  void warm(Puppet& writer, const std::string& name, uint64_t seed) {
+    until_counted(
+        daemon_, [this] { return logged(); },
+        [&] { ASSERT_EQ(writer.tell("pwrite", name, 0, kPage, seed), right(kPage)); });
+    EXPECT_EQ(writer.tell("fsync", name), "0");
   }
 
   ScratchDir dir_;
@@ -87,7 +96,8 @@ TEST_F(Logged, AStreamOfSmallWritesNeedsFewRequestsAndDoorbells) {
   constexpr int kTries = 10;
   uint64_t calls = 0;
   uint64_t doorbells = 0;
-  for (int i = 0; i < kTries && calls <= kSize / kPage * 3 / 4; ++i) {
+  const auto enough = [&] { return calls > kSize / kPage * 3 / 4 && doorbells < calls / 10; };
+  for (int i = 0; i < kTries && !enough(); ++i) {
     const auto before = daemon_.stats().totals();
     const RunResult result =
         run({"dd", "if=" + source, "of=" + dir_.file("a"), "bs=4k", "status=none"}, kAsUsersDo);
@@ -100,7 +110,7 @@ TEST_F(Logged, AStreamOfSmallWritesNeedsFewRequestsAndDoorbells) {
     calls = after.logged_calls() - before.logged_calls();
     doorbells = after.doorbells() - before.doorbells();
   }
-  EXPECT_GT(calls, kSize / kPage * 3 / 4) << kTooLittle;
+  ASSERT_GT(calls, kSize / kPage * 3 / 4) << kTooLittle;
   EXPECT_LT(doorbells, calls / 10);
   ::unlink(source.c_str());
 }
@@ -113,27 +123,32 @@ TEST_F(Logged, WhoOpensAFileSeesEveryWriteThatHasReturned) {
   for (int f = 0; f < kFiles; ++f) paths.push_back(open_file(writer, std::to_string(f)));
   int through_log = 0;
   const int enough = rounds() * kFiles * 9 / 10 + 1;
+  uint64_t seed = 1;
   // Whoever is asked late on a busy machine lets the kernel do a call.
   for (int round = 0; round < rounds() || (through_log < enough && round < 3 * rounds()); ++round) {
     for (int f = 0; f < kFiles; ++f) {
       const std::string name = std::to_string(f);
-      const uint64_t seed = static_cast<uint64_t>(round * kFiles + f) * 100 + 1;
-      ASSERT_TRUE(warm(writer, name, seed)) << f;
-      // Primes what FUSE's client keeps: the next open must not be shown that.
-      struct stat status {};
-      ASSERT_EQ(::stat(paths[static_cast<size_t>(f)].c_str(), &status), 0);
-      const uint64_t before = logged();
+      const std::string& path = paths[static_cast<size_t>(f)];
       constexpr size_t kWrites = 50;
-      for (size_t i = 0; i < kWrites; ++i) {
-        ASSERT_EQ(writer.tell("pwrite", name, i * kPage, kPage, seed + 1), right(kPage));
-      }
-      const std::string bytes = read_file(paths[static_cast<size_t>(f)]);
-      if (logged() - before == kWrites) ++through_log;
-      ASSERT_GE(bytes.size(), kWrites * kPage);
-      ASSERT_EQ(first_wrong(bytes.data(), kWrites * kPage, 0, seed + 1), kWrites * kPage) << f;
+      uint64_t calls = 0;
+      expect_nothing_old(daemon_, [&](std::string& old) {
+        seed += 10;
+        warm(writer, name, seed);
+        // Primes what FUSE's client keeps: the next open must not be shown that.
+        struct stat status {};
+        ASSERT_EQ(::stat(path.c_str(), &status), 0);
+        const uint64_t before = logged();
+        for (size_t i = 0; i < kWrites; ++i) {
+          ASSERT_EQ(writer.tell("pwrite", name, i * kPage, kPage, seed + 1), right(kPage));
+        }
+        old += missing(read_file(path), kWrites * kPage, seed + 1);
+        calls = logged() - before;
+      });
+      if (calls == kWrites) ++through_log;
+      ASSERT_FALSE(HasFailure()) << f;
     }
   }
-  EXPECT_GE(through_log, enough);
+  EXPECT_GE(through_log, enough) << kTooLittle;
 }
 
 TEST_F(Logged, AnOpenerOfAnUntouchedFileDoesNotWait) {
@@ -145,36 +160,45 @@ TEST_F(Logged, AnOpenerOfAnUntouchedFileDoesNotWait) {
   };
   Puppet writer;
   const std::string path = open_file(writer, "a");
-  const auto usual = opens_take("b");
-  ASSERT_TRUE(warm(writer, "a", 1));
-  EXPECT_LT(opens_take("c"), 5 * usual + std::chrono::seconds(2));
+  // Two moments are compared, of which a busy machine may have spoilt the second.
+  bool soon = false;
+  for (int attempt = 0; attempt < 3 && !soon; ++attempt) {
+    const auto usual = opens_take("b");
+    warm(writer, "a", 1);
+    soon = opens_take("c") < 5 * usual + std::chrono::seconds(2);
+  }
+  EXPECT_TRUE(soon);
 }
 
 TEST_F(Logged, AProgramThatIsKilledRightAfterAWriteLeavesAllOfIt) {
   // Whoever is asked late on a busy machine lets the kernel do many calls.
   int through_log = 0;
+  int made = 0;
   for (int i = 0; through_log < rounds() && i < 3 * rounds(); ++i) {
-    Puppet writer;
-    const std::string name = "k" + std::to_string(i);
-    const std::string path = open_file(writer, name);
-    const auto seed = static_cast<uint64_t>(i) * 10 + 1;
-    ASSERT_TRUE(warm(writer, name, seed));
-    struct stat status {};
-    ASSERT_EQ(::stat(path.c_str(), &status), 0);
     constexpr size_t kWrites = 100;
     constexpr size_t kLength = 20'000;
-    const uint64_t before = logged();
-    for (size_t w = 0; w < kWrites; ++w) {
-      ASSERT_EQ(writer.tell("pwrite", name, w * kLength, kLength, seed + 1), right(kLength));
-    }
-    writer.child().signal(SIGKILL);
-    if (i % 2 == 0) writer.child().wait();
-    const std::string bytes = read_file(path);
-    ASSERT_EQ(bytes.size(), kWrites * kLength) << i;
-    ASSERT_EQ(first_wrong(bytes.data(), bytes.size(), 0, seed + 1), bytes.size()) << i;
-    if (logged() - before >= kWrites * 9 / 10) ++through_log;
+    uint64_t calls = 0;
+    expect_nothing_old(daemon_, [&](std::string& old) {
+      Puppet writer;
+      const auto seed = static_cast<uint64_t>(++made) * 10 + 1;
+      const std::string name = "k" + std::to_string(made);
+      const std::string path = open_file(writer, name);
+      warm(writer, name, seed);
+      struct stat status {};
+      ASSERT_EQ(::stat(path.c_str(), &status), 0);
+      const uint64_t before = logged();
+      for (size_t w = 0; w < kWrites; ++w) {
+        ASSERT_EQ(writer.tell("pwrite", name, w * kLength, kLength, seed + 1), right(kLength));
+      }
+      writer.child().signal(SIGKILL);
+      if (i % 2 == 0) writer.child().wait();
+      old += missing(read_file(path), kWrites * kLength, seed + 1);
+      calls = logged() - before;
+    });
+    if (calls >= kWrites * 9 / 10) ++through_log;
+    ASSERT_FALSE(HasFailure()) << i;
   }
-  EXPECT_EQ(through_log, rounds());
+  EXPECT_EQ(through_log, rounds()) << kTooLittle;
 }
 
 TEST_F(Logged, AProgramSeesItsOwnWritesWhateverItDoes) {
@@ -260,7 +284,7 @@ for i in range(50):
 TEST_F(Logged, TwoWritersHandTheFileOver) {
   Puppet one;
   const std::string path = open_file(one, "a");
-  ASSERT_TRUE(warm(one, "a", 1));
+  warm(one, "a", 1);
   Puppet two;
   ASSERT_EQ(two.tell("open", "a", "rw", path), "0");
   for (int i = 0; i < rounds(); ++i) {
@@ -272,7 +296,7 @@ TEST_F(Logged, TwoWritersHandTheFileOver) {
   }
   // When one has it alone again, it logs again.
   two.leave();
-  ASSERT_TRUE(warm(one, "a", 2));
+  warm(one, "a", 2);
 }
 
 TEST_F(Logged, AVolumeThatDoesNotAnswerStopsNoWritesToAnother) {
@@ -281,8 +305,8 @@ TEST_F(Logged, AVolumeThatDoesNotAnswerStopsNoWritesToAnother) {
   const std::string well = Lab::get().mounts[1] + "/well-" + std::to_string(::getpid());
   open_file(writer, "hung");
   ASSERT_EQ(writer.tell("open", "well", "rw+creat", well), "0");
-  ASSERT_TRUE(warm(writer, "hung", 1));
-  ASSERT_TRUE(warm(writer, "well", 1));
+  warm(writer, "hung", 1);
+  warm(writer, "well", 1);
   constexpr size_t kLength = 64 << 10;
   constexpr size_t kWrites = 256;  // several times what a log holds
   const uint64_t before = logged();
@@ -349,7 +373,7 @@ TEST_F(LoggedAndKilled, ADeadDaemonsRecordsAreWrittenByTheProgram) {
   std::mt19937 random{std::random_device{}()};
   for (int i = 0; i < rounds(); ++i) {
     const auto seed = static_cast<uint64_t>(i) * 10 + 1;
-    ASSERT_TRUE(warm(writer, "a", seed));
+    warm(writer, "a", seed);
     constexpr size_t kWrites = 300;
     constexpr size_t kLength = 10'000;
     const size_t kill_at = random() % kWrites;
@@ -369,7 +393,7 @@ TEST_F(LoggedAndKilled, ADeadDaemonsRecordsAreWrittenByTheProgram) {
 TEST_F(LoggedAndKilled, AStoppedDaemonHoldsOpenersAndWritersUpAndLosesNothing) {
   Puppet writer;
   const std::string path = open_file(writer, "a");
-  ASSERT_TRUE(warm(writer, "a", 1));
+  warm(writer, "a", 1);
   daemon_.signal(SIGSTOP);
   ASSERT_NO_FATAL_FAILURE(write_pages(writer, "a", 100, 2));
   const auto start = steady_clock::now();
@@ -388,7 +412,7 @@ TEST_F(LoggedAndKilled, ATerminatedDaemonLeavesNothingUnwritten) {
   const std::string path = open_file(writer, "a");
   for (int i = 0; i < rounds(); ++i) {
     const auto seed = static_cast<uint64_t>(i) * 10 + 1;
-    ASSERT_TRUE(warm(writer, "a", seed));
+    warm(writer, "a", seed);
     ASSERT_NO_FATAL_FAILURE(write_pages(writer, "a", 200, seed + 1));
     daemon_.kill(SIGTERM);
     const std::string bytes = read_file(path);
@@ -425,7 +449,7 @@ TEST_F(LoggedAndKilled, WhatWaitsForDisksDoesNotReturnBefore) {
       EXPECT_EQ(first_wrong(bytes.data() + page * kPage, kPage, page * kPage, seed), kPage);
     };
     ASSERT_EQ(writer.tell("open", name, way.how, path), "0");
-    ASSERT_TRUE(warm(writer, name, 1));
+    warm(writer, name, 1);
     daemon_.signal(SIGSTOP);
     ASSERT_NO_FATAL_FAILURE(begin(1, 2));
     auto answer = std::async(std::launch::async, [&] { return writer.answer(); });
@@ -461,7 +485,7 @@ TEST_F(LoggedAndKilled, WhatAProgramHasLoggedOutlivesItAndTheDaemon) {
     auto writer = std::make_unique<Puppet>();
     const std::string name = std::to_string(i);
     const std::string path = open_file(*writer, name);
-    ASSERT_TRUE(warm(*writer, name, seed));
+    warm(*writer, name, seed);
     daemon_.signal(SIGSTOP);  // or it would be done before it dies
     ASSERT_NO_FATAL_FAILURE(write_pages(*writer, name, kWrites, seed + 1));
     ASSERT_EQ(::kill(writer->pid(), SIGKILL), 0);
@@ -484,7 +508,7 @@ TEST_F(LoggedAndKilled, NobodysNewerBytesAreOverwrittenByALog) {
     Puppet other({.preload = i % 2 == 0});
     const std::string name = std::to_string(i);
     const std::string path = open_file(writer, name);
-    ASSERT_TRUE(warm(writer, name, seed));
+    warm(writer, name, seed);
     // What is at a slow brick is waited for that long.
     const milliseconds quarantine(daemon_.stats().quarantine_ms());
     daemon_.signal(SIGSTOP);
@@ -495,7 +519,7 @@ TEST_F(LoggedAndKilled, NobodysNewerBytesAreOverwrittenByALog) {
     const auto start = steady_clock::now();
     ASSERT_EQ(other.tell("open", "o", "rw", path), "0");
     // It waits for no client.
-    EXPECT_LT(steady_clock::now() - start, quarantine + std::chrono::seconds(10)) << i;
+    EXPECT_LT(steady_clock::now() - start, quarantine + std::chrono::seconds(60)) << i;
     ASSERT_EQ(other.tell("pread", "o", 0, kWrites * kPage, seed + 1), right(kWrites * kPage));
     ASSERT_EQ(other.tell("pwrite", "o", kPage, kPage, seed + 2), right(kPage));
     ASSERT_EQ(::kill(writer.pid(), SIGCONT), 0);
@@ -511,7 +535,7 @@ TEST_F(LoggedAndKilled, NobodysNewerBytesAreOverwrittenByALog) {
 TEST_F(LoggedAndKilled, WithoutItsAgentTheProgramDoesItsLogItself) {
   Puppet writer;
   const std::string path = open_file(writer, "a");
-  ASSERT_TRUE(warm(writer, "a", 1));
+  warm(writer, "a", 1);
   const pid_t agent = agent_of(daemon_);
   ASSERT_GT(agent, 0);
   daemon_.signal(SIGSTOP);
@@ -522,13 +546,13 @@ TEST_F(LoggedAndKilled, WithoutItsAgentTheProgramDoesItsLogItself) {
   const std::string bytes = read_file(path);
   EXPECT_EQ(first_wrong(bytes.data(), 100 * kPage, 0, 2), 100 * kPage);
   daemon_.start();
-  ASSERT_TRUE(warm(writer, "a", 3)) << "not boosted by the next daemon";
+  warm(writer, "a", 3);
 }
 
 TEST_F(LoggedAndKilled, WithoutItsAgentADaemonDelegatesNothingNew) {
   Puppet writer;
   const std::string path = open_file(writer, "a");
-  ASSERT_TRUE(warm(writer, "a", 1));
+  warm(writer, "a", 1);
   const pid_t agent = agent_of(daemon_);
   ASSERT_GT(agent, 0);
   ASSERT_EQ(::kill(agent, SIGKILL), 0);
@@ -536,12 +560,16 @@ TEST_F(LoggedAndKilled, WithoutItsAgentADaemonDelegatesNothingNew) {
   const std::string bytes = read_file(path);  // takes it back
   EXPECT_EQ(first_wrong(bytes.data(), kPage, 0, 2), kPage);
   const uint64_t before = logged();
+  const auto write_on = [&] {
+    EXPECT_EQ(writer.tell("pwrite", "a", 0, kPage, 3), right(kPage));
+    return daemon_.events("recovery-lost") > 0;
+  };
+  EXPECT_TRUE(comes_true(write_on));
   for (int i = 0; i < 50; ++i) {
-    ASSERT_EQ(writer.tell("pwrite", "a", 0, kPage, 3), right(kPage));
+    write_on();
     std::this_thread::sleep_for(milliseconds(10));
   }
   EXPECT_EQ(logged(), before);
-  EXPECT_NE(read_file(daemon_.log_path()).find("event=recovery-lost"), std::string::npos);
 }
 
 /// Only who has it open can reach it.
@@ -549,8 +577,8 @@ TEST_F(LoggedAndKilled, AFileWithoutANameIsWrittenByItsProgram) {
   Puppet writer;
   const std::string path = open_file(writer, "a");
   open_file(writer, "b");
-  ASSERT_TRUE(warm(writer, "a", 1));
-  ASSERT_TRUE(warm(writer, "b", 1));
+  warm(writer, "a", 1);
+  warm(writer, "b", 1);
   daemon_.signal(SIGSTOP);
   ASSERT_NO_FATAL_FAILURE(write_pages(writer, "a", 100, 2));
   ASSERT_NO_FATAL_FAILURE(write_pages(writer, "b", 100, 3));
@@ -602,7 +630,7 @@ TEST_F(Logged, ProgramsThatWriteMuchAreBoostedForNineTenthsOfIt) {
       const uint64_t before = daemon_.boosted_write_bytes();
       const RunResult result = shell("rm -f '" + dir.path() + "'/*; " + script, kAsUsersDo);
       ASSERT_EQ(result.status, 0) << script << ": " << result.err;
-      most = eventually(
+      most = comes_true(
           [&] { return daemon_.boosted_write_bytes() - before >= writer.bytes / 10 * 9; },
           std::chrono::seconds(10));
     }
@@ -620,7 +648,7 @@ TEST_F(Logged, ProgramsThatMoveLittleAskForNothing) {
   ASSERT_EQ(made.status, 0) << made.err;
   // Where every call takes long, also what is little may seem to pay.
   bool nothing = false;
-  for (int attempt = 0; attempt < 5 && !nothing; ++attempt) {
+  for (int attempt = 0; attempt < 20 && !nothing; ++attempt) {
     const uint64_t before = daemon_.stats().totals().engaged();
     const RunResult result = shell(
         "rm -rf again .git && cat tree/1 > /dev/null && mkdir again && tar -xf small.tar -C again "
@@ -629,7 +657,7 @@ TEST_F(Logged, ProgramsThatMoveLittleAskForNothing) {
     ASSERT_EQ(result.status, 0) << result.out << result.err;
     nothing = daemon_.stats().totals().engaged() == before;
   }
-  EXPECT_TRUE(nothing);
+  EXPECT_TRUE(nothing) << kTooLittle;
 }
 
 }  // namespace

@@ -31,10 +31,10 @@ class OnceWrong : public testing::Test {
 
   /// Writes the first MiB of `name` again until that is boosted.
   void warm(Puppet& puppet, const std::string& name) {
-    EXPECT_TRUE(until_counted(
-        [this] { return daemon_.boosted_write_bytes(); },
-        [&] { return puppet.tell("pwrite", name, 0, kMiB, kOld) == right(kMiB); }, milliseconds(2)))
-        << "not boosted";
+    until_counted(
+        daemon_, [this] { return daemon_.boosted_write_bytes(); },
+        [&] { ASSERT_EQ(puppet.tell("pwrite", name, 0, kMiB, kOld), right(kMiB)); },
+        milliseconds(2));
   }
 
   static std::string right(size_t length) { return std::to_string(length); }

@@ -33,11 +33,12 @@ RunOptions with(bool preload) {
   return {.preload = preload, .eager = false};
 }
 
-/// Writes [0, kLarge) of kWarm until such a write is boosted. False if that does not come to be.
-bool warm(const Daemon& daemon, Puppet& puppet) {
-  return until_counted(
-      [&] { return daemon.boosted_write_bytes(); },
-      [&] { return puppet.tell("pwrite", "f", 0, kLarge, kWarm) == std::to_string(kLarge); },
+/// Writes [0, kLarge) of kWarm until such a write is boosted. Ends the test if that does not come
+/// to be.
+void warm(const Daemon& daemon, Puppet& puppet) {
+  until_counted(
+      daemon, [&] { return daemon.boosted_write_bytes(); },
+      [&] { ASSERT_EQ(puppet.tell("pwrite", "f", 0, kLarge, kWarm), std::to_string(kLarge)); },
       milliseconds(2));
 }
 
@@ -184,7 +185,7 @@ TEST_P(OneDescription, IsInTwoProcessesAsOnFuse) {
   Pair pair(sharing, dir_.file("shared"));
   pair.share([&](Puppet& first) {
     if (!sharing.first_preloaded) return;
-    EXPECT_TRUE(warm(daemon_, first)) << "not boosted before it was shared";
+    warm(daemon_, first);
   });
   EXPECT_EQ(pair.work(), expected);
   EXPECT_TRUE(pair.end() == plain.end()) << "other bytes in the end";
@@ -244,7 +245,7 @@ TEST_F(MappingAlone, ShowsWhatAnotherWrites) {
     }
     EXPECT_EQ(daemon_.boosted_write_bytes(), 0U);
   }
-  EXPECT_TRUE(warm(daemon_, writer)) << "not boosted when the mapping has gone";
+  warm(daemon_, writer);
 }
 
 TEST_F(MappingAlone, IsReadByOthersAsItIs) {
@@ -292,7 +293,7 @@ TEST_F(OthersFile, IsBoostedForWhoeverMayWriteIt) {
     const std::string path = make_file(how, 0666);
     Puppet other(as(kOther));
     ASSERT_EQ(other.tell("open", "f", how, path), "0");
-    EXPECT_TRUE(warm(daemon_, other)) << how;
+    warm(daemon_, other);
     ASSERT_EQ(other.tell("pwrite", "f", kLarge, kLarge, kWarm + 1), std::to_string(kLarge));
     const std::string bytes = read_file(path);
     EXPECT_TRUE(bytes == bytes_at(0, kLarge, kWarm) + bytes_at(kLarge, kLarge, kWarm + 1)) << how;
@@ -306,7 +307,7 @@ TEST_F(OthersFile, IsRefusedByTheKernelToWhoeverMayNotWriteIt) {
   Puppet owner(as(kOwner));
   for (const std::string& path : {readable, secret}) {
     ASSERT_EQ(owner.tell("open", "f", "rw", path), "0");
-    EXPECT_TRUE(warm(daemon_, owner)) << path;
+    warm(daemon_, owner);
     // From now on none of it is still to be counted.
     EXPECT_EQ(owner.tell("fsync", "f"), "0");
   }

@@ -43,19 +43,22 @@ const std::string kStale = "-1 ESTALE";
 /// keep what they have for a second, from when the answer came.
 constexpr seconds kBehind{3};
 
+/// A brick is given up after it: network.ping-timeout of these labs.
+constexpr seconds kPingTimeout{10};
+
 /// Longer than anything takes beside programs that read and write without pause.
 constexpr seconds kUnderLoad{120};
 
 class WatchTest : public testing::Test {
  protected:
   // After the test before.
-  void SetUp() override { ASSERT_TRUE(eventually(has_all_bricks)); }
+  void SetUp() override { ASSERT_TRUE(comes_true(has_all_bricks)); }
 
   /// Plain programs open every file and see what it holds; then all of it is boosted again, without
   /// a restart of anything.
   void expect_that_all_works() {
     // FUSE's client looks for a lost brick every three seconds.
-    ASSERT_TRUE(eventually(has_all_bricks)) << "FUSE has not all bricks again";
+    ASSERT_TRUE(comes_true(has_all_bricks)) << "FUSE has not all bricks again";
     for (const Watched& file : files_.all()) {
       const std::string bytes = read_file(file.twin);
       EXPECT_TRUE(read_file(file.path) == bytes) << file.path << ", " << bytes.size();
@@ -70,7 +73,7 @@ class WatchTest : public testing::Test {
       }
     }
     files_.renew(++seed_);
-    EXPECT_TRUE(files_.hold()) << "not boosted again: " << daemon_.stats().ShortDebugString();
+    files_.hold();
     for (const Watched& file : files_.all()) {
       EXPECT_TRUE(read_file(file.path) == WatchedFiles::content(file)) << file.path;
     }
@@ -89,19 +92,19 @@ using WatchOne = WatchTest;
 
 TEST_F(WatchOne, WhoOpensAFileWhoseBrickHasJustDiedIsToldSo) {
   files_.add(kEveryWay);
-  ASSERT_TRUE(files_.hold()) << "not boosted: " << daemon_.stats().ShortDebugString();
+  files_.hold();
   std::vector<Watched*> all;
   for (Watched& file : files_.all()) all.push_back(&file);
   // On a busy machine a second goes by too soon: once more.
   bool warm = false;
-  for (int attempt = 0; attempt < 4 && !warm && !HasFailure(); ++attempt) {
+  for (int attempt = 0; attempt < 10 && !warm && !HasFailure(); ++attempt) {
     Openers openers(all);
     const Brick brick = bricks().front();
     std::unique_ptr<KilledBrick> killed;
     std::thread killer([&] { killed = std::make_unique<KilledBrick>(brick); });
     // What the kernel has looked up it believes for a second. Until the brick is gone it looks up
     // all names anew, so that the openers come through to the open itself.
-    EXPECT_TRUE(eventually(
+    EXPECT_TRUE(comes_true(
         [&] { return !look_up_all_of(Lab::get().mount) || !look_up_all_of(dir_.path()); }));
     warm = true;
     for (const Watched* file : all) warm &= is_known(file->path) && is_known(file->twin);
@@ -111,7 +114,8 @@ TEST_F(WatchOne, WhoOpensAFileWhoseBrickHasJustDiedIsToldSo) {
     killed.reset();
     expect_that_all_works();
   }
-  EXPECT_TRUE(warm) << "the kernel has forgotten the names: nobody came so far as to open a file";
+  EXPECT_TRUE(warm) << "the kernel has forgotten the names: nobody came so far as to open a file"
+                    << kTooLittle;
 }
 
 // --- a brick that hangs ------------------------------------------------------------------------
@@ -125,12 +129,14 @@ TEST_F(WatchDistribute, ABrickThatHangsHoldsUpWhoOpensItsFilesAndNobodyElse) {
   const std::vector<Watched*> on_hung = files_.add(ways, &both[0]);
   const std::vector<Watched*> on_well = files_.add(ways, &both[1]);
   const std::vector<Watched*> on_well_later = files_.add(ways, &both[1]);
-  ASSERT_TRUE(files_.hold()) << "not boosted: " << daemon_.stats().ShortDebugString();
+  bool compared = false;
+  files_.hold();
   {
     Openers held_up(on_hung);
     Openers passing(on_well);
     Openers passing_later(on_well_later);
     const HungBrick hung(both[0]);
+    const auto hung_at = steady_clock::now();
     // Not by name: to look up the directory FUSE asks all bricks.
     held_up.open(By::kHandle);
     for (Openers* openers : {&passing, &passing_later}) {
@@ -140,15 +146,20 @@ TEST_F(WatchDistribute, ABrickThatHangsHoldsUpWhoOpensItsFilesAndNobodyElse) {
         const Opened file = pair.of_file.opened();
         EXPECT_EQ(twin.answer, kOk) << pair.file->twin;
         EXPECT_EQ(file.answer, kOk) << pair.file->path;
-        EXPECT_LT(twin.took, seconds(8)) << pair.file->twin;
-        EXPECT_LT(file.took, seconds(8)) << pair.file->path;
-        EXPECT_TRUE(held_up.all_wait()) << "nobody waited for the brick meanwhile";
+        // Then the brick is given up, and nobody waits any more.
+        const bool still_waiting = held_up.all_wait();
+        if (steady_clock::now() - hung_at > kPingTimeout) continue;
+        compared = true;
+        EXPECT_LT(twin.took, kPingTimeout) << pair.file->twin;
+        EXPECT_LT(file.took, kPingTimeout) << pair.file->path;
+        EXPECT_TRUE(still_waiting) << "nobody waited for the brick meanwhile";
       }
       std::this_thread::sleep_for(seconds(1));
     }
     held_up.expect_as_by_fuse(kNotConnected);
   }
   expect_that_all_works();
+  EXPECT_TRUE(compared) << "all was over before anybody had opened a file" << kTooLittle;
 }
 
 // --- replicas ----------------------------------------------------------------------------------
@@ -157,7 +168,7 @@ using WatchReplica3 = WatchTest;
 
 TEST_F(WatchReplica3, OneBrickThatDiesIsNoticedByNobody) {
   const std::vector<Watched*> all = files_.add(kEveryWay);
-  ASSERT_TRUE(files_.hold()) << "not boosted: " << daemon_.stats().ShortDebugString();
+  files_.hold();
   {
     Openers openers(all);
     KilledBrick killed(bricks().front());
@@ -169,7 +180,7 @@ TEST_F(WatchReplica3, OneBrickThatDiesIsNoticedByNobody) {
 
 TEST_F(WatchReplica3, OneBrickThatHangsHoldsUpOpenersAsItDoesUnderFuse) {
   const std::vector<Watched*> all = files_.add({"r", "rw"});
-  ASSERT_TRUE(files_.hold()) << "not boosted: " << daemon_.stats().ShortDebugString();
+  files_.hold();
   {
     Openers openers(all);
     const HungBrick hung(bricks().front());
@@ -223,7 +234,7 @@ TEST_F(WatchHosts, WhoOpensAFileThatAnotherHostHasReplacedOrRemovedGetsWhatIsThe
   size_t believed = 0;
   // What the kernel has looked up it believes for a second, which goes by too soon on a busy
   // machine: once more, with other files.
-  for (int attempt = 0; attempt < 4 && believed == 0 && !HasFailure(); ++attempt) {
+  for (int attempt = 0; attempt < 10 && believed == 0 && !HasFailure(); ++attempt) {
     const ScratchDir dir;
     WatchedFiles own(daemon_, dir);
     const std::vector<Watched*> replaced = own.add(kEveryWay);
@@ -245,7 +256,7 @@ TEST_F(WatchHosts, WhoOpensAFileThatAnotherHostHasReplacedOrRemovedGetsWhatIsThe
         for (const std::string& path : {file->path, file->twin}) other.remove(path);
       }
     }
-    ASSERT_TRUE(own.hold()) << "not boosted: " << daemon_.stats().ShortDebugString();
+    own.hold();
     {
       Openers to_replaced(replaced);
       Openers to_removed(removed);
@@ -280,9 +291,8 @@ TEST_F(WatchHosts, WhoOpensAFileThatAnotherHostHasReplacedOrRemovedGetsWhatIsThe
         if (files == &replaced && file->how != "w+trunc") continue;
         for (const std::string& path : {file->path, file->twin}) {
           std::string got;
-          EXPECT_TRUE(eventually(
-              [&] { return (got = plain_.tell("open", "it", "rw+creat", path)) != kStale; },
-              seconds(15)));
+          EXPECT_TRUE(comes_true(
+              [&] { return (got = plain_.tell("open", "it", "rw+creat", path)) != kStale; }));
           EXPECT_EQ(got, kOk) << path;
           EXPECT_EQ(plain_.tell("pwrite", "it", 0, WatchedFiles::kSize, kNew),
                     WatchedFiles::kWhole);
@@ -291,9 +301,10 @@ TEST_F(WatchHosts, WhoOpensAFileThatAnotherHostHasReplacedOrRemovedGetsWhatIsThe
       }
     }
     own.open_again(kNew);
-    EXPECT_TRUE(own.hold()) << "not boosted again: " << daemon_.stats().ShortDebugString();
+    own.hold();
   }
-  EXPECT_GT(believed, 0U) << "every name was looked up again: nobody tried to open an old file";
+  EXPECT_GT(believed, 0U) << "every name was looked up again: nobody tried to open an old file"
+                          << kTooLittle;
 }
 
 // --- mounts that come and go -------------------------------------------------------------------
@@ -329,38 +340,34 @@ TEST(WatchMounts, TheLastOfManyMountsIsServedAsTheFirstAndEachCanBeUnmounted) {
       Puppet program({.eager = false});
       ASSERT_EQ(program.tell("open", "r", "r", there + "/read"), kOk) << i;
       ASSERT_EQ(program.tell("open", "w", "rw", there + "/written"), kOk) << i;
-      EXPECT_TRUE(eventually([&] {
+      ASSERT_TRUE(comes_true([&] {
         const uint64_t before = daemon.stats().totals().cached_bytes();
         forget(there + "/read");
         EXPECT_EQ(program.tell("pread", "r", 0, kSize, 1), right) << i;
         return daemon.stats().totals().cached_bytes() >= before + kSize;
       })) << "mount "
-          << i << " is not cached: " << daemon.stats().ShortDebugString();
-      EXPECT_TRUE(eventually([&] {
-        const uint64_t before = daemon.boosted_write_bytes();
-        EXPECT_EQ(program.tell("pwrite", "w", 0, kSize, seed), right) << i;
-        return daemon.boosted_write_bytes() >= before + kSize;
-      })) << "mount "
-          << i << " is not boosted: " << daemon.stats().ShortDebugString();
+          << i << " is not cached: " << daemon.stats().ShortDebugString() << kTooLittle;
+      until_counted(
+          daemon, [&] { return daemon.boosted_write_bytes(); },
+          [&] { ASSERT_EQ(program.tell("pwrite", "w", 0, kSize, seed), right) << i; });
       program.leave();
     }
-    // At once, as whoever ends a job does; a moment for the last close is all that is granted, on
-    // the slowest machine.
-    const auto end = steady_clock::now() + seconds(10);
-    RunResult gone = run({"umount", place}, {.preload = false});
-    while (gone.status != 0 && steady_clock::now() < end) {
-      ++retries;
+    // At once, as whoever ends a job does; all that is granted is time for the last close.
+    RunResult gone;
+    comes_true([&] {
       gone = run({"umount", place}, {.preload = false});
-    }
+      retries += gone.status != 0;
+      return gone.status == 0;
+    });
     if (gone.status != 0) run({"umount", "--lazy", place}, {.preload = false});
     ASSERT_EQ(gone.status, 0) << "mount " << i << ": " << gone.err;
     ASSERT_FALSE(HasFailure()) << i;
     if (i == kWarmUp) {
       // Contexts take seconds to end: what is counted are those that have.
-      EXPECT_TRUE(eventually([&] { return daemon.stats().mounts_size() == 0; }));
+      EXPECT_TRUE(comes_true([&] { return daemon.stats().mounts_size() == 0; }));
       auto changed = steady_clock::now();
       early = process();
-      EXPECT_TRUE(eventually([&] {
+      EXPECT_TRUE(comes_true([&] {
         const admin::Process now = process();
         if (now.threads() != early.threads() || now.descriptors() != early.descriptors()) {
           early = now;
@@ -370,7 +377,7 @@ TEST(WatchMounts, TheLastOfManyMountsIsServedAsTheFirstAndEachCanBeUnmounted) {
       }));
     }
   }
-  EXPECT_TRUE(eventually([&] {
+  EXPECT_TRUE(comes_true([&] {
     const admin::Process now = process();
     return now.threads() <= early.threads() && now.descriptors() <= early.descriptors();
   })) << "after "
@@ -424,17 +431,17 @@ class Follower {
     return session == nullptr ? 0 : session->write_bytes() + session->cached_bytes();
   }
 
-  /// Until all of such a call is boosted.
+  /// Until as much as one such call is boosted; what is written is counted late.
   template <typename Call>
   void boost(const char* what, const Call& call) {
-    EXPECT_TRUE(eventually(
+    const uint64_t before = boosted_bytes();
+    EXPECT_TRUE(comes_true(
         [&] {
-          const uint64_t before = boosted_bytes();
           EXPECT_EQ(call(), kWhole) << what;
           return boosted_bytes() >= before + kSize || testing::Test::HasFailure();
         },
         kUnderLoad))
-        << what << " not boosted: " << daemon_.stats().ShortDebugString();
+        << what << " not boosted: " << daemon_.stats().ShortDebugString() << kTooLittle;
   }
 
   /// Asks `seen` until it answers `right`, which it does at the latest to who asks kBehind from
@@ -518,7 +525,7 @@ class ThirdBrick {
  public:
   ~ThirdBrick() {
     if (grown_) change_volume({"remove-brick", "vol1", brick_, "force"});
-    EXPECT_TRUE(eventually([] { return !mount_has("vol1-client-2"); }));
+    EXPECT_TRUE(comes_true([] { return !mount_has("vol1-client-2"); }));
   }
   void grow() {
     grown_ = true;
@@ -534,9 +541,11 @@ class ThirdBrick {
 
 class WatchChanges : public PolicyTest {
  protected:
-  /// `act` changes the volume under load, until the mount's graph `has` it.
+  /// `act` changes the volume under load, until the mount's graph `has` it. Does nothing once
+  /// something has failed.
   void under_load(const char* what, const std::function<void()>& act,
                   const std::function<bool()>& has) {
+    if (HasFailure()) return;
     ScratchDir dir;
     {
       Load load(dir);
@@ -546,21 +555,23 @@ class WatchChanges : public PolicyTest {
                    "65536", "6000000"},
                   {.preload = false});
       EXPECT_EQ(plain.read_line(), "ready");
-      EXPECT_TRUE(eventually(
+      ASSERT_TRUE(comes_true(
           [&] {
             if (policy() == Policy::kShipped) forget(load.read_by_some());
-            return busy_sessions(daemon_) >= load.delegable();
+            return load.busy(daemon_) == load.delegable();
           },
           kUnderLoad))
-          << what << ", before: " << daemon_.stats().ShortDebugString();
+          << what << ", before: " << daemon_.stats().ShortDebugString() << kTooLittle;
       const Follower follower(daemon_, dir);
       const auto followed = [&](int rounds) {
-        return eventually([&] { return follower.rounds() >= rounds || HasFailure(); }, kUnderLoad);
+        // Each waits four times at most, and then says so itself.
+        return comes_true([&] { return follower.rounds() >= rounds || HasFailure(); },
+                          rounds * 5 * kUnderLoad);
       };
       EXPECT_TRUE(followed(1));
       ASSERT_FALSE(has()) << what;
       act();
-      EXPECT_TRUE(eventually(has, kUnderLoad)) << what;
+      EXPECT_TRUE(comes_true(has, kUnderLoad)) << what;
       // Files that are opened now are boosted on the new graph.
       EXPECT_TRUE(followed(follower.rounds() + 2));
       std::printf("%s: %d files followed, the oldest bytes after %ld ms\n", what, follower.rounds(),
@@ -570,7 +581,6 @@ class WatchChanges : public PolicyTest {
       EXPECT_EQ(result.status, 0) << "FUSE alone: " << result.out.substr(0, 500);
     }
     EXPECT_EQ(daemon_.stats().pid(), static_cast<uint32_t>(pid_)) << read_file(daemon_.log_path());
-    ASSERT_FALSE(HasFailure()) << what;
   }
 
   Daemon daemon_;
@@ -592,12 +602,12 @@ TEST_P(WatchChanges, AVolumeThatChangesUnderLoadCostsNoError) {
                                         std::pair{"performance.stat-prefetch", "md-cache"}}) {
     const std::string type = std::string("performance/") + translator;
     const VolumeOption back("vol1", key, "on");
-    ASSERT_NO_FATAL_FAILURE(under_load(key, set(key, "off"), has(type, false)));
+    under_load(key, set(key, "off"), has(type, false));
     if (!full_run()) continue;
-    ASSERT_NO_FATAL_FAILURE(under_load(key, set(key, "on"), has(type, true)));
+    under_load(key, set(key, "on"), has(type, true));
   }
   const auto grow = [&third] { third.grow(); };
-  ASSERT_NO_FATAL_FAILURE(under_load("add-brick", grow, has("vol1-client-2", true)));
+  under_load("add-brick", grow, has("vol1-client-2", true));
 }
 
 }  // namespace

@@ -18,6 +18,7 @@
 #include <list>
 #include <memory>
 #include <sstream>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <utility>
@@ -28,17 +29,6 @@
 #include "tests/programs/bytes.h"
 
 namespace booster::test {
-
-/// Waits until `done`, as long as something that is merely slow may take.
-template <typename Condition>
-bool eventually(const Condition& done, std::chrono::seconds patience = std::chrono::seconds(30)) {
-  const auto end = std::chrono::steady_clock::now() + patience;
-  while (!done()) {
-    if (std::chrono::steady_clock::now() > end) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  }
-  return true;
-}
 
 // --- bricks ------------------------------------------------------------------------------------
 
@@ -195,17 +185,17 @@ class WatchedFiles {
 
   std::list<Watched>& all() { return all_; }
 
-  /// Has the programs use their files until booster has served every single one in one go. False if
-  /// that does not come to be, or a call fails.
-  bool hold() {
+  /// Has the programs use their files until booster has served every single one in one go. Ends the
+  /// test if that does not come to be, or a call fails.
+  void hold() {
     for (const Watched& file : all_) {
-      if (!until_served([&] { return use(file, std::chrono::milliseconds(5)); })) return false;
+      until_served([&] { return use(file, std::chrono::milliseconds(5)); });
       // What the log still holds is not to be counted as what is written later.
       if (file.service == Service::kDelegated) {
         EXPECT_EQ(writer_.tell("fsync", file.name()), "0");
       }
     }
-    return until_served([&] {
+    until_served([&] {
       Use worst = Use::kServed;
       for (const Watched& file : all_) worst = std::max(worst, use(file, std::chrono::seconds(5)));
       return worst;
@@ -258,16 +248,14 @@ class WatchedFiles {
     // What another host has replaced just now is ESTALE to whoever has used it within the last
     // second: FUSE's client believes for so long that the name means the old file.
     std::string got;
-    EXPECT_TRUE(eventually(
-        [&] {
-          got = program.tell("open", name, how, path);
-          if (got == "0") {
-            got = program.tell(verb_of(file), name, 0, kSize, file.seed);
-            if (got == "-1 ESTALE") program.tell("close", name, "close");
-          }
-          return got != "-1 ESTALE";
-        },
-        std::chrono::seconds(15)));
+    EXPECT_TRUE(comes_true([&] {
+      got = program.tell("open", name, how, path);
+      if (got == "0") {
+        got = program.tell(verb_of(file), name, 0, kSize, file.seed);
+        if (got == "-1 ESTALE") program.tell("close", name, "close");
+      }
+      return got != "-1 ESTALE";
+    }));
     EXPECT_EQ(got, kWhole) << path;
     EXPECT_EQ(program.tell(verb_of(file), name, 0, kSize, file.seed), kWhole) << path;
   }
@@ -284,15 +272,12 @@ class WatchedFiles {
   enum class Use { kServed, kNotServed, kWrong };
 
   template <typename Try>
-  static bool until_served(const Try& attempt) {
+  void until_served(const Try& attempt) const {
     Use use = Use::kNotServed;
-    return eventually(
-               [&] {
-                 use = attempt();
-                 return use != Use::kNotServed;
-               },
-               std::chrono::seconds(120)) &&
-           use == Use::kServed;
+    comes_true([&] { return (use = attempt()) != Use::kNotServed; }, std::chrono::seconds(120));
+    if (use == Use::kWrong) throw std::runtime_error("a wrong answer before it was served");
+    if (use == Use::kServed) return;
+    end_with_too_little("not served: " + daemon_.stats().ShortDebugString());
   }
 
   /// A call on the file, and whether booster has served it. A cache that nobody has read for a
