@@ -38,7 +38,7 @@ constexpr uid_t kBob = 12346;
 constexpr uid_t kAlice = 12346;
 
 /// Longer than anything that is not hung takes, also on a machine with other work.
-constexpr seconds kPatience{15};
+constexpr seconds kPatience{60};
 
 inline bool within(milliseconds patience, const std::function<bool()>& holds) {
   const auto start = Clock::now();
@@ -241,7 +241,7 @@ class Talk {
   /// Makes what the other side says from now on the standard input, for an exec.
   void become_stdin() const { ::dup2(in_, STDIN_FILENO); }
 
-  /// "" when the other side has gone, or says nothing for a minute.
+  /// "" when the other side has gone, or says nothing for three minutes.
   std::string hear() {
     while (true) {
       const size_t end = buffered_.find('\n');
@@ -252,7 +252,7 @@ class Talk {
       }
       pollfd poll_fd{in_, POLLIN, 0};
       char bytes[4096];
-      if (::poll(&poll_fd, 1, 60'000) != 1) return "";
+      if (::poll(&poll_fd, 1, 180'000) != 1) return "";
       const ssize_t n = ::read(in_, bytes, sizeof bytes);
       if (n <= 0) return "";
       buffered_.append(bytes, static_cast<size_t>(n));

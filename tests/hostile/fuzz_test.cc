@@ -50,7 +50,9 @@ class FuzzedDaemon {
   int stop() {
     ::kill(pid_, SIGTERM);
     int status = 0;
-    if (!within(kPatience, [&] { return ::waitpid(pid_, &status, WNOHANG) == pid_; })) return -1;
+    // A sanitizer takes its time.
+    if (!within(3 * kPatience, [&] { return ::waitpid(pid_, &status, WNOHANG) == pid_; }))
+      return -1;
     pid_ = -1;
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   }

@@ -305,7 +305,8 @@ TEST_F(Hostile, ARequestOrRecordThatChangesInFlightEndsTheSessionAndIsCarriedOut
                           common::LogRing& ring = client->memory().logs[log];
                           client->log(0, 1, offset, std::string(4096, 'A'));
                           client->submit(0, Op::kSync, 0, 1, 0, 0);
-                          std::this_thread::sleep_for(milliseconds(200));
+                          // By then the daemon has taken both.
+                          std::this_thread::sleep_for(seconds(2));
                           talk.say(ring.tail.done.load() == 0 &&
                                            client->memory().replies[0].completed.load() == 0
                                        ? "in flight"
