@@ -65,13 +65,14 @@ struct Write {
   uint64_t applied() const { return settled; }
 
   /// From when on a reader of that kind must see it...
-  uint64_t visible_to(size_t reader) const {
+  /// `slow` is how late answers were: what they show is as old as that.
+  uint64_t visible_to(size_t reader, uint64_t slow) const {
     if (host_of(reader) == host_of(kind)) {
       return read_until != 0 ? std::max(end, read_until) + kSecond : end;
     }
     // Not ours: FUSE's client keeps what it keeps. Who is served by it and by booster in turn sees
     // nothing older than that: a second in the kernel, one in the client.
-    return mode_of(reader) == kPlain || settled == kNever ? kNever : settled + 3 * kSecond;
+    return mode_of(reader) == kPlain || settled == kNever ? kNever : settled + 3 * kSecond + slow;
   }
   /// ...or through a descriptor that was opened later than this.
   uint64_t visible_to_opener(size_t reader) const {
@@ -128,7 +129,10 @@ class History {
           }
           break;
         }
-        case HistoryRecord::kSaw: reads_.push_back({*record, party}); break;
+        case HistoryRecord::kSaw:
+          reads_.push_back({*record, party});
+          slowest_read_ = std::max(slowest_read_, record->end_ns - record->start_ns);
+          break;
       }
     }
     calls_ += records.size();
@@ -188,7 +192,7 @@ class History {
     for (size_t reader = 0; reader < kKinds; ++reader) {
       for (const WriteId id : block.writes) {
         const Write& write = writes_.at(id);
-        block.always[reader].add(write.visible_to(reader), write.start);
+        block.always[reader].add(write.visible_to(reader, 2 * slowest_read_), write.start);
         block.openers[reader].add(write.visible_to_opener(reader), write.start);
       }
       block.always[reader].seal();
@@ -245,6 +249,7 @@ class History {
   std::map<std::pair<uint32_t, uint32_t>, Block> blocks_;
   std::vector<Read> reads_;
   size_t calm_writes_ = 0;
+  uint64_t slowest_read_ = 0;  // ns
   uint64_t calls_ = 0;
 };
 
@@ -257,7 +262,8 @@ class Coherence : public testing::Test {
     return all;
   }
 
-  void judge(const std::string& dir, const std::string& kept) {
+  /// What is wrong with a history, in words.
+  std::vector<std::string> judged(const std::string& dir) {
     History history;
     for (const Party& party : parties()) {
       history.load(dir + "/" + std::to_string(party.process), party);
@@ -268,8 +274,20 @@ class Coherence : public testing::Test {
               << wrong.size() << " wrong" << std::endl;
     writes_ += history.writes();
     calm_writes_ += history.calm_writes();
+    return wrong;
+  }
+
+  static void expect_none(const std::vector<std::string>& wrong, const std::string& kept) {
     for (size_t i = 0; i < std::min<size_t>(wrong.size(), 10); ++i) ADD_FAILURE() << wrong[i];
-    EXPECT_TRUE(wrong.empty()) << wrong.size() << " of " << history.reads() << "; kept in " << kept;
+    EXPECT_TRUE(wrong.empty()) << wrong.size() << " reads; kept in " << kept;
+  }
+
+  /// Who opens a file while the bricks are silent or FUSE is late, which the daemon says, may be
+  /// shown what is old. Nothing else is excused by that, and no more than three histories are.
+  bool is_excused(const std::vector<std::string>& wrong, bool let_in_early) {
+    const auto is_stale = [](const auto& fault) { return fault.find(": stale") != fault.npos; };
+    return !wrong.empty() && let_in_early && std::all_of(wrong.begin(), wrong.end(), is_stale) &&
+           ++excused_ <= 3;
   }
 
   /// One history; false when something was wrong with it, which is then kept.
@@ -283,6 +301,7 @@ class Coherence : public testing::Test {
       write_file(dir.file(std::to_string(file)), zeros);
     }
     const auto before = daemon.stats().totals();
+    const int let_in = daemon.let_in_early();
     std::list<Child> children;
     for (const Party& party : parties()) {
       std::vector<std::string> command = {
@@ -303,7 +322,12 @@ class Coherence : public testing::Test {
       EXPECT_EQ(result.status, 0) << result.out << result.err;
       EXPECT_EQ(result.err, "");
     }
-    judge(log, log);
+    const std::vector<std::string> wrong = judged(log);
+    if (is_excused(wrong, daemon.let_in_early() > let_in)) {
+      std::cout << wrong[0] << ", as the daemon has said" << std::endl;
+    } else {
+      expect_none(wrong, log);
+    }
     const auto after = daemon.stats().totals();
     EXPECT_GT(after.cached_calls(), before.cached_calls()) << kTooLittle;
     delegated_ = delegated_ || after.write_calls() > before.write_calls();
@@ -318,11 +342,12 @@ class Coherence : public testing::Test {
   bool delegated_ = false;  // in one of the histories somebody had a file alone
   size_t writes_ = 0;       // of all histories
   size_t calm_writes_ = 0;
+  int excused_ = 0;  // histories
 };
 
 TEST_F(Coherence, EveryReadSeesWhatWasPromised) {
   if (const char* kept = std::getenv("BOOSTER_HISTORY")) {
-    judge(kept, kept);
+    expect_none(judged(kept), kept);
     EXPECT_TRUE(is_strict());
     return;
   }
@@ -332,13 +357,13 @@ TEST_F(Coherence, EveryReadSeesWhatWasPromised) {
   const uint64_t first = given != nullptr ? std::stoull(given) : std::random_device()();
   // Whether anybody has a file alone for long enough, and how much FUSE reads beside writes, is up
   // to chance.
-  constexpr int kTimesAsMany = 4;
+  constexpr int kTimesAsMany = 10;
   for (int i = 0; i < rounds("histories") * kTimesAsMany; ++i) {
-    if (i >= rounds("histories") && delegated_ && is_strict()) break;
+    if (i >= rounds("histories") + excused_ && delegated_ && is_strict()) break;
     if (!run_once(daemon, first + static_cast<uint64_t>(i), rounds("calls"))) return;
   }
-  EXPECT_TRUE(delegated_);
-  EXPECT_TRUE(is_strict()) << calm_writes_ << " of " << writes_ << " writes";
+  EXPECT_TRUE(delegated_) << kTooLittle;
+  EXPECT_TRUE(is_strict()) << calm_writes_ << " of " << writes_ << " writes" << kTooLittle;
 }
 
 }  // namespace

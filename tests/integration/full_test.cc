@@ -125,7 +125,7 @@ TEST_F(Full, WithAndWithoutBoosterTheProgramIsTold) {
         EXPECT_GT(filled.accepted, kFits);
         expect_bytes(dir.file("a"), 0, filled.synced, "synced");
         if (boosted) {
-          EXPECT_GT(through_daemon, kMostOfIt);
+          EXPECT_GT(through_daemon, kMostOfIt) << kTooLittle;
           // What the daemon has carried, it was told by the bricks that they have it.
           EXPECT_GE(right_bytes(dir.file("a"), filled.accepted),
                     std::min(through_daemon, filled.accepted));
@@ -212,11 +212,11 @@ TEST_F(Full, AnErrorOfAWriteThatWasAcceptedIsToldByFclose) {
     for (int i = 0; i < kMore; ++i) refused |= puppet.answer() != std::to_string(kBlock);
     told = puppet.answer();
     // Told once, by one of them.
-    EXPECT_TRUE(refused || told == "-1 ENOSPC") << told;
+    EXPECT_TRUE(told == "-1 ENOSPC" || (refused && told == "0")) << told;
     puppet.leave();
     ::unlink(dir.file("a").c_str());
   }
-  EXPECT_EQ(told, "-1 ENOSPC");
+  EXPECT_EQ(told, "-1 ENOSPC") << "each time a write was refused before" << kTooLittle;
   ASSERT_TRUE(becomes_free(40 << 20));
 }
 
@@ -256,10 +256,11 @@ TEST_F(Full, WhenThereIsRoomAgainWorkGoesOn) {
   }
   SCOPED_TRACE("boosted");
   // FUSE may do a call itself.
-  for (int attempt = 0; attempt < 4 && carried != kMore && !HasFatalFailure(); ++attempt) {
+  for (int attempt = 0; attempt < 10 && carried != kMore && !HasFatalFailure(); ++attempt) {
     work_goes_on(true);
+    EXPECT_LE(carried, kMore);
   }
-  EXPECT_EQ(carried, kMore);
+  EXPECT_GE(carried, kMore) << kTooLittle;
 }
 
 TEST_F(Full, ASmallFileOnAFullVolumeFailsAlike) {

@@ -10,7 +10,9 @@
 namespace booster::test {
 namespace {
 
-constexpr int kAgain = 42;  // interrupter.cc
+// As interrupter.cc has them.
+constexpr int kAgain = 42;
+constexpr uint64_t kActions = 26;
 
 class Interrupted : public PolicyTest {
  protected:
@@ -34,6 +36,20 @@ class Interrupted : public PolicyTest {
     return result;
   }
 
+  /// Whoever is asked late on a busy machine lets FUSE do a call: all is tried, and judged, up to
+  /// five times.
+  void try_until_logged(const std::string& leave) const {
+    const uint64_t each = kActions * static_cast<uint64_t>(rounds());
+    uint64_t logged = 0;
+    for (int attempt = 0; attempt < 5 && logged <= 3 * each; ++attempt) {
+      const uint64_t before = daemon_.stats().totals().logged_calls();
+      try_all(leave, {.env = probe_blocks()}, each);
+      if (HasFatalFailure()) return;
+      logged = daemon_.stats().totals().logged_calls() - before;
+    }
+    EXPECT_GT(logged, 3 * each) << kTooLittle;
+  }
+
   void try_all(const std::string& leave, const RunOptions& options, uint64_t each) const {
     ASSERT_EQ(interrupt("make", leave, kPlain).status, 0);
     for (const char* call :
@@ -52,14 +68,9 @@ class Interrupted : public PolicyTest {
   const std::string state_ = Lab::get().dir + "/interrupted";
 };
 
-constexpr uint64_t kActions = 26;  // interrupter.cc
-
-#define BOOSTER_INTERRUPTED(name, leave)                                                \
-  TEST_P(Interrupted, name) {                                                           \
-    try_all(leave, {.env = probe_blocks()}, kActions* static_cast<uint64_t>(rounds())); \
-    const auto totals = daemon_.stats().totals();                                       \
-    EXPECT_GT(totals.logged_calls(), 3 * kActions * static_cast<uint64_t>(rounds()))    \
-        << kTooLittle;                                                                  \
+#define BOOSTER_INTERRUPTED(name, leave) \
+  TEST_P(Interrupted, name) {            \
+    try_until_logged(leave);             \
   }
 BOOSTER_INTERRUPTED(AHandlerReturns, "return")
 BOOSTER_INTERRUPTED(AHandlerJumps, "jump")

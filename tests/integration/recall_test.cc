@@ -68,7 +68,7 @@ class Recall : public testing::Test {
   /// Waits until that is so. False if it does not come to be.
   template <typename Condition>
   static bool comes(const Condition& condition) {
-    const auto end = steady_clock::now() + seconds(30);
+    const auto end = steady_clock::now() + seconds(120);
     while (!condition()) {
       if (steady_clock::now() > end) return false;
       std::this_thread::sleep_for(microseconds(300));
@@ -94,10 +94,11 @@ class Recall : public testing::Test {
     return again;
   }
 
-  /// Until the daemon has written something of the file.
+  /// Until the daemon has written something of the file. Ends the test if it does not.
   void await_boosted() {
     const uint64_t before = daemon_.boosted_write_bytes();
-    ASSERT_TRUE(comes([&] { return daemon_.boosted_write_bytes() > before; })) << "not boosted";
+    if (comes([&] { return daemon_.boosted_write_bytes() > before; })) return;
+    end_with_too_little("not boosted: " + daemon_.stats().ShortDebugString());
   }
 
   void expect_whole(uint64_t file) {
@@ -115,10 +116,10 @@ class Recall : public testing::Test {
       return true;
     };
     // FUSE may show a page up to a second late that was read while a write of it was under way.
-    if (!is_whole()) {
-      std::this_thread::sleep_for(milliseconds(1200));
-      bytes = read_file(path);
-    }
+    comes_true_soon(milliseconds(1200), [&] {
+      if (!is_whole()) bytes = read_file(path);
+      return is_whole();
+    });
     for (uint64_t number = first; number <= count; ++number) {
       const std::string there = bytes.substr(slot_of(number) * kRecordBytes, kRecordBytes);
       uint64_t found = 0;

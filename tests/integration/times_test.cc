@@ -381,6 +381,7 @@ TEST_P(Times, WhoLooksByNameSeesAWriteSoon) {
     Written file = open_and_write(dir.file("file"), options);
     std::vector<std::pair<Time, Time>> writes;  // begun, returned
     Time latest{0};
+    Time slowest{0};  // look
     const auto end = steady_clock::now() + seconds(5);
     for (uint64_t i = 0; steady_clock::now() < end; ++i) {
       if (i % 10 == 0) {
@@ -390,6 +391,7 @@ TEST_P(Times, WhoLooksByNameSeesAWriteSoon) {
       }
       const Time looked = now();
       const Time seen = modified(file.path);
+      slowest = std::max(slowest, now() - looked);
       // The first that is not seen has been there since it returned.
       const auto unseen = std::find_if(writes.begin(), writes.end(),
                                        [seen](const auto& w) { return w.first > seen; });
@@ -398,7 +400,7 @@ TEST_P(Times, WhoLooksByNameSeesAWriteSoon) {
     }
     std::cout << (options.preload ? "with" : "without") << " booster: a write is seen by name "
               << milliseconds_between(Time(0), latest) << " ms late at most\n";
-    EXPECT_LT(latest, 2 * kAllSeen);  // the machine may have other things to do
+    EXPECT_LT(latest, 2 * (kAllSeen + slowest));  // the machine may have other things to do
   });
 }
 
