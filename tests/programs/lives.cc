@@ -223,7 +223,7 @@ int cancelled(const Arguments& arguments) {
   const std::string bytes = booster::test::bytes_of(fd, end);
   const auto before = steady_clock::now();
   if (close(fd) != 0) fail("close");
-  const bool soon = steady_clock::now() - before < std::chrono::seconds(5);
+  const bool soon = steady_clock::now() - before < std::chrono::seconds(30);
   printf("%s %s\n", first_wrong(bytes.data(), bytes.size(), 0, 1) == end ? "right" : "wrong",
          soon ? "closed" : "hung");
   return 0;
