@@ -349,7 +349,8 @@ for line in sys.stdin:
     program.write_line(what);
     return program.read_line() == "done";
   };
-  ASSERT_TRUE(until_counted([this] { return logged(); }, [&] { return tell("write"); }));
+  until_counted(
+      daemon_, [this] { return logged(); }, [&] { ASSERT_TRUE(tell("write")); });
   const HungBrick hung(bricks().front());
   ASSERT_TRUE(tell("write"));
   const auto start = steady_clock::now();
