@@ -547,7 +547,8 @@ for i in range(50):
     // The file was engaged, so that it would have been cached elsewhere.
     EXPECT_GT(daemon_.stats().totals().engaged(), 0U) << kTooLittle;
   }
-  ASSERT_EQ(::chmod(path.c_str(), 0644), 0);
+  // Options take a while to reach the bricks.
+  ASSERT_TRUE(comes_true([&] { return ::chmod(path.c_str(), 0644) == 0; }));
   Puppet reader;
   ASSERT_EQ(reader.tell("open", "r", "r", path), "0");
   warm(reader, "r", 1);
