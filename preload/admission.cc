@@ -169,15 +169,21 @@ void note_trip(Description& description, uint64_t bytes, bool trip) {
   }
 }
 
+/// Whether reads like this have waited for so many trips that the kernel has too little of the
+/// file.
+bool has_waited_enough(const Description& description, const Call& call) {
+  const Description::Cost& cost = description.cost;
+  const bool in_order = description.reading.in_order.load(std::memory_order_relaxed);
+  constexpr size_t kLongCall = 64 << 10;
+  return cost.waited_us.load(std::memory_order_relaxed) >= (in_order ? kWorthUs : kColdWorthUs) &&
+         !hardly_waited(cost, !in_order && call.length < kLongCall);
+}
+
 /// Whether a file that is read is worth its page cache, and what the kernel has of it.
 bool reads_pay(Description& description, const Call& call, KernelHas& kernel_has) {
   Description::Cost& cost = description.cost;
-  const bool in_order = description.reading.in_order.load(std::memory_order_relaxed);
   const uint64_t moved = cost.moved.load(std::memory_order_relaxed);
-  const uint64_t waited = cost.waited_us.load(std::memory_order_relaxed);
-  constexpr size_t kLongCall = 64 << 10;
-  bool slow = waited >= (in_order ? kWorthUs : kColdWorthUs) &&
-              !hardly_waited(cost, !in_order && call.length < kLongCall);
+  bool slow = has_waited_enough(description, call);
   if (!slow && moved < cost.look_at.load(std::memory_order_relaxed)) return false;
   struct statx status;
   if (!raw::attributes(call.fd, AT_STATX_DONT_SYNC, status) || status.stx_size < kCacheFrom) {
@@ -214,18 +220,19 @@ void tell_of_misses(Description& description) {
   }
 }
 
-/// The kernel has some of the file: whether it has what comes now, or all of it after all.
-void look_at_kernels(Description& description) {
+/// The kernel has some of the file, or all: whether that is still so, also where it fetches more
+/// than is asked for, so that few reads in a row wait.
+void look_at_kernels(Description& description, const Call& call) {
   Description::Cost& cost = description.cost;
   std::atomic<KernelHas>& kernel_has = description.reading.kernel_has;
-  if (kernel_has.load(std::memory_order_relaxed) != KernelHas::kSome) return;
-  const bool in_order = description.reading.in_order.load(std::memory_order_relaxed);
-  if (in_order && cost.waited_us.load(std::memory_order_relaxed) >= kWorthUs &&
-      !hardly_waited(cost)) {
+  const KernelHas before = kernel_has.load(std::memory_order_relaxed);
+  if (before == KernelHas::kNothing) return;
+  if (has_waited_enough(description, call)) {
     forget_waits(cost, cost.moved.load(std::memory_order_relaxed));
     kernel_has.store(KernelHas::kNothing, std::memory_order_relaxed);
     return;
   }
+  if (before == KernelHas::kAll) return;
   const CacheView* view = description.inode->view.load(std::memory_order_acquire);
   const uint64_t warm = cost.warm.load(std::memory_order_relaxed);
   if (view != nullptr && warm != 0 && warm / kTimes >= view->size()) {
@@ -309,7 +316,7 @@ Reason ask_to_read(Description& description, const Call& call, Reason reason) {
     const SessionRef live = current_session();
     if (live && live->id() == mine && !live->dead()) {
       if (reason == Reason::kNoRoom) tell_of_misses(description);
-      if (reason == Reason::kTooLittle) look_at_kernels(description);
+      if (reason == Reason::kTooLittle) look_at_kernels(description, call);
       return reason;
     }
     // It has paid once: the next daemon is asked as soon as it is there.
