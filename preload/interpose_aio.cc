@@ -58,7 +58,7 @@ namespace {
 class FormattedWrite {
  public:
   explicit FormattedWrite(int fd) {
-    if (!streams_hooked() && !(is_boostable(fd) && hook_streams())) change_.emplace(fd);
+    if (!is_stream_seen(fd)) change_.emplace(fd);
   }
 
  private:

@@ -29,12 +29,11 @@ bool maps(const char* mode) {
   return false;
 }
 
-/// A stream has, or had, the file of `fd`. The first one on GlusterFS has streams seen from then
-/// on.
+/// A stream has, or had, the file of `fd`.
 void made(int fd, const char* mode) {
   if (fd < 0 || t_thread.vfork_child) return;
   if (maps(mode)) note_mapping(fd);
-  if (!streams_hooked() && !(is_boostable(fd) && hook_streams())) note_stream(fd);
+  if (!is_stream_seen(fd)) note_stream(fd);
 }
 
 FILE* opened(FILE* stream, const char* mode) {

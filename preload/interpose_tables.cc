@@ -140,4 +140,8 @@ bool streams_hooked() {
   return g_state.load(std::memory_order_acquire) == kHooked;
 }
 
+bool is_stream_seen(int fd) {
+  return streams_hooked() || (is_boostable(fd) && hook_streams());
+}
+
 }  // namespace booster::preload

@@ -134,13 +134,8 @@ bool has_open(const raw::FileId& id) {
 }  // namespace
 
 PathChange::PathChange(const char* path) {
-  struct statx status;
-  if (raw::is_error(raw::raw_syscall(SYS_statx, AT_FDCWD, raw::word(path), AT_STATX_DONT_SYNC,
-                                     STATX_TYPE | STATX_INO, raw::word(&status))) ||
-      (status.stx_mode & S_IFMT) != S_IFREG) {
-    return;
-  }
-  const raw::FileId id{status.stx_dev_major, status.stx_dev_minor, status.stx_ino, status.stx_mode};
+  raw::FileId id;
+  if (!raw::identify(AT_FDCWD, path, 0, id) || (id.mode & S_IFMT) != S_IFREG) return;
   const Entry entry;
   if (!entry || !g_files.on_gluster(path, id)) return;
   inode_ = g_files.find_inode(id);
@@ -179,15 +174,11 @@ void before_kernel_look(int fd) {
 
 void before_kernel_look(int directory, const char* path, int flags) {
   if (!maybe_dirty()) return;
-  struct statx status;
-  const int how = (flags & (AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)) | AT_STATX_DONT_SYNC;
+  raw::FileId id;
   // Where this fails, so does what comes next, with the error that the program is to see.
-  if (raw::is_error(raw::raw_syscall(SYS_statx, directory, raw::word(path), how, STATX_INO,
-                                     raw::word(&status)))) {
-    return;
-  }
+  if (!raw::identify(directory, path, flags & (AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH), id)) return;
   const Entry entry;
-  if (entry) settle_identity({status.stx_dev_major, status.stx_dev_minor, status.stx_ino, 0});
+  if (entry) settle_identity(id);
 }
 
 bool sync_boosted(int fd, bool data_only) {

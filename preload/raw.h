@@ -40,14 +40,19 @@ struct FileId {
   }
 };
 
-/// Identity of an open file without asking its file system (statx(2), AT_STATX_DONT_SYNC).
-inline bool identify(int fd, FileId& id) {
+/// Identity of the file at `path` (statx(2); `flags`: AT_SYMLINK_NOFOLLOW, AT_EMPTY_PATH) without
+/// asking its file system.
+inline bool identify(int directory, const char* path, int flags, FileId& id) {
   struct statx st;
-  long result = raw_syscall(SYS_statx, fd, word(""), AT_EMPTY_PATH | AT_STATX_DONT_SYNC,
+  long result = raw_syscall(SYS_statx, directory, word(path), flags | AT_STATX_DONT_SYNC,
                             STATX_TYPE | STATX_MODE | STATX_INO, word(&st));
   if (is_error(result)) return false;
   id = {st.stx_dev_major, st.stx_dev_minor, st.stx_ino, st.stx_mode};
   return true;
+}
+/// The same of an open file.
+inline bool identify(int fd, FileId& id) {
+  return identify(fd, "", AT_EMPTY_PATH, id);
 }
 
 /// As libc returns it.

@@ -15,5 +15,7 @@ bool hook_streams();
 
 /// Whether streams are seen.
 bool streams_hooked();
+/// Whether one on `fd` is: the first on GlusterFS has all of them seen from then on.
+bool is_stream_seen(int fd);
 
 }  // namespace booster::preload
