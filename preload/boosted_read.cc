@@ -9,6 +9,7 @@
 #include "preload/admission.h"
 #include "preload/cache_view.h"
 #include "preload/handle.h"
+#include "preload/offset.h"
 #include "preload/process.h"
 #include "preload/settle.h"
 #include "preload/write_delegation.h"
@@ -421,43 +422,6 @@ Reason kept_by_kernel(Description& description, const CacheView& view, uint64_t 
   return Reason::kTooLittle;
 }
 
-/// Claims up to `length` bytes at the description's offset, `start`: not more than the file has,
-/// which is `size`. 0: the kernel's to say.
-size_t claim(int fd, Description& description, size_t length, uint64_t size, uint64_t& start) {
-  std::atomic<int64_t>& known = description.reading.position;
-  int64_t position = known.load(std::memory_order_relaxed);
-  // Where the program has been is not always where it is, and near the end that would make the call
-  // shorter.
-  if (position < 0 || static_cast<uint64_t>(position) + length > size) {
-    position = raw::seek(fd, 0, SEEK_CUR);
-  }
-  if (position < 0 || static_cast<uint64_t>(position) >= size) return 0;
-  const uint64_t left = size - static_cast<uint64_t>(position);
-  const auto part = static_cast<int64_t>(length < left ? length : left);
-  const long after = raw::seek(fd, part, SEEK_CUR);
-  if (raw::is_error(after)) return 0;
-  if (after != position + part && static_cast<uint64_t>(after) > size) {
-    // Somebody has moved the offset, and there is less than was claimed.
-    raw::seek(fd, -part, SEEK_CUR);
-    known.store(-1, std::memory_order_relaxed);
-    return 0;
-  }
-  start = static_cast<uint64_t>(after - part);
-  return static_cast<size_t>(part);
-}
-
-/// Gives back what of a claim was not used.
-void settle_claim(int fd, Description& description, uint64_t start, size_t claimed, long result) {
-  const long used = raw::is_error(result) ? 0 : result;
-  const auto length = static_cast<long>(claimed);
-  // Relative, so that it is right whoever else has claimed meanwhile.
-  if (used < length && still_names(fd, *description.inode)) {
-    raw::seek(fd, used - length, SEEK_CUR);
-  }
-  description.reading.position.store(used == length ? static_cast<int64_t>(start) + used : -1,
-                                     std::memory_order_relaxed);
-}
-
 /// Under a read delegation.
 Reason cached_read(Description& description, const Call& call, long& result) {
   const Inode& inode = *description.inode;
@@ -484,20 +448,19 @@ Reason cached_read(Description& description, const Call& call, long& result) {
     const Reason kept = kept_by_kernel(description, *view, expected, there, now_ms);
     if (kept != Reason::kNone) return kept;
   }
-  uint64_t start = expected;
-  size_t length = 0;
+  Claim claim{.start = expected};
   if (ordered) {
-    length = claim(call.fd, description, call.length, size, start);
-  } else if (start < size) {
-    length = call.length < size - start ? call.length : size - start;
+    claim = claim_offset(call.fd, description, call.length, size, now_ms);
+  } else if (expected < size) {
+    claim.length = call.length < size - expected ? call.length : size - expected;
   }
-  if (length == 0) return Reason::kTail;  // at the end
-  if (start + length > view->bytes) {     // not mapped
-    if (ordered) settle_claim(call.fd, description, start, length, 0);
+  if (claim.length == 0) return Reason::kTail;     // at the end
+  if (claim.start + claim.length > view->bytes) {  // not mapped
+    if (ordered) settle_claim(call.fd, description, claim, 0);
     return Reason::kOddRange;
   }
-  result = complete(description, *view, call, start, length, now_ms);
-  if (ordered) settle_claim(call.fd, description, start, length, result);
+  result = complete(description, *view, call, claim.start, claim.length, now_ms);
+  if (ordered) settle_claim(call.fd, description, claim, result);
   return Reason::kNone;
 }
 
@@ -599,20 +562,19 @@ Reason delegated_read(Session& session, const HandleRef& handle, Description& de
   if (!session.may_read(handle)) return Reason::kNotProven;
   if (!named_lately(description, call.fd, raw::coarse_now_ms())) return Reason::kNotProven;
   const bool ordered = call.offset == kSequential;
-  uint64_t start = ordered ? 0 : static_cast<uint64_t>(call.offset);
-  size_t length = call.length;
+  Claim claim{.start = static_cast<uint64_t>(call.offset), .length = call.length};
   if (ordered) {
     // How far the file goes is known when what was logged has been written.
     const int64_t position = description.reading.position.load(std::memory_order_relaxed);
     if (position < 0 || static_cast<uint64_t>(position) + call.length > session.file_size(handle)) {
       drain_log(inode);
     }
-    length = claim(call.fd, description, call.length, session.file_size(handle), start);
-    if (length == 0) return Reason::kTail;
+    claim = claim_offset(call.fd, description, call.length, session.file_size(handle), 0);
+    if (claim.length == 0) return Reason::kTail;
   }
   // The bricks have everything else that has been written.
-  if (session.log_overlaps(handle, start, length)) drain_log(inode);
-  Progress progress{call.whole(), start, length};
+  if (session.log_overlaps(handle, claim.start, claim.length)) drain_log(inode);
+  Progress progress{call.whole(), claim.start, claim.length};
   const CacheView* view = inode.view.load(std::memory_order_acquire);
   if (view != nullptr && view->session == &session) {
     read_own_cache(session, handle, description, *view, progress);
@@ -625,7 +587,7 @@ Reason delegated_read(Session& session, const HandleRef& handle, Description& de
     progress.offset += done;
     progress.left -= done;
   }
-  result = static_cast<long>(length - progress.left);
+  result = static_cast<long>(claim.length - progress.left);
   if (progress.left > 0) {
     // At the end of the file, after an error, without a daemon: the kernel's answer counts.
     settle(inode);
@@ -635,7 +597,7 @@ Reason delegated_read(Session& session, const HandleRef& handle, Description& de
     if (!raw::is_error(more)) result += more;
     if (raw::is_error(more) && result == 0) result = more;
   }
-  if (ordered) settle_claim(call.fd, description, start, length, result);
+  if (ordered) settle_claim(call.fd, description, claim, result);
   return Reason::kNone;
 }
 

@@ -5,6 +5,7 @@
 #include <sys/xattr.h>
 
 #include "preload/cache_view.h"
+#include "preload/offset.h"
 #include "preload/settle.h"
 #include "preload/write_log.h"
 
@@ -169,6 +170,7 @@ Description* FileTable::acquire(int fd) {
       case kUnknown:
       case kOpened: {
         Description* made = classify(fd, *entry, seen);
+        if (made != nullptr && !made->own) give_back_offsets();
         if (made != nullptr || entry->load(std::memory_order_acquire) == seen) return made;
         if (kind(fd) == kForeign) return nullptr;
         break;
@@ -244,6 +246,7 @@ Description* FileTable::classify(int fd, Word& word, uint64_t seen) {
   // Field by field: `refs` may be touched by a thread that lost a race for an earlier use.
   description->inode = inode;
   description->own = kind_of(seen) == kOpened;
+  if (!description->own) inode->strangers.store(true, std::memory_order_relaxed);
   description->shared.store(false, std::memory_order_relaxed);
   description->stream.store(false, std::memory_order_relaxed);
   description->sequential.reset();

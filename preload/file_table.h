@@ -52,6 +52,9 @@ struct Inode {
   /// Not kNone: never boosted again in this process (mapped, fence failed).
   std::atomic<common::Reason> never{common::Reason::kNone};
   std::atomic<uint32_t> streams{0};  // stdio streams that have it open
+  /// A number of it has turned up that this process was not seen to make: what it names may be a
+  /// description that is known by another.
+  std::atomic<bool> strangers{false};
 
   /// What of it is in a write log. `logged`: something was, in the session that `log_owner` refers
   /// to, whose memory it keeps.
@@ -206,7 +209,11 @@ struct Description {
     std::atomic<uint64_t> checked_ms{0};  // when the number was last seen to name this file
     std::atomic<uint64_t> asked_ms{0};    // when the daemon was asked to make it valid
     std::atomic<uint64_t> pause_ms{0};    // before it is asked again
-    std::atomic<int64_t> position{-1};    // the kernel's offset after the last sequential read
+    std::atomic<int64_t> position{-1};    // the offset after the last sequential read
+    /// Bytes by which the kernel's offset is behind that (offset.h). Under `sequential`.
+    std::atomic<int64_t> owed{0};
+    std::atomic<uint64_t> exact_ms{0};        // in that tick the two were seen to agree
+    std::atomic<bool> never_borrowed{false};  // it was moved past the shim
     std::atomic<bool> in_order{true};
     std::atomic<uint64_t> next_offset{0};   // behind the last read
     std::atomic<uint64_t> last_offset{0};   // its own
@@ -226,6 +233,9 @@ struct Description {
       step.store(0, std::memory_order_relaxed);
       in_order.store(true, std::memory_order_relaxed);
       position.store(-1, std::memory_order_relaxed);
+      owed.store(0, std::memory_order_relaxed);
+      exact_ms.store(0, std::memory_order_relaxed);
+      never_borrowed.store(false, std::memory_order_relaxed);
       ahead_window.store(0, std::memory_order_relaxed);
     }
   };

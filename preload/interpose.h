@@ -5,6 +5,7 @@
 #include "preload/file_table.h"
 #include "preload/lifetime.h"
 #include "preload/next.h"
+#include "preload/offset.h"
 #include "preload/policy.h"
 #include "preload/process.h"
 #include "preload/settle.h"
@@ -41,7 +42,8 @@ class Sharing {
 
 /// Whether something of this process may be under way in the shim that others have to see.
 inline bool maybe_boosted() {
-  return g_has_asked.load(std::memory_order_relaxed);
+  return g_has_asked.load(std::memory_order_relaxed) ||
+         g_has_borrowed.load(std::memory_order_relaxed);
 }
 
 /// Around a call by which the process ends, or becomes another program.
@@ -64,6 +66,12 @@ class Leaving {
  private:
   bool begun_ = false;
 };
+
+/// Somebody will use this process's descriptors of whom libc does not know.
+inline void before_unseen_threads() {
+  const Entry entry;
+  if (entry) stop_borrowing();
+}
 
 /// The kernel will let the process make fewer system calls from now on, and may kill it for those
 /// of the shim: everything is given back, and the kernel's from now on.

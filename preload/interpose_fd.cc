@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -95,6 +96,7 @@ BOOSTER_NEXT(int, fcntl, (int, int, ...))
 BOOSTER_NEXT(int, fcntl64, (int, int, ...))
 BOOSTER_NEXT(int, flock, (int, int))
 BOOSTER_NEXT(int, lockf, (int, int, off_t))
+BOOSTER_NEXT(int, ioctl, (int, unsigned long, ...))
 BOOSTER_NEXT(ssize_t, sendmsg, (int, const msghdr*, int))
 BOOSTER_NEXT(int, sendmmsg, (int, mmsghdr*, unsigned, int))
 
@@ -259,11 +261,14 @@ int follow_fcntl(int fd, int command, void* argument, Fcntl next) {
     case F_SETLKW:
     case F_OFD_SETLK:
     case F_OFD_SETLKW: {
+      before_offset_use(fd);  // where it may begin
       before_lock(fd);
       const int result = next(fd, command, argument);
       after_lock();
       return result;
     }
+    case F_GETLK:
+    case F_OFD_GETLK: before_offset_use(fd); break;
     case F_SETLEASE: {
       const FileChange change(fd);  // it is the program's own from now on
       return next(fd, command, argument);
@@ -314,6 +319,7 @@ BOOSTER_EXPORT int flock(int fd, int operation) {
   return result;
 }
 BOOSTER_EXPORT int lockf(int fd, int command, off_t length) {
+  before_offset_use(fd);
   before_lock(fd);
   const int result = next_lockf()(fd, command, length);
   after_lock();
@@ -321,6 +327,19 @@ BOOSTER_EXPORT int lockf(int fd, int command, off_t length) {
 }
 BOOSTER_EXPORT int lockf64(int fd, int command, off_t length) {
   return lockf(fd, command, length);
+}
+
+/// FIONREAD: how much the file has behind the offset.
+BOOSTER_EXPORT int ioctl(int fd, unsigned long request, ...) {
+  va_list arguments;
+  va_start(arguments, request);
+  void* argument = va_arg(arguments, void*);
+  va_end(arguments);
+  if (request == FIONREAD && !t_thread.vfork_child) {
+    before_kernel_look(fd);
+    before_offset_use(fd);
+  }
+  return next_ioctl()(fd, request, argument);
 }
 
 BOOSTER_EXPORT ssize_t sendmsg(int socket, const msghdr* message, int flags) {

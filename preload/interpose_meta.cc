@@ -53,6 +53,7 @@ auto change(int fd, Change call) {
 template <typename Copy>
 ssize_t copy_between(int from, int to, Copy call) {
   before_kernel_look(from);
+  before_offset_use(from);
   const FileChange change(to);
   return call();
 }
@@ -126,13 +127,16 @@ BOOSTER_NEXT(off_t, lseek, (int, off_t, int))
 BOOSTER_EXPORT off_t lseek(int fd, off_t offset, int whence) {
   // SEEK_SET and SEEK_CUR look at nothing but the offset; the others look at the file.
   if (whence != SEEK_SET && whence != SEEK_CUR) before_kernel_look(fd);
-  if (g_files.kind(fd) != FileTable::kTracked) return next_lseek()(fd, offset, whence);
+  if (g_files.kind(fd) == FileTable::kForeign) return next_lseek()(fd, offset, whence);
   const OffsetLock lock(fd);
-  const off_t after = next_lseek()(fd, offset, whence);
+  const off_t after = next_lseek()(fd, lock.for_kernel(offset, whence), whence);
   lock.note(after);
   return after;
 }
 BOOSTER_EXPORT off_t lseek64(int fd, off_t offset, int whence) {
+  return lseek(fd, offset, whence);
+}
+BOOSTER_EXPORT off_t llseek(int fd, off_t offset, int whence) {
   return lseek(fd, offset, whence);
 }
 BOOSTER_EXPORT off_t __lseek(int fd, off_t offset, int whence) {

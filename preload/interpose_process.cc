@@ -3,6 +3,7 @@
 // that no offset is claimed any more by a process that may be killed.
 #include <errno.h>
 #include <linux/seccomp.h>
+#include <pthread.h>
 #include <pty.h>
 #include <sched.h>
 #include <spawn.h>
@@ -10,7 +11,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <threads.h>
 #include <unistd.h>
+#include <wordexp.h>
 
 #include "preload/interpose.h"
 
@@ -21,7 +24,10 @@ BOOSTER_NEXT(pid_t, _Fork, (void))
 BOOSTER_NEXT(int, daemon, (int, int))
 BOOSTER_NEXT(pid_t, forkpty, (int*, char*, const termios*, const winsize*))
 BOOSTER_NEXT(int, clone, (int (*)(void*), void*, int, void*, ...))
+BOOSTER_NEXT(int, pthread_create, (pthread_t*, const pthread_attr_t*, void* (*)(void*), void*))
+BOOSTER_NEXT(int, thrd_create, (thrd_t*, thrd_start_t, void*))
 BOOSTER_NEXT(int, system, (const char*))
+BOOSTER_NEXT(int, wordexp, (const char*, wordexp_t*, int))
 BOOSTER_NEXT(FILE*, popen, (const char*, const char*))
 BOOSTER_NEXT(int, posix_spawn,
              (pid_t*, const char*, const posix_spawn_file_actions_t*, const posix_spawnattr_t*,
@@ -130,6 +136,7 @@ BOOSTER_EXPORT int clone(int (*run)(void*), void* stack, int flags, void* argume
   auto* tls = va_arg(arguments, void*);
   auto* child_tid = va_arg(arguments, void*);
   va_end(arguments);
+  if ((flags & (CLONE_THREAD | CLONE_FILES)) != 0) before_unseen_threads();
   if ((flags & CLONE_THREAD) != 0) {
     return next_clone()(run, stack, flags, argument, parent_tid, tls, child_tid);
   }
@@ -149,13 +156,51 @@ BOOSTER_EXPORT int clone(int (*run)(void*), void* stack, int flags, void* argume
   return child;
 }
 
+BOOSTER_EXPORT int __clone(int (*run)(void*), void* stack, int flags, void* argument, ...) {
+  va_list arguments;
+  va_start(arguments, argument);
+  auto* parent_tid = va_arg(arguments, void*);
+  auto* tls = va_arg(arguments, void*);
+  auto* child_tid = va_arg(arguments, void*);
+  va_end(arguments);
+  return clone(run, stack, flags, argument, parent_tid, tls, child_tid);
+}
+
+namespace {
+
+/// What this thread has read, the kernel has to hear before another can ask for it.
+void before_thread() {
+  const Entry entry;
+  if (entry) give_back_offsets();
+}
+
+}  // namespace
+
+BOOSTER_EXPORT int pthread_create(pthread_t* thread, const pthread_attr_t* attributes,
+                                  void* (*run)(void*), void* argument) {
+  before_thread();
+  return next_pthread_create()(thread, attributes, run, argument);
+}
+BOOSTER_EXPORT int thrd_create(thrd_t* thread, thrd_start_t run, void* argument) {
+  before_thread();
+  return next_thrd_create()(thread, run, argument);
+}
+
 BOOSTER_EXPORT int system(const char* command) {
   const Sharing sharing;
   return next_system()(command);
 }
+/// Has a shell do what stands in `$(…)`.
+BOOSTER_EXPORT int wordexp(const char* words, wordexp_t* result, int flags) {
+  const Sharing sharing;
+  return next_wordexp()(words, result, flags);
+}
 BOOSTER_EXPORT FILE* popen(const char* command, const char* type) {
   const Sharing sharing;
   return next_popen()(command, type);
+}
+BOOSTER_EXPORT FILE* _IO_popen(const char* command, const char* type) {
+  return popen(command, type);
 }
 BOOSTER_EXPORT int posix_spawn(pid_t* pid, const char* path,
                                const posix_spawn_file_actions_t* actions,

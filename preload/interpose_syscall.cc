@@ -4,8 +4,10 @@
 #include <fcntl.h>
 #include <linux/aio_abi.h>
 #include <linux/seccomp.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/sendfile.h>
@@ -75,6 +77,7 @@ BOOSTER_EXPORT long syscall(long number, ...) {
 #endif
     case SYS_dup3: return ::dup3(fd, static_cast<int>(b), static_cast<int>(c));
     case SYS_fcntl: return ::fcntl(fd, static_cast<int>(b), c);
+    case SYS_ioctl: return ::ioctl(fd, static_cast<unsigned long>(b), c);
     case SYS_flock: return ::flock(fd, static_cast<int>(b));
     case SYS_lseek: return ::lseek(fd, b, static_cast<int>(c));
     case SYS_fsync: return ::fsync(fd);
@@ -106,6 +109,7 @@ BOOSTER_EXPORT long syscall(long number, ...) {
     case SYS_copy_file_range:
     case SYS_splice:
       before_kernel_look(fd);
+      before_offset_use(fd);
       {
         const FileChange change(static_cast<int>(c));
         return next_syscall()(number, a, b, c, d, e, f);
@@ -131,6 +135,10 @@ BOOSTER_EXPORT long syscall(long number, ...) {
 #endif
       // Not around it: vfork returns twice.
       { const Sharing sharing; }
+      if (number == SYS_clone3 ||
+          (number == SYS_clone && (a & (CLONE_THREAD | CLONE_FILES)) != 0)) {
+        before_unseen_threads();
+      }
       break;
     case SYS_prctl: return ::prctl(static_cast<int>(a), b, c, d, e);
     case SYS_seccomp:

@@ -9,6 +9,7 @@
 #include "common/futex.h"
 #include "preload/boosted_write.h"
 #include "preload/file_table.h"
+#include "preload/offset.h"
 #include "preload/process.h"
 #include "preload/settle.h"
 #include "preload/write_delegation.h"
@@ -79,6 +80,7 @@ bool is_boostable(int fd) {
 }
 
 void note_stream(int fd) {
+  before_offset_use(fd);
   with_description(fd, true, [](Description& description) {
     if (!description.stream.exchange(true, std::memory_order_relaxed)) {
       description.inode->streams.fetch_add(1, std::memory_order_acq_rel);
@@ -252,6 +254,11 @@ long before_number_ends(int fd) {
   if (g_lock_calls.load(std::memory_order_relaxed) != 0) drain_all();
   if (description == nullptr) return 0;
   wait_for_calls(*description, kCallsWaitMs);
+  if (description->reading.owed.load(std::memory_order_relaxed) != 0) {
+    // For a number of it that nobody has seen being made.
+    const LockGuard guard(description->sequential);
+    give_back_offset(fd, *description);
+  }
   await_answer(*description);
   settle(*description->inode);
   const long error = take_deferred_error(*description->inode);
@@ -272,6 +279,7 @@ void begin_to_leave() {
     g_files.release(&description);
   });
   give_back_what_was_asked();
+  give_back_offsets();
   settle_all();
 }
 
@@ -287,14 +295,24 @@ bool is_leaving() {
   return g_leaving.load(std::memory_order_seq_cst) != 0;
 }
 
-OffsetLock::OffsetLock(int fd) {
-  if (!entry_ || g_files.kind(fd) != FileTable::kTracked) return;
-  description_ = g_files.acquire_known(fd);
+OffsetLock::OffsetLock(int fd) : fd_(fd) {
+  if (!entry_) return;
+  description_ = acquire_for_offset(fd);
   if (description_ != nullptr) description_->sequential.lock();
+}
+
+int64_t OffsetLock::for_kernel(int64_t offset, int whence) const {
+  if (description_ == nullptr || whence != SEEK_CUR) return offset;
+  const int64_t owed = description_->reading.owed.load(std::memory_order_relaxed);
+  int64_t both = 0;
+  if (!__builtin_add_overflow(offset, owed, &both)) return both;
+  give_back_offset(fd_, *description_);
+  return offset;
 }
 
 void OffsetLock::note(int64_t offset) const {
   if (description_ == nullptr || offset < 0) return;
+  description_->reading.owed.store(0, std::memory_order_relaxed);
   description_->reading.position.store(offset, std::memory_order_relaxed);
 }
 

@@ -91,11 +91,14 @@ class OffsetLock {
   ~OffsetLock();
   OffsetLock(const OffsetLock&) = delete;
   OffsetLock& operator=(const OffsetLock&) = delete;
+  /// What the kernel has to be asked for, which may not know yet how far this process has read.
+  int64_t for_kernel(int64_t offset, int whence) const;
   /// Where the offset is now, or -1 for an error.
   void note(int64_t offset) const;
 
  private:
   const Entry entry_;
+  const int fd_;
   Description* description_ = nullptr;
 };
 

@@ -10,6 +10,7 @@
 #include "preload/cache_view.h"
 #include "preload/file_table.h"
 #include "preload/lifetime.h"
+#include "preload/offset.h"
 #include "preload/process.h"
 #include "preload/settle.h"
 #include "preload/write_delegation.h"
@@ -105,6 +106,7 @@ long read(Description& description, const Call& call) {
     const Call part = part_of(call, done, piece, vector);
     settle(*description.inode);
     catch_up(*description.inode, call.fd);
+    if (call.offset == kSequential) give_back_offset(call.fd, description);
     const uint64_t start = raw::now_us();
     result = kernel_call(part);
     const uint64_t end = raw::now_us();

@@ -5,6 +5,7 @@
 
 #include "common/fence.h"
 #include "preload/log.h"
+#include "preload/offset.h"
 #include "preload/write_delegation.h"
 #include "preload/write_log.h"
 
@@ -164,6 +165,7 @@ void begin_to_share() {
     give_back_delegation(description);
     g_files.release(&description);
   });
+  give_back_offsets();
   // What other threads have written meanwhile.
   settle_all();
 }
@@ -198,6 +200,7 @@ void give_back_what_was_asked() {
 }
 
 void settle_after_fork() {
+  g_has_borrowed.store(false, std::memory_order_relaxed);
   g_sharing.store(0, std::memory_order_relaxed);
   g_writes.boosted.store(0, std::memory_order_relaxed);
   g_writes.settled.store(0, std::memory_order_relaxed);

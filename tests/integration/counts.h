@@ -74,6 +74,7 @@ inline constexpr Count kCounts[] = {
     {"LoggedAndKilled.WhatAProgramHasLoggedOutlivesItAndTheDaemon", "", 4, 30, 0},
     {"LoggedAndKilled.NobodysNewerBytesAreOverwrittenByALog", "", 4, 30, 0},
     {"Offset.TwoThreadsAtAGrowingEndLoseAndRepeatNothing", "", 5, 100, 0},
+    {"Offset.IsTheTrueOneForWhoeverLooksAtIt", "times 100 looks", 10, 100, 0},
     {"Offset.AKilledWriterLeavesNoHoleForTheNext", "", 25, 1000, 0},
     {"Recall.WhoOpensAFileUnderLoadSeesWhatWasAcknowledged", "", 300, 10'000, 0},
     {"Recall.AStoppedWriterHoldsUpNobodyAndLosesNothing", "", 60, 2000, 0},

@@ -26,6 +26,7 @@
 
 #include "common/abi.h"
 #include "tests/integration/counts.h"
+#include "tests/integration/processes.h"
 
 extern char** environ;
 
@@ -351,6 +352,7 @@ RunResult Child::wait() {
   while (::waitpid(pid_, &status, WNOHANG) == 0) {
     if (!late && Clock::now() > deadline) {
       late = true;
+      ADD_FAILURE() << pid_ << " has not ended:\n" << what_children_do();
       ::kill(pid_, SIGKILL);
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(1));

@@ -7,6 +7,7 @@
 
 #include "tests/integration/carried.h"
 #include "tests/integration/harness.h"
+#include "tests/programs/bytes.h"
 
 namespace booster::test {
 namespace {
@@ -167,6 +168,26 @@ TEST_P(Offset, BoostedAndUnboostedProgramsShareADescription) {
                     " env -u LD_PRELOAD dd if=in bs=20000 count=2 status=none; done > out",
                 prepare);
   });
+}
+
+TEST_P(Offset, IsTheTrueOneForWhoeverLooksAtIt) {
+  constexpr size_t kSize = 4 << 20;  // as offsets.cc has it
+  const int count = 100 * rounds("times 100 looks");
+  const auto read_all = [&](bool preload) {
+    ScratchDir dir;
+    const std::string path = dir.file("in");
+    write_file(path, bytes_at(0, kSize, 5));
+    RunResult result = run({BOOSTER_TEST_OFFSETS, path, "5", std::to_string(count)},
+                           {.preload = preload, .env = probe_blocks()});
+    EXPECT_EQ(result.status, 0) << result.out << result.err;
+    return result.out;
+  };
+  EXPECT_EQ(read_all(false), "lagged 0\n");
+  int lagged = 0;
+  for (int attempt = 0; attempt < 5 && lagged < count / 4 && !HasFailure(); ++attempt) {
+    std::sscanf(read_all(true).c_str(), "lagged %d", &lagged);
+  }
+  EXPECT_GE(lagged, count / 4) << kTooLittle;
 }
 
 TEST_P(Offset, AKilledWriterLeavesNoHoleForTheNext) {

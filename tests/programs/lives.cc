@@ -1,6 +1,5 @@
 // Programs that look at themselves while something else of them goes on, one per subcommand. Each
 // says in one line what it saw, which must be the same without and with booster.
-#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -26,11 +25,13 @@
 #include <thread>
 #include <vector>
 
+#include "tests/programs/bare_call.h"
 #include "tests/programs/bytes.h"
 
 namespace {
 
 using Arguments = std::vector<std::string>;
+using booster::test::bare_call;
 using booster::test::bytes_at;
 using booster::test::first_wrong;
 using std::chrono::milliseconds;
@@ -59,14 +60,6 @@ uint64_t write_noticed(int fd, uint64_t seed) {
     if (pays) usleep(1000);
   }
   return at;
-}
-
-/// libc's own, which no preloaded library sees.
-long bare_call(long number, long a, long b = 0, long c = 0, long d = 0) {
-  void* libc = dlopen("libc.so.6", RTLD_LAZY | RTLD_NOLOAD);
-  auto* call = reinterpret_cast<long (*)(long, ...)>(dlsym(libc, "syscall"));
-  if (call == nullptr) fail("syscall");
-  return call(number, a, b, c, d);
 }
 
 /// FILE MS: one thread writes in order, another looks at the offset: all that lies before it must
