@@ -349,7 +349,7 @@ Reason ask_to_read(Description& description, const Call& call, Reason reason) {
         std::memory_order_relaxed);
     return Reason::kNoDaemon;
   }
-  if (!description.engaging.lock_for(eager ? kEagerWaitMs : 0)) return Reason::kPending;
+  if (!description.engaging.lock_for(eager_wait_ms())) return Reason::kPending;
   reason = advance_handle(*live, description, call.fd);
   description.engaging.unlock();
   return reason;

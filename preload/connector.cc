@@ -12,6 +12,7 @@
 #include "pb_decode.h"
 #include "pb_encode.h"
 #include "preload/cache_view.h"
+#include "preload/handle.h"
 #include "preload/log.h"
 #include "preload/process.h"
 
@@ -29,7 +30,6 @@ constinit std::atomic<int> g_socket{-1};
 namespace {
 
 constexpr uint64_t kRetryMs = 1000;
-constexpr int kEagerWaitMs = 60'000;
 
 /// Of what a session keeps by handle slot: generation, whether it is free, page cache.
 constexpr size_t kSlotBytes = kHandleSlots * (sizeof(uint32_t) + sizeof(void*)) + kHandleSlots / 8;
@@ -256,8 +256,9 @@ Session* Connector::acquire(bool wait) {
   if (hopeless_) return nullptr;
   const uint64_t now = raw::coarse_now_ms();
   if (now < next_attempt_ms_.load(std::memory_order_relaxed)) return nullptr;
-  if (!lock_.lock_for(wait ? kEagerWaitMs : 0)) return nullptr;
-  const uint64_t deadline = now + kEagerWaitMs;
+  const uint32_t wait_ms = wait ? eager_wait_ms() : 0;
+  if (!lock_.lock_for(wait_ms)) return nullptr;
+  const uint64_t deadline = now + wait_ms;
   bool failed = false;
   while (current_.load(std::memory_order_relaxed) == nullptr && !failed) {
     if (!hello_sent_) {
@@ -273,7 +274,11 @@ Session* Connector::acquire(bool wait) {
     const Welcome welcome = receive_welcome();
     failed = welcome == Welcome::kFailed;
     if (welcome == Welcome::kNotYet) {
-      if (!wait || raw::coarse_now_ms() >= deadline) break;
+      if (wait_ms == 0) break;
+      if (raw::coarse_now_ms() >= deadline) {
+        note_waited_in_vain();
+        break;
+      }
       pollfd ready{g_socket.load(std::memory_order_relaxed), POLLIN, 0};
       timespec timeout{0, 100'000'000};
       raw_syscall(SYS_ppoll, word(&ready), 1, word(&timeout), 0, 0);

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 
 #include "preload/cache_view.h"
+#include "preload/log.h"
 #include "preload/process.h"
 #include "preload/stdio_tables.h"
 
@@ -11,6 +12,8 @@ namespace booster::preload {
 using common::Reason;
 
 namespace {
+
+constinit std::atomic<bool> g_waited_in_vain{false};
 
 /// Two descriptions of one file, of which one is stdin, stdout or stderr: stdio may use that one
 /// inside libc, where nobody sees it.
@@ -91,6 +94,15 @@ bool copy_handle(Description& description, const Session& session, HandleRef& ha
          description.handle_version.load(std::memory_order_relaxed) == version;
 }
 
+uint32_t eager_wait_ms() {
+  return settings().eager && !g_waited_in_vain.load(std::memory_order_relaxed) ? kEagerWaitMs : 0;
+}
+
+void note_waited_in_vain() {
+  if (g_waited_in_vain.exchange(true, std::memory_order_relaxed)) return;
+  log_line("boosterd has not answered for a minute: no call of this program waits for it any more");
+}
+
 Reason advance_handle(Session& session, Description& description, int fd) {
   // One of an earlier session has gone with that.
   if (description.stage.load(std::memory_order_relaxed) != Description::kNone &&
@@ -98,7 +110,8 @@ Reason advance_handle(Session& session, Description& description, int fd) {
     description.stage.store(Description::kNone, std::memory_order_relaxed);
   }
   Reason reason = Reason::kPending;
-  const uint64_t deadline = settings().eager ? raw::now_us() + uint64_t{kEagerWaitMs} * 1000 : 0;
+  const uint64_t wait_ms = eager_wait_ms();
+  const uint64_t deadline = wait_ms != 0 ? raw::now_us() + wait_ms * 1000 : 0;
   const raw::Patience patience;
   while (true) {
     switch (description.stage.load(std::memory_order_relaxed)) {
@@ -134,7 +147,9 @@ Reason advance_handle(Session& session, Description& description, int fd) {
             description.stage.store(Description::kNone, std::memory_order_release);
             return Reason::kNoDaemon;
           case Session::Answer::kPending:
-            if (deadline == 0 || raw::now_us() > deadline || !session.alive_lately()) {
+            if (deadline == 0 || !session.alive_lately()) return Reason::kPending;
+            if (raw::now_us() > deadline) {
+              note_waited_in_vain();
               return Reason::kPending;
             }
             patience.sleep();

@@ -141,7 +141,7 @@ Reason ask_delegation(Session& session, Description& description, int fd) {
       description.shared.load(std::memory_order_acquire)) {
     return Reason::kNotAlone;
   }
-  if (!description.engaging.lock_for(eager ? kEagerWaitMs : 0)) return Reason::kPending;
+  if (!description.engaging.lock_for(eager_wait_ms())) return Reason::kPending;
   Reason reason = Reason::kPending;
   const uint64_t now = raw::coarse_now_ms();
   if (writing.held.load(std::memory_order_relaxed) != 0 ||

@@ -6,8 +6,10 @@
 
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <string>
+#include <thread>
 #include <unordered_map>
 #include <utility>
 
@@ -40,7 +42,13 @@ constexpr unsigned kClosers = 16;
 bool tell(int socket, const Message& message, int descriptor, int patience_ms) {
   const std::string bytes(reinterpret_cast<const char*>(&message), sizeof message);
   while (!send(socket, bytes, descriptor)) {
-    if (errno != EAGAIN) return false;
+    const int error = errno;
+    if (patience_ms < 0 && (error == ENOBUFS || error == ENOMEM)) {
+      // Of what is to be forgotten nobody may hear too little: openers would wait for ever.
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      continue;
+    }
+    if (error != EAGAIN) return false;
     pollfd room{socket, POLLOUT, 0};
     if (::poll(&room, 1, patience_ms) == 0) return false;
   }

@@ -8,10 +8,12 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <exception>
 
 #include "common/copy.h"
 #include "daemon/data/channel.h"
 #include "daemon/data/page_cache.h"
+#include "daemon/gluster/worker.h"
 
 namespace booster::daemon::data {
 
@@ -957,17 +959,29 @@ void CachedFile::arm(const std::shared_ptr<gluster::File>& file, std::function<v
     // owns it.
     proven = armed_ || owned_;
   }
+  // Goes when there is an answer, and also when what would answer has run out of memory.
+  const std::shared_ptr<CachedFile> end(
+      this, [self = shared_from_this()](CachedFile* file) { file->arming_is_over(); });
   cache_.mounts().prove_unwritten(
-      file, proven, [self = shared_from_this(), epoch, now](const gluster::Mount::Proof& answer) {
-        self->armed(epoch, now, answer);
-        std::vector<std::function<void()>> waiting;
-        {
-          const std::lock_guard lock(self->mutex_);
-          self->arming_ = false;
-          waiting.swap(self->wait_for_arming_);
-        }
-        for (const auto& done : waiting) done();
-      });
+      file, proven,
+      [end, epoch, now](const gluster::Mount::Proof& answer) { end->armed(epoch, now, answer); });
+}
+
+/// Whoever waits for it goes on.
+void CachedFile::arming_is_over() noexcept {
+  std::vector<std::function<void()>> waiting;
+  {
+    const std::lock_guard lock(mutex_);
+    arming_ = false;
+    waiting.swap(wait_for_arming_);
+  }
+  for (const auto& done : waiting) {
+    try {
+      done();
+    } catch (const std::exception& e) {
+      gluster::job_failed("arming", e.what());
+    }
+  }
 }
 
 void CachedFile::armed(uint64_t epoch, Clock::time_point since,

@@ -218,6 +218,7 @@ class CachedFile final : public gluster::WriterListener,
   void unused();
   bool may_arm(Clock::time_point now, bool newcomer) const;
   void armed(uint64_t epoch, Clock::time_point since, const gluster::Mount::Proof& answer);
+  void arming_is_over() noexcept;
   void show_validity(Clock::time_point now);
   bool is_current(Clock::time_point now) const;
   common::PageWord& word(uint64_t page) const;

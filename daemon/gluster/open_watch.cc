@@ -60,13 +60,15 @@ void allow(int event) {
 
 /// Shared by the thread and, until it watches, by who starts it.
 struct OpenWatch::Thread {
-  explicit Thread(std::function<bool()> tell) : opened(std::move(tell)) {}
+  Thread(std::function<bool()> tell, Recovery::Guard guarded)
+      : opened(std::move(tell)), guard(std::move(guarded)) {}
 
   void run(int group, int orders, int file);
   void serve();
   void read_events();
 
   const std::function<bool()> opened;
+  Recovery::Guard guard;
   std::promise<int> taken;   // an errno or 0: the group is in the thread's table, too
   std::promise<void> alone;  // and in no other
   std::promise<int> marked;  // an errno or 0
@@ -112,6 +114,7 @@ void OpenWatch::Thread::serve() {
   for (const int event : held) allow(event);
   // Whoever else waits goes on, too. The kernel takes a grace period for this; nobody waits for it.
   ::close(kGroup);
+  guard.reset();
   g_closers.fetch_add(1, std::memory_order_relaxed);
   for (const int event : held) ::close(event);
   for (const int event : let_by) ::close(event);
@@ -149,8 +152,8 @@ Result<std::shared_ptr<OpenWatch>> OpenWatch::start(
   UniqueFd theirs(ends[1]);
   Recovery::Guard guarded = guard(group->get());
   if (!guarded) return failed(EPIPE);
-  std::shared_ptr<OpenWatch> watch(new OpenWatch(std::move(ours), std::move(guarded)));
-  const auto thread = std::make_shared<Thread>(std::move(opened));
+  std::shared_ptr<OpenWatch> watch(new OpenWatch(std::move(ours)));
+  const auto thread = std::make_shared<Thread>(std::move(opened), std::move(guarded));
   if (!run_detached("open-watch", [thread, number = group->get(), orders = theirs.get(), file] {
         thread->run(number, orders, file);
       })) {

@@ -32,7 +32,8 @@ class OpenWatch {
   /// Marks `file`, an O_PATH descriptor. `opened` is called once, on a thread without the common
   /// descriptors, when somebody waits to open it; must not block; false: he need not wait, and
   /// nobody is held up from then on. `guard` is given the group, so that it outlives the daemon;
-  /// what it returns goes with the watch. May wait for FUSE. Fails with EMFILE when the host has no
+  /// what it returns goes when nobody is held up any more, on a thread without the common
+  /// descriptors. May wait for FUSE. Fails with EMFILE when the host has no
   /// more groups.
   static Result<std::shared_ptr<OpenWatch>> start(
       Privileges& privileges, int file, std::function<bool()> opened,
@@ -47,10 +48,8 @@ class OpenWatch {
 
  private:
   struct Thread;
-  OpenWatch(UniqueFd orders, Recovery::Guard guard)
-      : guard_(std::move(guard)), orders_(std::move(orders)) {}
+  explicit OpenWatch(UniqueFd orders) : orders_(std::move(orders)) {}
 
-  const Recovery::Guard guard_;
   const UniqueFd orders_;  // the thread ends with it
 };
 
