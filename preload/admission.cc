@@ -127,10 +127,11 @@ void look_away(Description& description, const Call& call, long result, uint64_t
     if (!as_expected(cost, away, length, took_us))
       closely.store(watched, std::memory_order_relaxed);
   }
-  if (is_trip(length, us) || result != static_cast<long>(length)) {
+  if (is_trip(length, us)) {
     closely.store(watched, std::memory_order_relaxed);
     return;
   }
+  if (result != static_cast<long>(length)) return;  // the end of the file tells nothing
   if (uint32_t left = closely.load(std::memory_order_relaxed); left != 0) {
     if (left > watched) left = watched;  // the first one
     closely.store(left > length ? left - static_cast<uint32_t>(length) : 0,
