@@ -56,8 +56,9 @@ class LocalFile : public testing::Test {
   /// A process opens the file, and ends with 0, or with an errno.
   pid_t opener(int flags) const {
     const pid_t pid = ::fork();
-    if (pid == 0) ::_exit(::open(name_, flags | O_CLOEXEC) >= 0 ? 0 : errno);
-    return pid;
+    if (pid != 0) return pid;
+    ::close_range(STDERR_FILENO + 1, ~0U, 0);  // nobody may keep from going on whom he waits for
+    ::_exit(::open(name_, flags | O_CLOEXEC) >= 0 ? 0 : errno);
   }
   static bool waits(pid_t pid) {
     std::this_thread::sleep_for(milliseconds(100));
@@ -81,6 +82,7 @@ class OpenWatches : public LocalFile {
  protected:
   void SetUp() override {
     if (!privileges_.make_open_watch()) GTEST_SKIP() << "needs CAP_SYS_ADMIN";
+    keeper_->post([] {});  // who lets a group go cannot start its thread
   }
   std::shared_ptr<OpenWatch> start(bool wait) {
     const UniqueFd file(::open(name_, O_PATH | O_CLOEXEC));
@@ -90,13 +92,22 @@ class OpenWatches : public LocalFile {
           told_.fetch_add(1);
           return wait;
         },
-        [](int) { return std::make_shared<const int>(0); });
+        [this](int group) { return keep(group); });
     EXPECT_TRUE(watch) << watch.error().message();
     return watch ? *watch : nullptr;
   }
 
+  /// As the recovery agent does: openers wait until its copy is gone, too.
+  Recovery::Guard keep(int group) {
+    const auto copy = std::make_shared<UniqueFd>(::fcntl(group, F_DUPFD_CLOEXEC, 0));
+    EXPECT_TRUE(*copy);
+    return {copy.get(),
+            [keeper = keeper_, copy](const void*) { keeper->post([copy] { copy->reset(); }); }};
+  }
+
   LocalPrivileges privileges_;
   std::atomic<int> told_{0};
+  const std::shared_ptr<Worker> keeper_ = std::make_shared<Worker>("keeper", 1);
 };
 
 TEST_F(OpenWatches, WhoeverOpensTheFileWaitsUntilItGoes) {
