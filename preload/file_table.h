@@ -213,7 +213,7 @@ struct Description {
     /// Bytes by which the kernel's offset is behind that (offset.h). Under `sequential`.
     std::atomic<int64_t> owed{0};
     std::atomic<uint64_t> exact_ms{0};        // in that tick the two were seen to agree
-    std::atomic<bool> never_borrowed{false};  // it was moved past the shim
+    std::atomic<bool> never_borrowed{false};  // it is used past the shim
     std::atomic<bool> in_order{true};
     std::atomic<uint64_t> next_offset{0};   // behind the last read
     std::atomic<uint64_t> last_offset{0};   // its own

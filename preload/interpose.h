@@ -67,6 +67,12 @@ class Leaving {
   bool begun_ = false;
 };
 
+/// Whether clone makes somebody with those flags who goes on beside its caller, with the same
+/// memory or descriptors.
+inline bool shares_with_caller(unsigned long flags) {
+  return (flags & (CLONE_THREAD | CLONE_FILES)) != 0 ||
+         (flags & (CLONE_VM | CLONE_VFORK)) == CLONE_VM;
+}
 /// Somebody will use this process's descriptors of whom libc does not know.
 inline void before_unseen_threads() {
   const Entry entry;
@@ -99,6 +105,13 @@ inline void note_opened(int fd) {
   // FUSE may just have cached what it believes of a file that we have changed behind it.
   raw::FileId id;
   if (maybe_dirty() && raw::identify(fd, id)) settle_identity(id);
+}
+
+/// The number has come from elsewhere, or goes unseen: whatever it was known for, it is not.
+inline void forget_number(int fd) {
+  if (t_thread.vfork_child) return;
+  const Entry entry;
+  g_files.forget(fd, !entry);
 }
 
 /// The shim's own socket is not the program's to close.

@@ -1,4 +1,5 @@
 // Interposers of what makes, copies and ends descriptors: the kernel does it, the table follows.
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -98,6 +99,10 @@ BOOSTER_NEXT(int, flock, (int, int))
 BOOSTER_NEXT(int, lockf, (int, int, off_t))
 BOOSTER_NEXT(int, ioctl, (int, unsigned long, ...))
 BOOSTER_NEXT(ssize_t, sendmsg, (int, const msghdr*, int))
+BOOSTER_NEXT(ssize_t, recvmsg, (int, msghdr*, int))
+BOOSTER_NEXT(int, recvmmsg, (int, mmsghdr*, unsigned, int, timespec*))
+BOOSTER_NEXT(int, pidfd_getfd, (int, int, unsigned))
+BOOSTER_NEXT(int, closedir, (DIR*))
 BOOSTER_NEXT(int, sendmmsg, (int, mmsghdr*, unsigned, int))
 
 #define BOOSTER_OPEN(name)                                    \
@@ -353,4 +358,45 @@ BOOSTER_EXPORT int sendmmsg(int socket, mmsghdr* messages, unsigned count, int f
   if (!carries_descriptors(messages, most)) return next_sendmmsg()(socket, messages, count, flags);
   const Sharing sharing;
   return next_sendmmsg()(socket, messages, count, flags);
+}
+
+namespace {
+
+/// The kernel has filled it in.
+void forget_received(const msghdr& message) {
+  if (message.msg_control == nullptr || message.msg_controllen < sizeof(cmsghdr)) return;
+  auto* all = const_cast<msghdr*>(&message);
+  for (cmsghdr* one = CMSG_FIRSTHDR(all); one != nullptr; one = CMSG_NXTHDR(all, one)) {
+    if (one->cmsg_level != SOL_SOCKET || one->cmsg_type != SCM_RIGHTS) continue;
+    for (size_t at = CMSG_LEN(0); at + sizeof(int) <= one->cmsg_len; at += sizeof(int)) {
+      int fd = -1;
+      memcpy(&fd, reinterpret_cast<const char*>(one) + at, sizeof fd);
+      forget_number(fd);
+    }
+  }
+}
+
+}  // namespace
+
+BOOSTER_EXPORT ssize_t recvmsg(int socket, msghdr* message, int flags) {
+  const ssize_t got = next_recvmsg()(socket, message, flags);
+  if (got >= 0) forget_received(*message);
+  return got;
+}
+BOOSTER_EXPORT int recvmmsg(int socket, mmsghdr* messages, unsigned count, int flags,
+                            timespec* timeout) {
+  const int got = next_recvmmsg()(socket, messages, count, flags, timeout);
+  for (int i = 0; i < got; ++i) forget_received(messages[i].msg_hdr);
+  return got;
+}
+// Not from <sys/pidfd.h>, which declares it as C++.
+BOOSTER_EXPORT int pidfd_getfd(int pidfd, int number, unsigned flags) {
+  const int fd = next_pidfd_getfd()(pidfd, number, flags);
+  if (fd >= 0) forget_number(fd);
+  return fd;
+}
+/// libc closes what the program may have opened itself (fdopendir).
+BOOSTER_EXPORT int closedir(DIR* directory) {
+  if (directory != nullptr) forget_number(dirfd(directory));
+  return next_closedir()(directory);
 }

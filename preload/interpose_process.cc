@@ -136,7 +136,7 @@ BOOSTER_EXPORT int clone(int (*run)(void*), void* stack, int flags, void* argume
   auto* tls = va_arg(arguments, void*);
   auto* child_tid = va_arg(arguments, void*);
   va_end(arguments);
-  if ((flags & (CLONE_THREAD | CLONE_FILES)) != 0) before_unseen_threads();
+  if (shares_with_caller(static_cast<unsigned>(flags))) before_unseen_threads();
   if ((flags & CLONE_THREAD) != 0) {
     return next_clone()(run, stack, flags, argument, parent_tid, tls, child_tid);
   }

@@ -9,6 +9,7 @@
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
@@ -86,6 +87,15 @@ BOOSTER_EXPORT long syscall(long number, ...) {
     case SYS_truncate: return ::truncate(pointer<const char*>(a), b);
     case SYS_fallocate: return ::fallocate(fd, static_cast<int>(b), c, d);
     case SYS_sendmsg: return ::sendmsg(fd, pointer<const msghdr*>(b), static_cast<int>(c));
+    case SYS_recvmsg: return ::recvmsg(fd, pointer<msghdr*>(b), static_cast<int>(c));
+    case SYS_recvmmsg:
+      return ::recvmmsg(fd, pointer<mmsghdr*>(b), static_cast<unsigned>(c), static_cast<int>(d),
+                        pointer<timespec*>(e));
+    case SYS_pidfd_getfd: {
+      const long got = next_syscall()(number, a, b, c, d, e, f);
+      if (got >= 0) forget_number(static_cast<int>(got));
+      return got;
+    }
     case SYS_sendmmsg:
       return ::sendmmsg(fd, pointer<mmsghdr*>(b), static_cast<unsigned>(c), static_cast<int>(d));
     case SYS_mmap:
@@ -136,7 +146,7 @@ BOOSTER_EXPORT long syscall(long number, ...) {
       // Not around it: vfork returns twice.
       { const Sharing sharing; }
       if (number == SYS_clone3 ||
-          (number == SYS_clone && (a & (CLONE_THREAD | CLONE_FILES)) != 0)) {
+          (number == SYS_clone && shares_with_caller(static_cast<unsigned long>(a)))) {
         before_unseen_threads();
       }
       break;

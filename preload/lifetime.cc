@@ -53,6 +53,7 @@ void await_answer(Description& description) {
 }  // namespace
 
 void note_mapping(int fd) {
+  before_offset_use(fd);  // a stream that maps its file moves the offset by itself
   with_description(fd, true, [](Description& description) {
     Inode& inode = *description.inode;
     // The mapping outlives the descriptor, and so must the knowledge of it: never released.

@@ -3,8 +3,10 @@
 #include <sys/single_threaded.h>
 
 #include "preload/handle.h"
+#include "preload/lifetime.h"
 #include "preload/process.h"
 #include "preload/settle.h"
+#include "preload/stdio_tables.h"
 
 namespace booster::preload {
 
@@ -15,12 +17,12 @@ namespace {
 BOOSTER_AT_HAND constinit std::atomic<bool> g_never_borrows{false};
 
 bool may_borrow(const Description& description) {
-  return __libc_single_threaded != 0 && description.own &&
+  return __libc_single_threaded != 0 && description.own && streams_hooked() &&
          !description.shared.load(std::memory_order_relaxed) &&
          !description.stream.load(std::memory_order_relaxed) &&
          !description.reading.never_borrowed.load(std::memory_order_relaxed) &&
          !description.inode->strangers.load(std::memory_order_relaxed) && !is_sharing() &&
-         !g_never_borrows.load(std::memory_order_relaxed);
+         !is_leaving() && !g_never_borrows.load(std::memory_order_relaxed);
 }
 
 /// The kernel's offset moves on by `by`. The new one, or -errno; it must be `expected`, or somebody
@@ -108,12 +110,14 @@ Description* acquire_for_offset(int fd) {
 }
 
 void before_offset_use(int fd) {
-  if (!g_has_borrowed.load(std::memory_order_relaxed)) return;
+  if (g_files.kind(fd) == FileTable::kForeign) return;
   const Entry entry;
   if (!entry) return;
   Description* description = acquire_for_offset(fd);
   if (description == nullptr) return;
-  {
+  // A handler may come before the kernel's call, and read.
+  description->reading.never_borrowed.store(true, std::memory_order_relaxed);
+  if (description->reading.owed.load(std::memory_order_relaxed) != 0) {
     const LockGuard guard(description->sequential);
     give_back_offset(fd, *description);
   }

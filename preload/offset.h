@@ -46,7 +46,7 @@ extern std::atomic<bool> g_has_borrowed;
 /// The description of `fd`, with a reference for the caller to release(), for a call that looks at
 /// its offset; null if that can only be the kernel's. Within an Entry.
 Description* acquire_for_offset(int fd);
-/// Before a call that uses the offset of `fd` unseen.
+/// Before a call that uses the offset of `fd` unseen: it is not borrowed again.
 void before_offset_use(int fd);
 /// Before others can use the offsets of this process, or another thread of it.
 void give_back_offsets();

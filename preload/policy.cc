@@ -104,9 +104,9 @@ long read(Description& description, const Call& call) {
   while (true) {
     iovec vector;
     const Call part = part_of(call, done, piece, vector);
+    if (call.offset == kSequential) give_back_offset(call.fd, description);
     settle(*description.inode);
     catch_up(*description.inode, call.fd);
-    if (call.offset == kSequential) give_back_offset(call.fd, description);
     const uint64_t start = raw::now_us();
     result = kernel_call(part);
     const uint64_t end = raw::now_us();

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <boost/asio/post.hpp>
 #include <chrono>
+#include <exception>
 #include <utility>
 
 #include "daemon/data/page_cache.h"
@@ -23,6 +24,17 @@ constexpr std::chrono::milliseconds kAnswerWithin{1000};
 /// A fence that has not come by then waits for the kernel's lock on the file, which a program can
 /// hold for ever.
 constexpr std::chrono::milliseconds kFenceWithin{10'000};
+
+/// What the recovery agent holds for a delegation; the last member goes first.
+struct FileAndWatch {
+  gluster::Recovery::Guard file;
+  gluster::Recovery::Guard watch;
+};
+
+struct Answer {
+  gluster::Alone alone{Reason::kNotProven, 0};
+  std::shared_ptr<gluster::OpenWatch> watch;
+};
 
 }  // namespace
 
@@ -50,9 +62,13 @@ void Delegation::begin(std::function<gluster::Alone()> prove) {
     return begun({Reason::kNotAlone, 0}, nullptr);
   }
   gluster::Mount::AloneQuestion question;
-  question.guard = [self = shared_from_this()](int file, int group) {
+  question.guard = [self = shared_from_this()](int file, int group) -> gluster::Recovery::Guard {
     self->file_guard_ = self->recovery_.guard_file(self->guarded_, file);
-    return self->file_guard_ ? self->recovery_.guard_watch(self->guarded_, group) : nullptr;
+    if (!self->file_guard_) return nullptr;
+    auto watch = self->recovery_.guard_watch(self->guarded_, group);
+    if (!watch) return nullptr;
+    // The group goes first: of one whose file it has not, the agent does not know what it is for.
+    return std::make_shared<const FileAndWatch>(FileAndWatch{self->file_guard_, std::move(watch)});
   };
   question.opened = [weak = weak_from_this(), &wakes = mounts_.wakes()] {
     auto self = weak.lock();
@@ -62,11 +78,19 @@ void Delegation::begin(std::function<gluster::Alone()> prove) {
     return waits;
   };
   question.prove = std::move(prove);
-  question.done = [self = shared_from_this()](const gluster::Alone& alone,
-                                              std::shared_ptr<gluster::OpenWatch> watch) {
-    boost::asio::post(self->io_, [self, alone, watch = std::move(watch)]() mutable {
-      self->begun(alone, std::move(watch));
-    });
+  // Goes when there is an answer, and also when what would answer has run out of memory.
+  const std::shared_ptr<Answer> answer(new Answer, [self = shared_from_this()](Answer* given) {
+    const std::unique_ptr<Answer> owned(given);
+    try {
+      boost::asio::post(self->io_, [self, alone = given->alone, watch = given->watch]() mutable {
+        self->begun(alone, std::move(watch));
+      });
+    } catch (const std::exception& e) {
+      gluster::job_failed("delegation", e.what());
+    }
+  });
+  question.done = [answer](const gluster::Alone& alone, std::shared_ptr<gluster::OpenWatch> watch) {
+    *answer = {alone, std::move(watch)};
   };
   mounts_.prove_alone(channel->find_slot(index_)->handle.file(), std::move(question));
 }

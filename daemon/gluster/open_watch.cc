@@ -15,9 +15,11 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <exception>
 #include <future>
 #include <string>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "daemon/gluster/open_events.h"
@@ -105,11 +107,13 @@ void OpenWatch::Thread::serve() {
       reading = reading || what == kRead;
     }
     if ((ready[1].revents & POLLIN) == 0) continue;
-    if (!told) {
-      told = true;
-      if (!opened()) break;
+    try {
+      if (!std::exchange(told, true) && !opened()) break;
+      if (reading) read_events();
+    } catch (const std::exception& e) {
+      // Out of memory. Who waits does so until the owner lets go.
+      job_failed("open-watch", e.what());
     }
-    if (reading) read_events();
   }
   for (const int event : held) allow(event);
   // Whoever else waits goes on, too. The kernel takes a grace period for this; nobody waits for it.
