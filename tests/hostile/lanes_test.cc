@@ -345,6 +345,8 @@ TEST_F(Hostile, ASessionThatEndsWithAllLanesInFlightEndsCleanly) {
       auto client = new_session();
       const Fd file(open_file(), O_RDWR);
       talk.say(engage(*client, file.get()));
+      // The daemon may still have the file open, to fence what the one before has written.
+      within(kPatience, [&] { return client->delegated(0, 1) != 0; });
       // The log is full, and every other lane waits for it.
       for (uint32_t i = 0; i < common::kLogBytes / kLanePayload; ++i) {
         client->log(0, 1, i << 21, std::string(kLanePayload, 'F'));

@@ -1064,6 +1064,18 @@ void add_fcntl() {
   add("fcntl F_ADD_SEALS -1", [](int fd) { return fcntl(fd, F_ADD_SEALS, -1); });
   add("fcntl F_SETPIPE_SZ -1", [](int fd) { return fcntl(fd, F_SETPIPE_SZ, -1); });
   add("fcntl F_GETOWN_EX none", [](int fd) { return fcntl(fd, F_GETOWN_EX, words().none()); });
+  for (const unsigned long request : {static_cast<unsigned long>(FIONREAD), 0UL, ~0UL}) {
+    const std::string text = "ioctl " + std::to_string(request);
+    add(text + " null", [=](int fd) { return ioctl(fd, request, nullptr); });
+    add(text + " none", [=](int fd) { return ioctl(fd, request, words().none()); });
+    add(text + " edge", [=](int fd) { return ioctl(fd, request, words().edge(2)); });
+    add("SYS_" + text + " none",
+        [=](int fd) { return call_number(SYS_ioctl, fd, request, words().none()); });
+  }
+  add("ioctl FIONREAD", [](int fd) {
+    int left = -1;
+    return ioctl(fd, FIONREAD, &left) == 0 ? left : -1;
+  });
 
   struct Lock {
     const char* name;
@@ -1421,6 +1433,29 @@ void add_messages() {
           return sendmmsg(fd, both, 1, MSG_DONTWAIT | MSG_NOSIGNAL);
         },
         effect);
+  }
+  for (const auto& [text, make] : messages) {
+    add("recvmsg " + text, [make = make](int fd) {
+      return recvmsg(fd, const_cast<msghdr*>(make()), MSG_DONTWAIT | MSG_PEEK);
+    });
+    add("SYS_recvmsg " + text, [make = make](int fd) {
+      return call_number(SYS_recvmsg, fd, make(), MSG_DONTWAIT | MSG_PEEK);
+    });
+  }
+  for (const unsigned count : {0U, 1U, 1025U, 0x80000000U, ~0U}) {
+    const std::string text = "recvmmsg " + std::to_string(count);
+    const auto many = [=](int fd, mmsghdr* all) {
+      return recvmmsg(fd, all, count, MSG_DONTWAIT | MSG_PEEK, nullptr);
+    };
+    add(text + " null", [=](int fd) { return many(fd, nullptr); });
+    add(text + " none", [=](int fd) { return many(fd, words().none<mmsghdr>()); });
+    add("SYS_" + text + " none", [=](int fd) {
+      return call_number(SYS_recvmmsg, fd, words().none<mmsghdr>(), count, MSG_DONTWAIT, nullptr);
+    });
+  }
+  for (const unsigned flags : {0U, 77U, ~0U}) {
+    add("SYS_pidfd_getfd flags " + std::to_string(flags),
+        [=](int fd) { return call_number(SYS_pidfd_getfd, fd, 0, flags); });
   }
   for (const unsigned count : {0U, 2U, 1024U, 1025U, 0x80000000U, ~0U}) {
     const auto many = [=](int fd, mmsghdr* all) {
