@@ -13,6 +13,9 @@ using common::Reason;
 
 namespace {
 
+/// Longer than a busy disk below the bricks holds up a file that is being made (seen: 10 s). Only
+/// for GLFS_BOOSTER_ENGAGE=eager.
+constexpr uint32_t kEagerWaitMs = 60'000;
 constinit std::atomic<bool> g_waited_in_vain{false};
 
 /// Two descriptions of one file, of which one is stdin, stdout or stderr: stdio may use that one

@@ -9,9 +9,6 @@
 
 namespace booster::preload {
 
-/// Longer than a busy disk below the bricks holds up a file that is being made (seen: 10 s). Only
-/// for GLFS_BOOSTER_ENGAGE=eager.
-inline constexpr uint32_t kEagerWaitMs = 60'000;
 /// How long this process waits for an answer: not at all if it is not eager, nor once it has waited
 /// so long in vain.
 uint32_t eager_wait_ms();

@@ -2,6 +2,8 @@
 // know libc's symbol names.
 #pragma once
 
+#include <sched.h>
+
 #include "preload/file_table.h"
 #include "preload/lifetime.h"
 #include "preload/next.h"

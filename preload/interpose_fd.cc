@@ -363,10 +363,9 @@ BOOSTER_EXPORT int sendmmsg(int socket, mmsghdr* messages, unsigned count, int f
 namespace {
 
 /// The kernel has filled it in.
-void forget_received(const msghdr& message) {
+void forget_received(msghdr& message) {
   if (message.msg_control == nullptr || message.msg_controllen < sizeof(cmsghdr)) return;
-  auto* all = const_cast<msghdr*>(&message);
-  for (cmsghdr* one = CMSG_FIRSTHDR(all); one != nullptr; one = CMSG_NXTHDR(all, one)) {
+  for (cmsghdr* one = CMSG_FIRSTHDR(&message); one != nullptr; one = CMSG_NXTHDR(&message, one)) {
     if (one->cmsg_level != SOL_SOCKET || one->cmsg_type != SCM_RIGHTS) continue;
     for (size_t at = CMSG_LEN(0); at + sizeof(int) <= one->cmsg_len; at += sizeof(int)) {
       int fd = -1;

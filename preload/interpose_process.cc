@@ -156,15 +156,8 @@ BOOSTER_EXPORT int clone(int (*run)(void*), void* stack, int flags, void* argume
   return child;
 }
 
-BOOSTER_EXPORT int __clone(int (*run)(void*), void* stack, int flags, void* argument, ...) {
-  va_list arguments;
-  va_start(arguments, argument);
-  auto* parent_tid = va_arg(arguments, void*);
-  auto* tls = va_arg(arguments, void*);
-  auto* child_tid = va_arg(arguments, void*);
-  va_end(arguments);
-  return clone(run, stack, flags, argument, parent_tid, tls, child_tid);
-}
+BOOSTER_EXPORT int __clone(int (*run)(void*), void* stack, int flags, void* argument, ...) noexcept
+    __attribute__((alias("clone")));
 
 namespace {
 

@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <linux/aio_abi.h>
 #include <linux/seccomp.h>
-#include <sched.h>
 #include <stdarg.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>

@@ -255,11 +255,7 @@ long before_number_ends(int fd) {
   if (g_lock_calls.load(std::memory_order_relaxed) != 0) drain_all();
   if (description == nullptr) return 0;
   wait_for_calls(*description, kCallsWaitMs);
-  if (description->reading.owed.load(std::memory_order_relaxed) != 0) {
-    // For a number of it that nobody has seen being made.
-    const LockGuard guard(description->sequential);
-    give_back_offset(fd, *description);
-  }
+  give_back_owed(fd, *description);  // for a number of it that nobody has seen being made
   await_answer(*description);
   settle(*description->inode);
   const long error = take_deferred_error(*description->inode);

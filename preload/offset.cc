@@ -19,18 +19,9 @@ BOOSTER_AT_HAND constinit std::atomic<bool> g_never_borrows{false};
 bool may_borrow(const Description& description) {
   return __libc_single_threaded != 0 && description.own && streams_hooked() &&
          !description.shared.load(std::memory_order_relaxed) &&
-         !description.stream.load(std::memory_order_relaxed) &&
          !description.reading.never_borrowed.load(std::memory_order_relaxed) &&
          !description.inode->strangers.load(std::memory_order_relaxed) && !is_sharing() &&
          !is_leaving() && !g_never_borrows.load(std::memory_order_relaxed);
-}
-
-/// The kernel's offset moves on by `by`. The new one, or -errno; it must be `expected`, or somebody
-/// has moved it past the shim while the kernel did not know all.
-long tell_kernel(int fd, Description::Reading& reading, int64_t by, int64_t expected) {
-  const long after = raw::seek(fd, by, SEEK_CUR);
-  if (after != expected) reading.never_borrowed.store(true, std::memory_order_relaxed);
-  return after;
 }
 
 }  // namespace
@@ -94,9 +85,17 @@ void give_back_borrowed(int fd, Description& description) {
   // Another number of the description may still be good.
   if (!still_names(fd, *description.inode)) return;
   const int64_t owed = reading.owed.exchange(0, std::memory_order_relaxed);
-  const int64_t position = reading.position.load(std::memory_order_relaxed);
-  if (tell_kernel(fd, reading, owed, position) == position) return;
+  const long after = raw::seek(fd, owed, SEEK_CUR);
+  if (after == reading.position.load(std::memory_order_relaxed)) return;
+  // Somebody has moved it past the shim while the kernel did not know all.
+  reading.never_borrowed.store(true, std::memory_order_relaxed);
   reading.position.store(-1, std::memory_order_relaxed);
+}
+
+void give_back_owed(int fd, Description& description) {
+  if (description.reading.owed.load(std::memory_order_relaxed) == 0) return;
+  const LockGuard guard(description.sequential);
+  give_back_offset(fd, description);
 }
 
 Description* acquire_for_offset(int fd) {
@@ -117,20 +116,13 @@ void before_offset_use(int fd) {
   if (description == nullptr) return;
   // A handler may come before the kernel's call, and read.
   description->reading.never_borrowed.store(true, std::memory_order_relaxed);
-  if (description->reading.owed.load(std::memory_order_relaxed) != 0) {
-    const LockGuard guard(description->sequential);
-    give_back_offset(fd, *description);
-  }
+  give_back_owed(fd, *description);
   g_files.release(description);
 }
 
 void give_back_offsets() {
   if (!g_has_borrowed.load(std::memory_order_relaxed)) return;
-  g_files.for_each_tracked(0, ~0U, [](int fd, Description& description) {
-    if (description.reading.owed.load(std::memory_order_relaxed) == 0) return;
-    const LockGuard guard(description.sequential);
-    give_back_offset(fd, description);
-  });
+  g_files.for_each_tracked(0, ~0U, give_back_owed);
 }
 
 void stop_borrowing() {

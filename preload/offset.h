@@ -40,6 +40,9 @@ inline void give_back_offset(int fd, Description& description) {
   if (reading.owed.load(std::memory_order_relaxed) != 0) give_back_borrowed(fd, description);
 }
 
+/// The same for who does not hold `sequential`.
+void give_back_owed(int fd, Description& description);
+
 /// This process has borrowed one.
 extern std::atomic<bool> g_has_borrowed;
 

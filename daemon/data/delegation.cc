@@ -80,10 +80,10 @@ void Delegation::begin(std::function<gluster::Alone()> prove) {
   question.prove = std::move(prove);
   // Goes when there is an answer, and also when what would answer has run out of memory.
   const std::shared_ptr<Answer> answer(new Answer, [self = shared_from_this()](Answer* given) {
-    const std::unique_ptr<Answer> owned(given);
+    std::unique_ptr<Answer> owned(given);
     try {
-      boost::asio::post(self->io_, [self, alone = given->alone, watch = given->watch]() mutable {
-        self->begun(alone, std::move(watch));
+      boost::asio::post(self->io_, [self, owned = std::move(owned)] {
+        self->begun(owned->alone, std::move(owned->watch));
       });
     } catch (const std::exception& e) {
       gluster::job_failed("delegation", e.what());

@@ -35,9 +35,11 @@
 
 #include "tests/programs/bare_call.h"
 #include "tests/programs/bytes.h"
+#include "tests/programs/envelope.h"
 
 namespace {
 
+using booster::test::Envelope;
 using booster::test::first_wrong;
 
 constexpr uint64_t kSize = 4 << 20;
@@ -258,25 +260,13 @@ void by_words() {
 void by_message() {
   int ends[2];
   require(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0, "socketpair");
-  char byte = 0;
-  iovec data{&byte, 1};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  msghdr message{};
-  message.msg_iov = &data;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof(control);
-  cmsghdr* header = CMSG_FIRSTHDR(&message);
-  header->cmsg_level = SOL_SOCKET;
-  header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(sizeof(int));
-  memcpy(CMSG_DATA(header), &g_fd, sizeof(int));
-  require(sendmsg(ends[0], &message, 0) == 1, "sendmsg");
+  Envelope envelope;
+  envelope.put(g_fd);
+  require(sendmsg(ends[0], &envelope.message, 0) == 1, "sendmsg");
   // The number is one that was opened by the program, and closed by libc.
   require(closedir(fdopendir(open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC))) == 0, "closedir");
-  require(recvmsg(ends[1], &message, MSG_CMSG_CLOEXEC) == 1, "recvmsg");
-  int other = -1;
-  memcpy(&other, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(int));
+  require(recvmsg(ends[1], &envelope.message, MSG_CMSG_CLOEXEC) == 1, "recvmsg");
+  const int other = envelope.take();
   // The first time until the bricks have been asked anew, so that booster serves it, too.
   static bool waited = false;
   for (int i = 0; i < (waited ? 1 : 100); ++i) {

@@ -37,6 +37,7 @@
 #include <vector>
 
 #include "tests/programs/bytes.h"
+#include "tests/programs/envelope.h"
 #include "tests/programs/views.h"
 
 extern char** environ;
@@ -333,29 +334,17 @@ int pass_write(const Arguments& arguments) {
   int sockets[2];
   if (socketpair(AF_UNIX, SOCK_STREAM, 0, sockets) != 0) fail("socketpair");
   const pid_t child = fork();
-  char byte = 'x';
-  iovec part{&byte, 1};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof(control);
+  booster::test::Envelope envelope;
   if (child == 0) {
-    if (recvmsg(sockets[1], &message, 0) != 1) fail("recvmsg");
-    int fd = -1;
-    memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(int));
+    if (recvmsg(sockets[1], &envelope.message, 0) != 1) fail("recvmsg");
+    const int fd = envelope.take();
     for (int i = 0; i < 50; ++i) write_all(fd, block('c', 3000));
     _exit(0);
   }
   const int fd = open_or_fail(arguments[0], O_WRONLY | O_CREAT | O_TRUNC);
   for (int i = 0; i < 50; ++i) write_all(fd, block('p', 3000));
-  cmsghdr* header = CMSG_FIRSTHDR(&message);
-  header->cmsg_level = SOL_SOCKET;
-  header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(sizeof(int));
-  memcpy(CMSG_DATA(header), &fd, sizeof(int));
-  if (sendmsg(sockets[0], &message, 0) != 1) fail("sendmsg");
+  envelope.put(fd);
+  if (sendmsg(sockets[0], &envelope.message, 0) != 1) fail("sendmsg");
   for (int i = 0; i < 50; ++i) write_all(fd, block('p', 3000));
   waitpid(child, nullptr, 0);
   printf("at %ld\n", static_cast<long>(lseek(fd, 0, SEEK_CUR)));
@@ -943,30 +932,13 @@ class Puppet {
     return address;
   }
 
-  struct Envelope {
-    Envelope() {
-      message.msg_iov = &part;
-      message.msg_iovlen = 1;
-      message.msg_control = control;
-      message.msg_controllen = sizeof(control);
-    }
-    char byte = 'x';
-    iovec part{&byte, 1};
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-    msghdr message{};
-  };
-
   /// NAME SOCKET: the description goes to whoever is told to receive it there.
   std::string send_file(Words& words) const {
     const int file = fd(words);
     const sockaddr_un to = address(words);
     const int link = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    Envelope envelope;
-    cmsghdr* const header = CMSG_FIRSTHDR(&envelope.message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(header), &file, sizeof(int));
+    booster::test::Envelope envelope;
+    envelope.put(file);
     envelope.message.msg_name = const_cast<sockaddr_un*>(&to);
     envelope.message.msg_namelen = sizeof(to);
     const std::string answer = told(sendmsg(link, &envelope.message, 0));
@@ -981,11 +953,10 @@ class Puppet {
     return told(bind(mailbox_, reinterpret_cast<const sockaddr*>(&at), sizeof(at)));
   }
   std::string receive(Words& words) {
-    Envelope envelope;
+    booster::test::Envelope envelope;
     const long got = recvmsg(mailbox_, &envelope.message, 0);
     if (got != 1) return told(got);
-    int file = -1;
-    memcpy(&file, CMSG_DATA(CMSG_FIRSTHDR(&envelope.message)), sizeof(int));
+    const int file = envelope.take();
     files_[next<std::string>(words)] = file;
     return told(file < 0 ? -1 : 0);
   }
